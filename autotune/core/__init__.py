@@ -1,0 +1,1 @@
+"""Pure arithmetic on plain dataclasses: no torch, files, clock or global state."""

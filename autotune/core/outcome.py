@@ -1,0 +1,147 @@
+"""What became of a trial. Out of memory, a timeout, a crash and NaN are answers that the search learns from.
+
+Symbols of a measured trial: a step is one optimizer step; t_k its seconds, p_k the positions it computed (padding
+included), P and U the positions and useful tokens of the whole epoch under the same batching. Measured steps give the
+seconds per position r = sum(t_k) / sum(p_k); the epoch's rate is U / (r P), whatever steps were drawn.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step as it was measured.
+
+    number: its place in the epoch. positions: all token positions computed, padding included.
+    useful: labels that reached the loss. loss: mean over the useful tokens.
+    """
+
+    number: int
+    seconds: float
+    rows: int
+    positions: int
+    useful: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Useful tokens per second over a whole epoch, with the standard error as a share of it (None below 2 steps)."""
+
+    useful_tokens_per_s: float
+    relative_error: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A trial that ran.
+
+    useful_tokens_per_s: of the whole epoch, extrapolated from the steps. relative_error: its standard error's share.
+    step_s: seconds of the epoch's mean step. peak_bytes: torch's allocated peak on CUDA; on a CPU the resident peak
+    above the idle worker. reserved_bytes: CUDA only. host_peak_bytes: resident peak above the idle worker.
+    reference_flops_per_s: a fixed matrix product timed right before and right after, to see the machine drift.
+    ended_by: `precision` (the rate is known well enough), `budget` (its time was up) or `steps` (no more to measure).
+    padding_drawn, padding_epoch: share of positions that is padding in the measured steps and in the whole epoch.
+    """
+
+    kind: ClassVar[str] = "measured"
+
+    useful_tokens_per_s: float
+    relative_error: float | None
+    step_s: float
+    peak_bytes: int
+    reserved_bytes: int | None
+    host_peak_bytes: int
+    steps: tuple[Step, ...]
+    warmup_steps: tuple[Step, ...]
+    ended_by: str
+    reference_flops_per_s: tuple[float, float]
+    padding_drawn: float
+    padding_epoch: float
+    load_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory:
+    """The device, the host limit or the kernel refused memory. peak_bytes: the last peak seen, None when unknown."""
+
+    kind: ClassVar[str] = "out_of_memory"
+
+    message: str
+    peak_bytes: int | None
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut:
+    """No step ended within the trial's time."""
+
+    kind: ClassVar[str] = "timed_out"
+
+    limit_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """The worker raised or died. log_tail: the last lines that it wrote."""
+
+    kind: ClassVar[str] = "crashed"
+
+    message: str
+    log_tail: str
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diverged:
+    """The loss became NaN or infinite. step: the first such optimizer step, counted from 1."""
+
+    kind: ClassVar[str] = "diverged"
+
+    step: int
+    loss: str
+    wall_s: float
+
+
+Outcome = Measured | OutOfMemory | TimedOut | Crashed | Diverged
+_KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Measured, OutOfMemory, TimedOut, Crashed, Diverged)}
+
+
+def epoch_rate(steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> Rate:
+    """Extrapolate measured steps to the epoch: the ratio estimator of seconds per position.
+
+    Its relative standard error is sqrt(sum((t_k - r p_k)^2) / (n (n - 1))) / mean(t) (Cochran, Sampling Techniques,
+    3rd ed., eq. 6.13). Raises ValueError without steps.
+    """
+    if not steps:
+        raise ValueError("no measured steps")
+    n = len(steps)
+    seconds = sum(step.seconds for step in steps)
+    seconds_per_position = seconds / sum(step.positions for step in steps)
+    rate = epoch_useful / (seconds_per_position * epoch_positions)
+    if n < 2:
+        return Rate(useful_tokens_per_s=rate, relative_error=None)
+    residuals = sum((step.seconds - seconds_per_position * step.positions) ** 2 for step in steps)
+    return Rate(useful_tokens_per_s=rate, relative_error=math.sqrt(residuals / (n * (n - 1))) / (seconds / n))
+
+
+def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Plain values with the kind first."""
+    return {"kind": outcome.kind, **asdict(outcome)}
+
+
+def outcome_from_dict(values: dict[str, Any]) -> Outcome:
+    """Read back what `outcome_to_dict` wrote. Raises KeyError or TypeError on anything else."""
+    rest = dict(values)
+    cls = _KINDS[rest.pop("kind")]
+    if cls is Measured:
+        for name in ("steps", "warmup_steps"):
+            rest[name] = tuple(Step(**step) for step in rest[name])
+        rest["reference_flops_per_s"] = tuple(rest["reference_flops_per_s"])
+    outcome: Outcome = cls(**rest)
+    return outcome

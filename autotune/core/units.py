@@ -1,0 +1,34 @@
+"""Bytes, seconds and rates as people read them. Everywhere else bytes are `int` and seconds `float`."""
+
+KIB = 2**10
+MIB = 2**20
+GIB = 2**30
+
+
+def format_bytes(count: int) -> str:
+    """Write a byte count with three significant digits in the largest binary unit that keeps it at least 1."""
+    for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if abs(count) >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration: `0.34 s`, `12.0 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def format_rate(per_second: float, unit: str) -> str:
+    """Write a rate with a metric prefix and three significant digits: `1.25 TFLOP/s`, `183 tokens/s`."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if per_second >= size:
+            return f"{per_second / size:.3g} {prefix}{unit}/s"
+    return f"{per_second:.3g} {unit}/s" if per_second < 1000 else f"{per_second:.0f} {unit}/s"

@@ -1,0 +1,134 @@
+"""The workload: what is trained on what, as plain facts.
+
+Lengths are those of rows as the trainer tokenizes them (describe.py). Leaves out packing: a packed row is cut by
+other rules (batching.py).
+
+Symbols: N rows, l_i tokens of row i, S max_length. Coverage(S) = sum(min(l_i, S)) / sum(l_i).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.recipe import Recipe
+from autotune.errors import NothingFits
+
+MULTIPLE = 64  # tokens: tensor cores want multiples of 8, and 64 keeps the list of lengths short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lengths:
+    """Token counts of a dataset's rows.
+
+    tokens: in the dataset's order, shape (N,), int64, N >= 1, each >= 1.
+    labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 behind the first
+        position (the first token of a row has nothing that predicts it).
+    """
+
+    tokens: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self.tokens)
+
+    @property
+    def total(self) -> int:
+        """All tokens of all rows."""
+        return int(self.tokens.sum())
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.tokens.max())
+
+    def coverage(self, max_length: int) -> float:
+        """Share of all tokens kept by truncating every row at `max_length` tokens, in (0, 1]."""
+        return float(np.minimum(self.tokens, max_length).sum() / self.tokens.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is known of a model before any of its weights are loaded.
+
+    path: directory or hub id that `from_pretrained` takes. name: what people call it.
+    parameters: of the whole model, unquantized. limit: positions the model was made for, None when it has no limit.
+    attention: `attn_implementation` values that the class supports.
+    fingerprint: of config, tokenizer and the weights' identity; two equal fingerprints train identically.
+    """
+
+    path: str
+    name: str
+    model_type: str
+    parameters: int
+    layers: int
+    vocabulary: int
+    limit: int | None
+    attention: tuple[str, ...]
+    supports_checkpointing: bool
+    is_mixture_of_experts: bool
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DataFacts:
+    """What is known of a dataset once it is tokenized.
+
+    tokenized_path: directory of the Arrow cache with columns `input_ids` and `labels`, untruncated, in row order.
+    form: `text`, `prompt_completion` or `messages`, after conversion to TRL's own forms.
+    rows_in_file: rows of the source; more than `lengths.rows` when only a sample was tokenized.
+    coverage_error: half-width of the 95 % interval of the mean length over `rows_in_file` as a share of it; 0 when
+        every row was read.
+    """
+
+    path: str
+    name: str
+    form: str
+    lengths: Lengths
+    rows_in_file: int
+    coverage_error: float
+    tokenized_path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Workload:
+    """Model facts, dataset facts and what the user asked for."""
+
+    model: ModelFacts
+    data: DataFacts
+    recipe: Recipe
+
+
+def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> tuple[int, ...]:
+    """List the lengths worth trying, ascending, all within the model's limit.
+
+    The first is the shortest multiple of 64 that keeps `least_coverage`; the last keeps everything, or is the limit.
+    Between them stand the shortest multiples that keep each half of what the one before still cut.
+    Raises NothingFits when even `model_limit` keeps less than `least_coverage`.
+    """
+    longest = _round_up(lengths.longest)
+    if model_limit is not None:
+        longest = min(longest, model_limit)
+    if (kept := lengths.coverage(longest)) < least_coverage:
+        raise NothingFits(
+            f"max_length={longest} keeps {kept:.1%} of the tokens, {least_coverage:.1%} asked: "
+            "lower recipe.coverage, split long rows, or take a model with a longer context"
+        )
+    steps: list[int] = []
+    wanted = least_coverage
+    for step in range(MULTIPLE, longest, MULTIPLE):
+        if (kept := lengths.coverage(step)) >= wanted:
+            steps.append(step)
+            wanted = (1 + kept) / 2
+            if kept == 1:
+                break
+    if not steps or lengths.coverage(steps[-1]) < lengths.coverage(longest):
+        steps.append(longest)
+    return tuple(steps)
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // MULTIPLE) * MULTIPLE

@@ -1,0 +1,38 @@
+"""What can go wrong because of what was asked, as exceptions that list every problem at once.
+
+What is expected of a trial (out of memory, a timeout) is a value, in core/outcome.py, not an exception.
+Only the command line (cli.py) prints these and turns them into exit codes.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class AutotuneError(Exception):
+    """Something that the user can act on; `problems` holds one line for each thing that is wrong."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: Sequence[str] = problems
+
+
+class UsageError(AutotuneError):
+    """The input is wrong. Each problem says where, what was given and what is expected."""
+
+    exit_code = 2
+
+
+class NothingFits(AutotuneError):
+    """No configuration can do what was asked; each problem says what to try."""
+
+
+class TrainingFailed(AutotuneError):
+    """A training run ended without its result; each problem says why and what to try."""
+
+
+class Stopped(AutotuneError):
+    """Stopped after saving: the same command goes on from there."""
+
+    exit_code = 75
