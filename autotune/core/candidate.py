@@ -14,7 +14,7 @@ Checkpointing = Literal["off", "selective", "every_n", "full"]
 Batching = Literal[
     "random", "batch_rebalance", "group_by_length", "pack_bfd", "pack_bfd_split", "pack_wrapped", "padding_free"
 ]
-Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "adafactor"]
+Optimizer = Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 MixedPrecision = Literal["bf16", "fp16", "no"]
 Sharding = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
@@ -94,9 +94,7 @@ KNOBS: tuple[str, ...] = tuple(field.name for field in fields(Candidate))
 def differences(candidate: Candidate, other: Candidate) -> dict[str, tuple[Any, Any]]:
     """Knobs in which two candidates differ, as {knob: (value here, value there)}."""
     return {
-        knob: (here, there)
-        for knob in KNOBS
-        if (here := getattr(candidate, knob)) != (there := getattr(other, knob))
+        knob: (here, there) for knob in KNOBS if (here := getattr(candidate, knob)) != (there := getattr(other, knob))
     }
 
 

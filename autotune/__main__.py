@@ -1,0 +1,8 @@
+"""`python -m autotune` is the same as `autotune`."""
+
+import sys
+
+from autotune.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

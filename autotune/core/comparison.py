@@ -1,0 +1,74 @@
+"""Comparing measurements on a machine that drifts.
+
+A rate of one trial is corrected by the reference product that was timed around it. The speed-ups that are reported
+come from a second measurement in rounds: in each round every candidate is measured once, in alternating order, so
+that what a round is slowed by is shared and drops out (a randomized complete block design).
+
+Symbols: C candidates, K rounds, y_ck = log rate of candidate c in round k. With row and column means removed the
+residuals have (C-1)(K-1) degrees of freedom and variance s^2; the difference of two candidates' means has the
+standard error s sqrt(2/K) (Montgomery, Design and Analysis of Experiments, 8th ed., section 4.1).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+import numpy as np
+
+from autotune.core.outcome import Measured
+
+# 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom, then the normal's (NIST e-Handbook, 1.3.6.7.2).
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+NORMAL_975 = 1.960
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speedup:
+    """Ratio of two rates with its 95 % interval. rounds: how many times both were measured side by side."""
+
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether the whole interval lies above 1."""
+        return self.low > 1
+
+
+def reference(outcome: Measured) -> float:
+    """The reference product's rate around a trial, flop/s."""
+    return fmean(outcome.reference_flops_per_s)
+
+
+def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
+    """Useful tokens per second of each trial, as if the machine had always been at its median speed."""
+    if not outcomes:
+        return []
+    usual = median(reference(outcome) for outcome in outcomes)
+    return [outcome.useful_tokens_per_s * usual / reference(outcome) for outcome in outcomes]
+
+
+def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) -> Speedup:
+    """How much faster one candidate is than another, from complete rounds of all of them.
+
+    rounds: shape (K, C), K >= 1, C >= 2. With one round the interval comes from the steps inside the two trials.
+    Raises ValueError when the rounds are not of one length.
+    """
+    y = np.log(np.array([[outcome.useful_tokens_per_s for outcome in outcomes] for outcomes in rounds]))
+    K, C = y.shape
+    difference = float((y[:, candidate] - y[:, against]).mean())
+    if K == 1:
+        errors = [rounds[0][index].relative_error for index in (candidate, against)]
+        spread = math.hypot(*(error if error is not None else math.inf for error in errors)) * NORMAL_975
+    else:
+        residuals = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
+        freedom = (C - 1) * (K - 1)
+        s = math.sqrt(float((residuals**2).sum()) / freedom)
+        quantile = T_975[freedom - 1] if freedom <= len(T_975) else NORMAL_975
+        spread = quantile * s * math.sqrt(2 / K)
+    return Speedup(
+        ratio=math.exp(difference), low=math.exp(difference - spread), high=math.exp(difference + spread), rounds=K
+    )

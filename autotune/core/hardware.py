@@ -1,0 +1,265 @@
+"""What a machine can do, as it was measured: memory, cores, and the rates of the operations of a training step.
+
+One type for CUDA and CPU. Leaves out the measuring (probe.py) and whatever a candidate does with it (legality.py).
+
+Symbols: M tokens, K features in, N features out of a linear layer; B rows, H heads, S length, D head width.
+A rate is work per second; `work_of` says what counts as work, so seconds of one operation are work / rate.
+"""
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from math import prod
+from statistics import median
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from autotune.errors import UsageError
+
+Kind = Literal["cuda", "cpu"]
+What = Literal[
+    "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
+    "matmul_grad_input",  # dx = dy w; shape (M, N, K)
+    "matmul_grad_weight",  # dw = dy^T x; shape (M, N, K)
+    "attention_forward",  # causal scaled_dot_product_attention; shape (B, H, S, D)
+    "attention_forward_backward",
+    "nf4_matmul",  # bitsandbytes Linear4bit (nf4, double quantization) in training; shape (M, N, K)
+    "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
+    "nf4_dequantize",  # the whole weight, as the backward does; shape (N, K)
+    "int8_dequantize",
+    "copy",  # b = a; shape (elements,)
+    "add",  # c = a + b; shape (elements,)
+    "host_to_device_pinned",  # shape (elements,)
+    "host_to_device_pageable",
+    "device_to_host_pinned",
+    "device_to_host_pageable",
+]
+RateDtype = Literal["float32", "tf32", "bfloat16", "float16", "uint8"]
+
+ITEM_BYTES: Mapping[RateDtype, int] = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
+NOISE_LIMIT = 0.10  # above it two candidates that differ by a tenth cannot be told apart in a few repeats
+CPU_SHARE_LIMIT = 0.90  # below it other processes held the cores; a barrier then waits for whole time slices
+SLOWDOWNS = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatePoint:
+    """One point of a curve: how fast one operation of one size runs.
+
+    per_second: work per second in the median repeat (`work_of`: FLOP or bytes).
+    spread: sample standard deviation of the repeats' seconds as a share of their mean, >= 0.
+    """
+
+    what: What
+    dtype: RateDtype
+    shape: tuple[int, ...]
+    per_second: float
+    spread: float
+
+    @property
+    def unit(self) -> Literal["FLOP", "B"]:
+        """What is counted."""
+        return "FLOP" if "matmul" in self.what or "attention" in self.what else "B"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of one such operation."""
+        return work_of(self.what, self.shape, self.dtype) / self.per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLink:
+    """How the device reaches another visible one; None where the driver does not say."""
+
+    uuid: str
+    name: str
+    nvlink: bool | None
+    peer_access: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What a machine can do. None means unknown, or without meaning on this kind of device.
+
+    uuid: as CUDA_VISIBLE_DEVICES takes it (a MIG slice has its own); on a CPU a stable id of the machine.
+    device_index: the GPU's place in NVML's order (PCI), as nvidia-smi shows it; processes are pinned by `uuid`.
+    other_devices: names of further visible GPUs, which are not used.
+    supports_bf16, supports_tf32: in the device's own instructions, not emulated.
+    memory_bytes: what one process could be given at most; on a CPU by the machine and the control groups.
+    free_bytes, used_by_others_bytes: at the last look; `reserved_bytes` is what the driver keeps for itself.
+    context_bytes: device memory of a process beside torch's allocator, with a training step's kernels loaded.
+    workspace_bytes: what the first matrix product makes torch's allocator hold (cuBLAS).
+    cores: CPU cores that affinity and control groups allow; a fraction of a core is rounded up.
+    cuda_driver: CUDA version that the driver supports. ecc_errors: uncorrected, since the driver was loaded.
+    throttled: clock event reasons seen while measuring, other than idleness.
+    launch_s: seconds of one small operator, launched in a row of many.
+    noise: median spread of the rates. cpu_share: share of the cores' time that the products got (CPU only).
+    doubts: why the rates are not to be trusted, in words.
+    """
+
+    kind: Kind
+    name: str
+    uuid: str
+    memory_bytes: int
+    free_bytes: int
+    used_by_others_bytes: int
+    cores: int
+    host_memory_bytes: int
+    host_free_bytes: int
+    supports_bf16: bool = False
+    supports_tf32: bool = False
+    device_index: int | None = None
+    other_devices: tuple[str, ...] = ()
+    compute_capability: tuple[int, int] | None = None
+    reserved_bytes: int | None = None
+    context_bytes: int | None = None
+    workspace_bytes: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    driver: str | None = None
+    cuda_driver: str | None = None
+    ecc: bool | None = None
+    ecc_errors: int | None = None
+    mig: bool | None = None
+    power_limit_w: float | None = None
+    clock_limit_mhz: int | None = None
+    memory_clock_limit_mhz: int | None = None
+    throttled: tuple[str, ...] | None = None
+    peer_links: tuple[PeerLink, ...] = ()
+    rates: tuple[RatePoint, ...] = ()
+    launch_s: float | None = None
+    launch_spread: float | None = None
+    noise: float | None = None
+    cpu_share: float | None = None
+    doubts: tuple[str, ...] = ()
+    measured_at: str | None = None
+    measured_in_s: float | None = None
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether the rates were measured and nothing speaks against them."""
+        return bool(self.rates) and not self.doubts
+
+    def curve(self, what: What, dtype: RateDtype) -> tuple[RatePoint, ...]:
+        """The points of one operation in one dtype, by work; empty when it was not measured."""
+        points = (point for point in self.rates if point.what == what and point.dtype == dtype)
+        return tuple(sorted(points, key=lambda point: work_of(point.what, point.shape, point.dtype)))
+
+    def best(self, what: What, dtype: RateDtype) -> RatePoint | None:
+        """The fastest point of a curve; None when it was not measured."""
+        return max(self.curve(what, dtype), key=lambda point: point.per_second, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the order of the fields; `from_dict` reads them back, also after JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, *, where: str = "hardware") -> "Hardware":
+        """Read back what `to_dict` wrote. Raises UsageError listing all that is wrong, each with its place."""
+        problems: list[str] = []
+        hardware = _decode_dataclass(values, cls, where, problems)
+        if problems:
+            raise UsageError(*problems)
+        assert isinstance(hardware, cls)
+        return hardware
+
+
+def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
+    """Count the work of one operation, in FLOP or bytes.
+
+    A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five
+    backward (FlashAttention-2, arXiv:2307.08691, section 4.1). A copy reads and writes, an addition reads twice;
+    transfers and dequantizations count what arrives.
+    """
+    size = prod(shape)
+    if what.startswith("attention"):
+        length = shape[2]
+        return (2 if what == "attention_forward" else 7) * size * length
+    if "matmul" in what:
+        return 2 * size
+    return {"copy": 2, "add": 3}.get(what, 1) * size * ITEM_BYTES[dtype]
+
+
+def noise_of(rates: Sequence[RatePoint]) -> float | None:
+    """The median spread of the rates; None without rates."""
+    return median(point.spread for point in rates) if rates else None
+
+
+def find_doubts(*, noise: float | None, cpu_share: float | None, throttled: Sequence[str] | None) -> tuple[str, ...]:
+    """List why measured rates are not to be trusted, each with what to do; empty when nothing speaks against them."""
+    doubts = []
+    if noise is not None and noise > NOISE_LIMIT:
+        doubts.append(
+            f"the rates differ by {noise:.0%} from repeat to repeat (at most {NOISE_LIMIT:.0%} is steady): "
+            "stop what else runs on this machine and probe again with refresh=true"
+        )
+    if cpu_share is not None and cpu_share < CPU_SHARE_LIMIT:
+        doubts.append(
+            f"other processes took {1 - cpu_share:.0%} of the cores' time during the measurement: "
+            "stop them, or allow autotune fewer cores (taskset), and probe again with refresh=true"
+        )
+    if slow := [reason for reason in throttled or () if reason in SLOWDOWNS]:
+        doubts.append(f"the GPU slowed itself down ({', '.join(slow)}): check its cooling and power supply")
+    return tuple(doubts)
+
+
+def _decode(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
+    """Turn plain JSON values into what a type hint says, noting each mismatch; its result counts only without any."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _decode(value, next(a for a in arguments if a is not type(None)), where, problems)
+    if is_dataclass(hint):
+        return _decode_dataclass(value, typing.cast("type[Any]", hint), where, problems)
+    if origin is tuple and isinstance(value, (list, tuple)):
+        if arguments[-1] is Ellipsis:
+            return tuple(_decode(v, arguments[0], f"{where}[{i}]", problems) for i, v in enumerate(value))
+        if len(value) == len(arguments):
+            return tuple(_decode(v, a, where, problems) for v, a in zip(value, arguments, strict=True))
+    if origin is Mapping and isinstance(value, Mapping):
+        return {str(key): _decode(v, arguments[1], f"{where}.{key}", problems) for key, v in value.items()}
+    if origin is Literal and value in arguments:
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    problems.append(f"{where}: got {value!r:.60}, expected {_expected(hint)}")
+    return None
+
+
+def _decode_dataclass(value: Any, cls: type[Any], where: str, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{where}: got {value!r:.60}, expected an object with the fields of {cls.__name__}")
+        return None
+    before = len(problems)
+    hints = get_type_hints(cls)
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls)}
+    problems += [f"{where}.{key}: unknown, expected one of {', '.join(known)}" for key in value if key not in known]
+    problems += [
+        f"{where}.{name}: missing, expected {_expected(hints[name])}"
+        for name, required in known.items()
+        if required and name not in value
+    ]
+    decoded = {k: _decode(v, hints[k], f"{where}.{k}", problems) for k, v in value.items() if k in known}
+    for key, number in decoded.items():
+        least = _LEAST.get(key, 0)
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and not number >= least:
+            problems.append(f"{where}.{key}: got {number!r}, expected at least {least}")
+    return cls(**decoded) if len(problems) == before else None
+
+
+_LEAST: Mapping[str, float] = {"cores": 1, "memory_bytes": 1, "host_memory_bytes": 1, "per_second": 1e-9}
+
+
+def _expected(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _expected(a) for a in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple:
+        return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
+    if origin is Mapping:
+        return "an object of strings"
+    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))

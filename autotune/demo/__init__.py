@@ -1,0 +1,10 @@
+"""What ships for a first try: `data=demo` (conversations.jsonl) and `model=tiny` (tiny/, weights made on first use).
+
+`python -m autotune.demo.make` writes the data and the tokenizer again, byte for byte.
+"""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CONVERSATIONS = HERE / "conversations.jsonl"
+TINY = HERE / "tiny"

@@ -1,0 +1,231 @@
+"""Measuring a training: the time, memory, tokens and loss of each optimizer step of the real trainer.
+
+Runs inside a worker. Leaves out processes and what the parent sees of them (worker.py, trial.py).
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from autotune import sft
+from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
+from autotune.task import Device, Measure, Task, Train
+
+REFERENCE_S = 0.2  # seconds of the reference product
+REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores, 2 ms on an H200
+WARMUP_STEPS = {"cpu": 1, "cuda": 2}  # the second finds CUDA's libraries and the allocator in their steady state
+
+PROC_STATUS = Path("/proc/self/status")
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def train(task: Task, send: Send) -> Outcome:
+    """Train what `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
+    started = time.perf_counter()
+    sft.tune_allocator(task.candidate)
+    if task.candidate.torch_threads is not None:
+        torch.set_num_threads(task.candidate.torch_threads)
+    memory = MemoryPeaks(task.device)
+    reference_before = reference_flops_per_s(task.device)
+    clock = StepClock(task, started, send)
+    trainer = sft.build_trainer(task, callbacks=[clock])
+    clock.trainer = trainer
+    load_s = time.perf_counter() - started
+    send({"event": "loaded", "load_s": load_s})
+    trainer.train(resume_from_checkpoint=_last_checkpoint(task))
+    if clock.diverged is not None:
+        return Diverged(step=clock.diverged.number, loss=str(clock.diverged.loss), wall_s=time.perf_counter() - started)
+    if isinstance(task.work, Train):
+        trainer.save_model(task.output_dir)
+    peak_bytes, reserved_bytes, host_peak_bytes = memory.peaks()
+    return _measured(
+        clock,
+        peak_bytes=peak_bytes,
+        reserved_bytes=reserved_bytes,
+        host_peak_bytes=host_peak_bytes,
+        reference_flops_per_s=(reference_before, reference_flops_per_s(task.device)),
+        load_s=load_s,
+        started=started,
+    )
+
+
+def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
+    steps = clock.steps or clock.warmup  # a run of a single step has nothing but its warm-up
+    epoch = clock.trainer.epoch
+    positions, tokens = sum(step.positions for step in steps), clock.tokens
+    if epoch is None:  # a run: what was trained is what there was
+        epoch_positions, epoch_useful = positions, sum(step.useful for step in steps)
+        padding_epoch, steps_per_epoch = 1 - tokens / positions, len(steps)
+    else:
+        epoch_positions, epoch_useful = int(epoch.positions.sum()), int(epoch.useful.sum())
+        padding_epoch, steps_per_epoch = 1 - float(epoch.tokens.sum()) / epoch_positions, len(epoch.steps)
+    rate = epoch_rate(steps, epoch_positions=epoch_positions, epoch_useful=epoch_useful)
+    return Measured(
+        useful_tokens_per_s=rate.useful_tokens_per_s,
+        relative_error=rate.relative_error,
+        step_s=epoch_useful / rate.useful_tokens_per_s / steps_per_epoch,
+        steps=tuple(clock.steps),
+        warmup_steps=tuple(clock.warmup),
+        ended_by=clock.ended_by,
+        padding_drawn=1 - tokens / positions,
+        padding_epoch=padding_epoch,
+        wall_s=time.perf_counter() - started,
+        **rest,
+    )
+
+
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Time each optimizer step from the end of the one before, so that loading its data counts; end a trial in time."""
+
+    trainer: sft.Trainer
+
+    def __init__(self, task: Task, started: float, send: Send) -> None:
+        self.task = task
+        self.started = started
+        self.send = send
+        self.warmup: list[Step] = []
+        self.steps: list[Step] = []
+        self.tokens = 0  # of the measured steps, without padding
+        self.diverged: Step | None = None
+        self.ended_by = "steps"
+        self._marks: list[Any] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._marks = [self._mark()]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._marks = [*self._marks[-1:], self._mark()]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Trainer logs each step right after it ended, with its loss; the summary at the end has none."""
+        if logs is None or "loss" not in logs:
+            return
+        counts, self.trainer.step_counts = self.trainer.step_counts, []
+        order = self.trainer.order
+        step = Step(
+            number=order[(state.global_step - 1) % len(order)] if order else state.global_step,
+            seconds=self._seconds(),
+            rows=sum(count.rows for count in counts),
+            positions=sum(count.positions for count in counts),
+            useful=sum(count.useful for count in counts),
+            loss=float(logs["loss"]),
+        )
+        warmup = isinstance(self.task.work, Measure) and len(self.warmup) < WARMUP_STEPS[self.task.device]
+        if warmup or (isinstance(self.task.work, Train) and not self.warmup):
+            self.warmup.append(step)
+            if isinstance(self.task.work, Train):  # a run has nothing to warm up for, but its first step is slow
+                warmup = True
+        else:
+            self.steps.append(step)
+            self.tokens += sum(count.tokens for count in counts)
+        self.send(
+            {
+                "event": "step",
+                "step": asdict(step),
+                "warmup": warmup,
+                "global_step": state.global_step,
+                "max_steps": state.max_steps,
+            }
+        )
+        if not math.isfinite(step.loss):
+            self.diverged = step
+            control.should_training_stop = True
+        elif isinstance(self.task.work, Measure) and (reason := self._why_stop(self.task.work)):
+            self.ended_by = reason
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.send({"event": "saved", "global_step": state.global_step})
+
+    def _why_stop(self, work: Measure) -> str | None:
+        """`precision`, `steps` or `budget`; None goes on. One step alone has no error, so two are measured at least."""
+        n = len(self.steps)
+        if n < 2:
+            return None
+        error = epoch_rate(self.steps, epoch_positions=1, epoch_useful=1).relative_error
+        if n >= work.least_steps and error is not None and error <= work.precision:
+            return "precision"
+        if n >= work.most_steps:
+            return "steps"
+        next_s = sum(step.seconds for step in self.steps) / n
+        return "budget" if time.perf_counter() - self.started + next_s > work.budget_s else None
+
+    def _mark(self) -> Any:
+        if self.task.device == "cpu":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _seconds(self) -> float:
+        begin, end = self._marks[0], self._marks[-1]
+        if self.task.device == "cpu":
+            return float(end - begin)
+        end.synchronize()  # Trainer has just read the loss, so the device is at the end of the step already
+        return float(begin.elapsed_time(end)) / 1000
+
+
+class MemoryPeaks:
+    """Peaks above what the process held when this was made: torch's own counters on CUDA, resident size on the host."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        if PROC_STATUS.exists():
+            PROC_STATUS.with_name("clear_refs").write_text("5")  # VmHWM starts anew (proc(5))
+        self.idle_bytes = psutil.Process().memory_info().rss
+
+    def peaks(self) -> tuple[int, int | None, int]:
+        """(peak bytes of the device, reserved bytes on CUDA, peak bytes of the host)."""
+        host = max(0, _resident_peak() - self.idle_bytes)
+        if self.device == "cpu":
+            return host, None, host
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), host
+
+
+def _resident_peak() -> int:
+    if PROC_STATUS.exists():
+        lines = PROC_STATUS.read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    import resource  # what macOS has: bytes there, since the process started
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reference_flops_per_s(device: Device) -> float:
+    """Rate of one fixed matrix product, for about 0.2 s: what this device can do at this moment."""
+    size = REFERENCE_SIZE[device]
+    left = torch.ones(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    left @ left
+    wait()
+    begin, products = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begin) < REFERENCE_S:
+        left @ left
+        wait()
+        products += 1
+    return 2 * size**3 * products / elapsed
+
+
+def _last_checkpoint(task: Task) -> str | None:
+    if isinstance(task.work, Train) and Path(task.output_dir).is_dir():
+        checkpoint: str | None = get_last_checkpoint(task.output_dir)
+        return checkpoint
+    return None

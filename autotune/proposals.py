@@ -1,0 +1,109 @@
+"""What to try next: Optuna's samplers over the finite set of legal candidates, by ask and tell.
+
+A sampler knows the knobs one by one and may propose a combination that is not legal, or that was tried; it then gets
+the nearest legal one that was not (by the number of knobs that differ). `random` and `grid` walk the set itself.
+Before a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
+alone already favours.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from autotune.core.candidate import KNOBS, Candidate
+from autotune.core.outcome import Measured
+from autotune.journal import Trial
+
+SAMPLERS = ("tpe", "gp", "random", "grid")
+STARTUP_TRIALS = 6  # told trials before TPE or GP model anything; the opening is about as long
+DERIVED = ("gradient_accumulation_steps",)  # follows from the others
+
+
+class Proposals:
+    """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
+
+    journal: the Optuna journal file, made anew.
+    """
+
+    def __init__(
+        self, candidates: Sequence[Candidate], opening: Sequence[Candidate], *, sampler: str, seed: int, journal: Path
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.sampler = sampler
+        self.candidates = list(candidates)
+        if sampler == "random":
+            np.random.default_rng(seed).shuffle(self.candidates)
+        self.opening = list(opening) if sampler in ("tpe", "gp") else []
+        values = {knob: list(dict.fromkeys(getattr(c, knob) for c in self.candidates)) for knob in KNOBS}
+        self.knobs = [knob for knob in KNOBS if len(values[knob]) > 1 and knob not in DERIVED]
+        self.distributions = {knob: CategoricalDistribution(values[knob]) for knob in self.knobs}
+        self._codes: NDArray[np.int64] = np.array(
+            [[values[knob].index(getattr(c, knob)) for knob in self.knobs] for c in self.candidates], dtype=np.int64
+        ).reshape(len(self.candidates), len(self.knobs))
+        self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
+        self._untried = np.ones(len(self.candidates), dtype=bool)
+        journal.unlink(missing_ok=True)
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            sampler=_optuna_sampler(sampler, seed),
+            direction="maximize",
+            study_name="autotune",
+        )
+
+    def tell(self, trials: Iterable[Trial]) -> None:
+        """Learn from trials of the first measurement. What did not run is a constraint, not a value."""
+        for trial in trials:
+            if (place := self._places.get(trial.candidate)) is not None:
+                self._untried[place] = False
+            runs = isinstance(trial.outcome, Measured)
+            params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
+            if any(value not in self.distributions[knob].choices for knob, value in params.items()):
+                continue  # a baseline outside the space (by fidelity or by a fixed knob) teaches the sampler nothing
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.COMPLETE,
+                    value=trial.rate if trial.rate is not None else 0.0,
+                    params=params,
+                    distributions=dict(self.distributions),
+                    constraints={"runs": -1.0 if runs else 1.0},
+                    user_attrs={"trial": trial.number, "role": trial.role, "outcome": trial.outcome.kind},
+                )
+            )
+
+    def propose(self) -> Candidate | None:
+        """The next candidate to try; None when every one was."""
+        if not self._untried.any():
+            return None
+        while self.opening:
+            candidate = self.opening.pop(0)
+            place = self._places.get(candidate)
+            if place is not None and self._untried[place]:
+                return candidate
+        if self.sampler in ("random", "grid"):
+            return self.candidates[int(self._untried.argmax())]
+        asked = self.study.ask(dict(self.distributions))
+        self.study.tell(asked, state=TrialState.FAIL)  # only a proposal: what is tried is added by `tell`
+        return self.candidates[self._nearest(asked.params)]
+
+    def _nearest(self, params: dict[str, Any]) -> int:
+        codes = [self.distributions[knob].choices.index(params[knob]) for knob in self.knobs]
+        apart = (self._codes != np.array(codes, dtype=np.int64)).sum(axis=1)
+        return int(np.where(self._untried, apart, len(self.knobs) + 1).argmin())
+
+
+def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, warn_independent_sampling=False
+        )
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+    return optuna.samplers.RandomSampler(seed=seed)

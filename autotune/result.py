@@ -1,0 +1,224 @@
+"""What a search found, as files and as words: result.json, run.yaml with the reason for each value, a summary.
+
+Leaves out how it was found (search.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autotune.core.candidate import KNOBS, Candidate, Fidelity, short_name
+from autotune.core.comparison import Speedup
+from autotune.core.hardware import Hardware
+from autotune.core.outcome import Measured, outcome_to_dict
+from autotune.core.space import Space
+from autotune.core.units import format_bytes, format_duration
+from autotune.core.workload import Workload
+from autotune.journal import Trial, write_json, write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Findings:
+    """All that a search knows at its end.
+
+    best: the winner's first trial; the baseline's own when nothing is really faster.
+    speedup, speedup_by_hand: of the winner, by the second measurement; None where that could not be made.
+    repeats: each contender of the second measurement by the number of its first trial, a rate for every round.
+    """
+
+    hardware: Hardware
+    workload: Workload
+    data: str
+    columns: Mapping[str, str]
+    fidelity: Fidelity
+    fixed: Mapping[str, Any]
+    seed: int
+    space: Space
+    versions: Mapping[str, str]
+    trials: Sequence[Trial]
+    baseline: Trial
+    by_hand: Trial
+    best: Trial
+    speedup: Speedup | None
+    speedup_by_hand: Speedup | None
+    repeats: Mapping[int, Sequence[float]]
+    wall_s: Mapping[str, float]
+
+    @property
+    def answer(self) -> str:
+        """The result in one sentence."""
+        if self.best is self.baseline:
+            return "no candidate is really faster: the answer is the baseline"
+        assert self.speedup is not None  # a winner beside the baseline was measured beside it
+        ratio, low, high = self.speedup.ratio, self.speedup.low, self.speedup.high
+        return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
+
+
+def result_document(findings: Findings) -> dict[str, Any]:
+    """The object of result.json."""
+    workload = findings.workload
+    lengths = workload.data.lengths
+    return {
+        "answer": findings.answer,
+        "best": _trial(findings.best),
+        "baseline": _trial(findings.baseline),
+        "by_hand": _trial(findings.by_hand),
+        "speedup": findings.speedup.ratio if findings.speedup else None,
+        "speedup_interval": _interval(findings.speedup),
+        "speedup_by_hand": findings.speedup_by_hand.ratio if findings.speedup_by_hand else None,
+        "speedup_by_hand_interval": _interval(findings.speedup_by_hand),
+        "second_measurement": {str(number): list(rates) for number, rates in findings.repeats.items()},
+        "trials": [_trial(trial) for trial in findings.trials],
+        "space": {
+            "enumerated": findings.space.enumerated,
+            "legal": len(findings.space.candidates),
+            "removed": dict(findings.space.removed),
+        },
+        "wall_s": dict(findings.wall_s),
+        "hardware": findings.hardware.to_dict(),
+        "workload": {
+            "model": asdict(workload.model),
+            "data": {
+                "path": findings.data,
+                "name": workload.data.name,
+                "form": workload.data.form,
+                "rows": lengths.rows,
+                "tokens": lengths.total,
+                "useful_tokens": int(lengths.labels.sum()),
+                "longest": lengths.longest,
+                "fingerprint": workload.data.fingerprint,
+            },
+            "recipe": asdict(workload.recipe),
+            "fidelity": findings.fidelity.name,
+            "fixed": dict(findings.fixed),
+        },
+        "versions": dict(findings.versions),
+        "seed": findings.seed,
+    }
+
+
+def run_document(findings: Findings) -> str:
+    """The text of run.yaml: all that a run needs, with the reason for each value."""
+    workload, candidate = findings.workload, findings.best.candidate
+    recipe = asdict(workload.recipe)
+    recipe["lora_target_modules"] = list(workload.recipe.lora_target_modules)
+    data: dict[str, Any] = {"path": findings.data, **({"columns": dict(findings.columns)} if findings.columns else {})}
+    lines = [
+        f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",
+        f"# {short_name(candidate)}",
+        "# Train with it: autotune run THIS_FILE; keys on the command line win over those in here.",
+        *_yaml({"model": {"path": workload.model.name if workload.model.name in NAMED else workload.model.path}}),
+        *_yaml({"data": data}),
+        *_yaml({"seed": findings.seed, "device": findings.hardware.kind}),
+        "recipe:  # what was asked for",
+        *(f"  {line}" for line in _yaml(recipe)),
+        "candidate:  # what was found",
+    ]
+    for knob, reason in reasons(findings).items():
+        [line] = _yaml({knob: getattr(candidate, knob)})
+        lines.append(f"  {line}  # {reason}")
+    return "\n".join(lines) + "\n"
+
+
+NAMED = ("tiny", "smollm2")  # models that a run finds by their names, wherever the cache is
+
+
+def reasons(findings: Findings) -> dict[str, str]:
+    """Why each knob of the winner has its value, a line each."""
+    candidate, lengths = findings.best.candidate, findings.workload.data.lengths
+    baseline, recipe = findings.baseline.candidate, findings.workload.recipe
+    known = {
+        "max_length": f"keeps {lengths.coverage(candidate.max_length):.2%} of the tokens, "
+        f"{recipe.coverage:.2%} asked; the longest row has {lengths.longest}",
+        "gradient_accumulation_steps": f"{candidate.rows_per_step} rows a step"
+        + (
+            f", about {recipe.effective_batch_size} samples" if candidate.packs else ", the samples that were asked for"
+        ),
+        "method": "asked for" if recipe.method else "full fine-tuning unless a method is asked for",
+    }
+    measured = findings.best.outcome
+    if isinstance(measured, Measured):
+        known["batching"] = f"{measured.padding_epoch:.1%} of the positions are padding" + _against(
+            findings.baseline.outcome, "padding_epoch", "{:.1%}"
+        )
+        known["checkpointing"] = f"peak of {format_bytes(measured.peak_bytes)}" + (
+            f" against {format_bytes(findings.baseline.outcome.peak_bytes)} with TRL's defaults"
+            if isinstance(findings.baseline.outcome, Measured)
+            else ""
+        )
+    return {knob: _reason(knob, candidate, baseline, findings, known) for knob in KNOBS}
+
+
+def _reason(knob: str, candidate: Candidate, baseline: Candidate, findings: Findings, known: Mapping[str, str]) -> str:
+    value, default = getattr(candidate, knob), getattr(baseline, knob)
+    if knob in findings.fixed:
+        return "fixed by you"
+    if value == default:
+        return known.get(
+            knob, "as TRL's defaults have it" if findings.best is findings.baseline else "as in the baseline"
+        )
+    chosen = f"measured faster than the baseline's {default}"
+    return (
+        f"{known[knob]}; {chosen}"
+        if knob in known and knob in ("batching", "checkpointing")
+        else known.get(knob, chosen)
+    )
+
+
+def _against(outcome: Any, name: str, form: str) -> str:
+    return (
+        f" against {form.format(getattr(outcome, name))} with TRL's defaults" if isinstance(outcome, Measured) else ""
+    )
+
+
+def write_result(findings: Findings, out: Path) -> dict[str, Any]:
+    """Write result.json and run.yaml into `out`, and return the former's object."""
+    document = result_document(findings)
+    write_text(out / "run.yaml", run_document(findings))
+    write_json(out / "result.json", document)
+    return document
+
+
+def summary_lines(document: Mapping[str, Any], out: Path) -> list[str]:
+    """What a person reads at the end of a search."""
+    rows = []
+    for title, key in (("TRL's defaults", "baseline"), ("by hand", "by_hand"), ("found", "best")):
+        trial = document[key]
+        rates = document["second_measurement"].get(str(trial["number"]))
+        outcome = trial["outcome"]
+        if outcome["kind"] == "measured":
+            rate = sum(rates) / len(rates) if rates else outcome["useful_tokens_per_s"]
+            facts = f"{rate:8.0f} useful tokens/s  {format_bytes(outcome['peak_bytes']):>9}"
+        else:
+            facts = outcome["kind"].replace("_", " ")
+        rows.append(f"{title:<15} {facts}  {short_name(Candidate(**trial['candidate']))}")
+    lines = [*rows, document["answer"]]
+    if document["speedup_by_hand"] is not None:
+        low, high = document["speedup_by_hand_interval"]
+        lines.append(f"{document['speedup_by_hand']:.2f} times what one sets by hand ({low:.2f} to {high:.2f})")
+    took = format_duration(document["wall_s"]["total"])
+    lines.append(f"{len(document['trials'])} trials in {took}; next: autotune run {out / 'run.yaml'}")
+    return lines
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "role": trial.role,
+        "of": trial.of,
+        "round": trial.round,
+        "candidate": trial.candidate.to_dict(),
+        "outcome": outcome_to_dict(trial.outcome),
+    }
+
+
+def _interval(speedup: Speedup | None) -> list[float] | None:
+    return [speedup.low, speedup.high] if speedup else None
+
+
+def _yaml(values: Mapping[str, Any]) -> list[str]:
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=1000)
+    return text.splitlines()

@@ -1,0 +1,43 @@
+"""Which values of a key make sense, beside its type: the fields of settings.py carry these rules as metadata."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Which values of a key make sense, beside its type."""
+
+    choices: tuple[str, ...] = ()
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def allows(self, value: str | float) -> bool:
+        """Whether `value`, already of the key's type, is one of the choices or within the limits."""
+        if isinstance(value, str):
+            return value in self.choices
+        lower = -math.inf if self.at_least is None else self.at_least
+        upper = math.inf if self.at_most is None else self.at_most
+        inside = (self.above is None or value > self.above) and (self.below is None or value < self.below)
+        return inside and lower <= value <= upper and math.isfinite(value)
+
+    @property
+    def words(self) -> str:
+        """The rule as people read it: `one of a, b`, `above 0 and at most 1`."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        return " and ".join(f"{words} {limit:.12g}" for words, limit in limits.items() if limit is not None)
+
+
+def one_of(choices: tuple[str, ...], default: str | None = None) -> Any:
+    """A field that holds one of `choices`."""
+    return field(default=default, metadata={"rule": Rule(choices=choices)})
+
+
+def number(default: float | None = None, **limits: Any) -> Any:
+    """A field that holds a number within `limits` (the names are those of Rule)."""
+    return field(default=default, metadata={"rule": Rule(**limits)})

@@ -1,0 +1,394 @@
+"""The search: measure the baseline, what a careful person would set, and then what the sampler proposes, in time.
+
+The two best are then measured once more, side by side with the baseline and `by_hand`, and only that second
+measurement is reported: the best of many noisy trials looks better than it is.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autotune.core.candidate import Candidate, Fidelity, short_name
+from autotune.core.comparison import Speedup, corrected_rates, speedup
+from autotune.core.hardware import Hardware
+from autotune.core.opening import opening
+from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, TimedOut
+from autotune.core.recipe import Recipe
+from autotune.core.space import Space, baseline, by_hand, enumerate_space
+from autotune.core.workload import Workload
+from autotune.describe import describe
+from autotune.display import SearchDisplay
+from autotune.errors import AutotuneError, NothingFits, TrainingFailed
+from autotune.installed import Installed, installed
+from autotune.journal import Journal, Role, Trial
+from autotune.proposals import Proposals
+from autotune.result import Findings, write_result
+from autotune.task import Device, Measure, Task
+from autotune.trial import Workers
+
+MEMORY_SHARE = 0.9  # of what is free, as the default limit
+TRIAL_SHARE = 1 / 15  # of the budget, for one trial
+TRIAL_S = 60.0  # for one trial when only their number is limited
+BASELINE_SHARE = 0.4  # of the budget, at which even the baseline is given up
+REPEAT_SHARE = 0.5  # of the budget, at most, for the second measurement
+REPEAT_STEPS = (2, 8)  # measured steps of a repeat: at least, at most
+ROUNDS = (2, 4)  # of the second measurement: as planned, at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRequest:
+    """What a search is asked for.
+
+    fixed: knobs that the user pinned. minutes, trials: the budget, whichever ends first; None does not limit.
+    out: the run directory; naming one that holds this search already goes on with it.
+    """
+
+    model: str
+    data: str
+    columns: Mapping[str, str]
+    recipe: Recipe
+    fidelity: Fidelity
+    fixed: Mapping[str, Any]
+    hardware: Hardware
+    minutes: float | None
+    trials: int | None
+    sampler: str
+    seed: int
+    out: Path
+    home: Path
+
+
+def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
+    """Find the best candidate within the budget, write the run directory and return result.json's object.
+
+    Raises UsageError when the input is wrong, NothingFits or TrainingFailed when not even the baseline runs.
+    """
+    started = time.monotonic()
+    hardware = request.hardware
+    device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
+    if hardware.other_devices:
+        display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
+    limit = int(MEMORY_SHARE * hardware.host_free_bytes) if device == "cpu" else None
+    with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
+        workload = describe(
+            model=request.model,
+            data=request.data,
+            columns=dict(request.columns),
+            recipe=request.recipe,
+            seed=request.seed,
+            home=request.home,
+            progress=display.line,
+        )
+        facts = installed()
+        space = enumerate_space(
+            workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed
+        )
+        display.line(
+            f"{space.enumerated} candidates, {len(space.candidates)} of them legal at fidelity={request.fidelity.name}"
+        )
+        journal = Journal(request.out, _identity(request, workload, facts))
+        try:
+            sitting = _Sitting(
+                request=request,
+                workload=workload,
+                space=space,
+                installed=facts,
+                journal=journal,
+                workers=workers,
+                display=display,
+                device=device,
+                started=started,
+                spent_before_s=journal.spent_s,
+            )
+            return write_result(sitting.search(), request.out)
+        finally:
+            journal.close()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sitting:
+    """One sitting of a search: what it works with, and its clock."""
+
+    request: SearchRequest
+    workload: Workload
+    space: Space
+    installed: Installed
+    journal: Journal
+    workers: Workers
+    display: SearchDisplay
+    device: Device
+    started: float
+    spent_before_s: float
+
+    def search(self) -> Findings:
+        for trial in self.journal.trials:
+            self.display.end(trial)
+        first = self._first_that_runs("baseline", self._baselines())
+        if not isinstance(first.outcome, Measured):
+            raise _cannot_start(first)
+        careful = self._first_that_runs("by_hand", self._by_hand())
+        self._explore(first, careful)
+        contenders = self._contenders(first, careful)
+        rounds = self._repeat(contenders) if len(contenders) > 1 else []
+        return self._conclude(first, careful, contenders, rounds)
+
+    # -- the trials
+
+    def _baselines(self) -> Sequence[Candidate]:
+        return baseline(workload=self.workload, hardware=self.request.hardware, installed=self.installed)
+
+    def _by_hand(self) -> Sequence[Candidate]:
+        return by_hand(workload=self.workload, hardware=self.request.hardware, installed=self.installed)
+
+    def _first_that_runs(self, role: Role, fallbacks: Sequence[Candidate]) -> Trial:
+        """Try candidates in order until one does not run out of memory; that one's trial, or the last."""
+        for candidate in fallbacks:
+            trial = self._known(candidate) or self._try(candidate, role)
+            if not isinstance(trial.outcome, OutOfMemory):
+                break
+        return trial
+
+    def _known(self, candidate: Candidate) -> Trial | None:
+        known = (trial for trial in self.journal.trials if trial.role != "repeat" and trial.candidate == candidate)
+        return next(known, None)
+
+    def _explore(self, first: Trial, careful: Trial) -> None:
+        """Try what the sampler proposes until the budget, less what the second measurement needs, is gone."""
+        start = careful.candidate if careful.candidate in self.space.candidates else first.candidate
+        start = replace(start, checkpointing="off", tuned_allocator=True)
+        proposals = Proposals(
+            self.space.candidates,
+            opening(self.space.candidates, start, self.workload.data.lengths.tokens, seed=self.request.seed),
+            sampler=self.request.sampler,
+            seed=self.request.seed,
+            journal=self.request.out / "study.journal",
+        )
+        proposals.tell(self._first_measurements())
+        while self._has_budget_for_a_trial():
+            if (candidate := proposals.propose()) is None:
+                self.display.line("every candidate has been tried")
+                return
+            proposals.tell([self._try(candidate, "search")])
+
+    def _try(
+        self, candidate: Candidate, role: Role, *, of: int | None = None, round: int | None = None, steps: int = 0
+    ) -> Trial:
+        """Measure a candidate and write down what became of it. steps: exactly so many, 0 until the rate is known."""
+        number = self.journal.begin(candidate, role, of=of, round=round)
+        folder = self.journal.folder(number)
+        self.display.begin(number, role, candidate)
+        self.display.set_end(self._left_s())
+        share_s = self._share_s()
+        work = (
+            Measure(budget_s=10 * share_s, precision=0.0, most_steps=steps, worst_first=False)
+            if steps
+            else Measure(budget_s=share_s)
+        )
+        task = Task(
+            candidate=candidate,
+            recipe=self.request.recipe,
+            model_path=self.workload.model.path,
+            tokenized_path=self.workload.data.tokenized_path,
+            seed=self.request.seed,
+            device=self.device,
+            output_dir=str(folder),
+            log_path=str(folder / "log.txt"),
+            work=work,
+        )
+        try:
+            outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
+        except BaseException:
+            self.journal.abandon(number)
+            raise
+        trial = self.journal.end(number, outcome)
+        self.display.end(trial)
+        return trial
+
+    # -- the clock
+
+    def _budget_s(self) -> float | None:
+        return None if self.request.minutes is None else 60 * self.request.minutes
+
+    def _left_s(self) -> float | None:
+        budget = self._budget_s()
+        return None if budget is None else budget - self.spent_before_s - (time.monotonic() - self.started)
+
+    def _share_s(self) -> float:
+        budget = self._budget_s()
+        return TRIAL_S if budget is None else budget * TRIAL_SHARE
+
+    def _limit_s(self, role: Role) -> float | None:
+        """Seconds after which a trial is killed: a search stops in time even if a trial hangs."""
+        left, budget = self._left_s(), self._budget_s()
+        if role == "baseline":
+            return None if budget is None or left is None else max(1.0, min(left, BASELINE_SHARE * budget))
+        first = next(trial for trial in self.journal.trials if trial.role == "baseline")
+        patience = 3 * self._share_s() + 2 * first.outcome.wall_s  # slower than that, it cannot win
+        if left is None:
+            return patience
+        reserve = 0.0 if role == "repeat" else self._reserve_s()
+        return max(1.0, min(patience, left - reserve))
+
+    def _has_budget_for_a_trial(self) -> bool:
+        trials = self._first_measurements()
+        if self.request.trials is not None and len(trials) >= self.request.trials:
+            return False
+        left = self._left_s()
+        usual_s = sorted(trial.outcome.wall_s for trial in trials)[len(trials) // 2]
+        return left is None or left - self._reserve_s() > usual_s
+
+    def _reserve_s(self) -> float:
+        """Seconds that the second measurement will need, for as many rounds as planned."""
+        budget = self._budget_s()
+        if budget is None:
+            return 0.0
+        outcomes = [trial.outcome for trial in self._ranked()[:2]]
+        outcomes += [trial.outcome for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
+        need = ROUNDS[0] * sum(_repeat_s(o, REPEAT_STEPS[0]) for o in outcomes if isinstance(o, Measured))
+        return min(need, REPEAT_SHARE * budget)
+
+    # -- the second measurement
+
+    def _first_measurements(self) -> list[Trial]:
+        return [trial for trial in self.journal.trials if trial.role != "repeat"]
+
+    def _ranked(self) -> list[Trial]:
+        """Measured trials of the space, fastest first, corrected for how fast the machine was around each."""
+        legal = set(self.space.candidates)
+        trials = [trial for trial in self._first_measurements() if trial.candidate in legal]
+        measured = [(trial, trial.outcome) for trial in trials if isinstance(trial.outcome, Measured)]
+        rates = corrected_rates([outcome for _, outcome in measured])
+        order = sorted(range(len(measured)), key=lambda i: -rates[i])
+        return [measured[i][0] for i in order]
+
+    def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
+        """The baseline, `by_hand` if it ran, and the two best of the others."""
+        fixed = [first] + ([careful] if isinstance(careful.outcome, Measured) and careful is not first else [])
+        taken = {trial.number for trial in fixed}
+        return fixed + [trial for trial in self._ranked() if trial.number not in taken][:2]
+
+    def _repeat(self, contenders: Sequence[Trial]) -> list[list[Measured]]:
+        """Measure all contenders in rounds, back and forth; rounds in which one failed are left out."""
+        rounds: list[list[Measured]] = []
+        steps = self._repeat_steps(contenders)
+        for number in range(ROUNDS[1]):
+            done = self._repeats_of(number)
+            missing = [trial for trial in contenders if trial.number not in done]
+            need_s = sum(_repeat_s(trial.outcome, steps) for trial in missing if isinstance(trial.outcome, Measured))
+            left = self._left_s()
+            if missing and ((left is not None and left < need_s) or (left is None and number >= ROUNDS[0])):
+                break
+            for trial in missing[::-1] if number % 2 else missing:
+                done[trial.number] = self._try(
+                    trial.candidate, "repeat", of=trial.number, round=number, steps=steps
+                ).outcome
+            outcomes = [done[trial.number] for trial in contenders]
+            measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
+            if len(measured) == len(outcomes):
+                rounds.append(measured)
+        return rounds
+
+    def _repeats_of(self, number: int) -> dict[int, Outcome]:
+        repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
+        return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
+
+    def _repeat_steps(self, contenders: Sequence[Trial]) -> int:
+        """Measured steps of each repeat: as many as the time left allows for the planned rounds."""
+        left = self._left_s()
+        if left is None:
+            return 4
+        outcomes = [trial.outcome for trial in contenders if isinstance(trial.outcome, Measured)]
+        fixed_s, step_s = sum(_repeat_s(o, 0) for o in outcomes), sum(o.step_s for o in outcomes)
+        steps = int((left / ROUNDS[0] - fixed_s) / step_s)
+        return max(REPEAT_STEPS[0], min(REPEAT_STEPS[1], steps))
+
+    def _conclude(
+        self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: list[list[Measured]]
+    ) -> Findings:
+        """Choose the winner by the second measurement alone; the baseline wins unless one is really faster."""
+        legal = set(self.space.candidates)
+        speedups = {
+            trial.number: speedup(rounds, place, 0) for place, trial in enumerate(contenders) if rounds and place
+        }
+        eligible = [trial for trial in contenders[1:] if trial.number in speedups and trial.candidate in legal]
+        best = max(eligible, key=lambda trial: speedups[trial.number].ratio, default=first)
+        if best is not first and not speedups[best.number].is_faster:
+            best = first
+        over_hand: Speedup | None = None
+        if rounds and careful in contenders[1:] and best is not careful:
+            over_hand = speedup(rounds, contenders.index(best), contenders.index(careful))
+        request, trials = self.request, self.journal.trials
+        return Findings(
+            hardware=request.hardware,
+            workload=self.workload,
+            data=request.data,
+            columns=request.columns,
+            fidelity=request.fidelity,
+            fixed=request.fixed,
+            seed=request.seed,
+            space=self.space,
+            versions=_versions(self.installed),
+            trials=tuple(trials),
+            baseline=first,
+            by_hand=careful,
+            best=best,
+            speedup=speedups.get(best.number),
+            speedup_by_hand=over_hand,
+            repeats={
+                trial.number: [outcomes[place].useful_tokens_per_s for outcomes in rounds]
+                for place, trial in enumerate(contenders)
+            },
+            wall_s={
+                "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
+                "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
+                "total": self.spent_before_s + time.monotonic() - self.started,
+            },
+        )
+
+
+def _repeat_s(outcome: Measured, steps: int) -> float:
+    """Seconds that a repeat of `steps` measured steps will take, about: it loads and warms up on one more step."""
+    return outcome.load_s + (1 + steps) * outcome.step_s
+
+
+def _identity(request: SearchRequest, workload: Workload, facts: Installed) -> dict[str, Any]:
+    """What must not change between two sittings of one search."""
+    return {
+        "model": workload.model.fingerprint,
+        "data": workload.data.fingerprint,
+        "recipe": asdict(workload.recipe),
+        "fidelity": request.fidelity.name,
+        "fixed": dict(request.fixed),
+        "hardware": request.hardware.uuid,
+        "seed": request.seed,
+        "versions": _versions(facts),
+    }
+
+
+def _versions(facts: Installed) -> dict[str, str]:
+    return dict(facts.versions)
+
+
+def _cannot_start(trial: Trial) -> AutotuneError:
+    """Why not even the baseline could be measured, and what to try."""
+    outcome = trial.outcome
+    name = short_name(trial.candidate)
+    if isinstance(outcome, OutOfMemory):
+        return NothingFits(
+            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
+            "a smaller recipe.coverage, or a smaller model"
+        )
+    if isinstance(outcome, TimedOut):
+        return TrainingFailed(
+            f"the baseline did not finish two steps in {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
+            "lower recipe.effective_batch_size"
+        )
+    if isinstance(outcome, Diverged):
+        return TrainingFailed(
+            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
+        )
+    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
+    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
+    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())

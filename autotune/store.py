@@ -1,0 +1,123 @@
+"""Directories of the cache that are whole or not there.
+
+A directory is filled under a temporary name, sealed with a list of its files, then renamed into place; whoever finds
+the seal broken makes the directory anew. Leaves out what the directories hold and how their names are chosen.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from autotune.errors import AutotuneError, UsageError
+
+SEAL = "sealed.json"
+STALE_SECONDS = 24 * 3600  # a temporary directory this old belonged to a process that was killed
+CHUNK_BYTES = 2**20
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether `directory` was sealed and every file in it is still as it was then.
+
+    A file of the same size and modification time is taken as unchanged; one that was only copied or touched is
+    read and compared by its checksum.
+    """
+    try:
+        seal = json.loads((directory / SEAL).read_text(encoding="utf-8"))
+        return all(_is_unchanged(directory / name, *facts) for name, facts in seal.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def checksums(directory: Path) -> dict[str, int]:
+    """CRC-32 of every file of a sealed directory, as it was sealed."""
+    seal = json.loads((directory / SEAL).read_text(encoding="utf-8"))
+    return {name: facts[2] for name, facts in seal.items()}
+
+
+def build(directory: Path, fill: Callable[[Path], None]) -> Path:
+    """Fill and seal `directory` unless it is whole already, and return it.
+
+    `fill` writes into an empty directory that is renamed to `directory` at the end, so a failure leaves nothing, and
+    of two processes that build at once both succeed. Raises UsageError when the cache cannot be written.
+    """
+    if is_whole(directory):
+        return directory
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(directory)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise UsageError(
+            f"home: cannot write {directory.parent} ({error.strerror}); name another place by home=DIR"
+        ) from error
+    try:
+        fill(fresh)
+        _seal(fresh)
+        _move_into_place(fresh, directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise AutotuneError(
+            f"home: no room left for {directory}; free some, or name another place by home=DIR"
+        ) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return directory
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name beside `path`, then rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _move_into_place(fresh: Path, directory: Path) -> None:
+    if directory.exists() and not is_whole(directory):
+        broken = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        directory.rename(broken)  # aside first, so that nobody opens a directory that is being deleted
+        shutil.rmtree(broken, ignore_errors=True)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if not is_whole(directory):
+            raise  # else another process was faster, and what it built serves as well
+
+
+def _seal(directory: Path) -> None:
+    seal = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        stat = path.stat()
+        seal[path.relative_to(directory).as_posix()] = (stat.st_size, stat.st_mtime_ns, _crc32(path))
+    (directory / SEAL).write_text(json.dumps(seal), encoding="utf-8")
+
+
+def _is_unchanged(path: Path, size: int, mtime_ns: int, crc: int) -> bool:
+    stat = path.stat()
+    return stat.st_size == size and (stat.st_mtime_ns == mtime_ns or _crc32(path) == crc)
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _remove_stale(directory: Path) -> None:
+    for leftover in directory.parent.glob(f".{directory.name}.*"):
+        if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""What a worker is told to do: plain data that crosses a pipe, from which the worker builds everything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from autotune.core.candidate import Candidate
+from autotune.core.recipe import Recipe
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """How long a trial measures.
+
+    budget_s: seconds for the whole trial, loading included; it ends after the step that passes it.
+    precision: relative standard error of the rate that is good enough.
+    least_steps, most_steps: measured optimizer steps, besides the warm-up; the budget ends a trial before
+        `least_steps` only when two steps are measured, because one has no error.
+    worst_first: warm up on the epoch's largest micro-batch, so that the peak is that of the worst batch.
+    """
+
+    budget_s: float
+    precision: float = 0.03
+    least_steps: int = 3
+    most_steps: int = 50
+    worst_first: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """How a run saves: a checkpoint every `save_steps` optimizer steps and at the end, the last two kept.
+
+    A run goes on from the last checkpoint that it finds in its directory.
+    """
+
+    save_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One training, to be measured (a trial) or finished (a run).
+
+    model_path: what `from_pretrained` takes. tokenized_path: the Arrow cache of describe.py.
+    output_dir: where Trainer may write. log_path: where the worker's own output goes.
+    """
+
+    candidate: Candidate
+    recipe: Recipe
+    model_path: str
+    tokenized_path: str
+    seed: int
+    device: Device
+    output_dir: str
+    log_path: str
+    work: Measure | Train
+
+
+def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
+    """Variables that must be set before the worker's process starts; a worker serves only tasks that share them.
+
+    On CUDA one device is pinned and `expandable_segments` follows the candidate's knob; on a CPU the
+    allocator is told after the fork (sft.tune_allocator), and no GPU is to be seen.
+    """
+    shared = {
+        "TOKENIZERS_PARALLELISM": "false",  # rows are tokenized already; a fork would only warn
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "warning",
+    }
+    if device == "cpu":
+        return {**shared, "CUDA_VISIBLE_DEVICES": ""}
+    allocator = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if tuned_allocator else {}
+    visible = {"CUDA_VISIBLE_DEVICES": device_uuid} if device_uuid else {}
+    return {**shared, **allocator, **visible}
