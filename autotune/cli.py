@@ -202,7 +202,8 @@ def search(settings: SearchSettings) -> str:
     from rich.console import Console
 
     from autotune.display import SearchDisplay
-    from autotune.search import search, summary_lines
+    from autotune.result import summary_lines
+    from autotune.search import search
 
     hydra = HydraConfig.get()
     name = f"{datetime.now():%Y%m%d-%H%M%S}-" + "-".join(
@@ -211,19 +212,23 @@ def search(settings: SearchSettings) -> str:
     if hydra.mode is RunMode.MULTIRUN:
         name += f"-{hydra.job.num}"  # launchers may start several jobs in one second
     request = schemas.build_search(settings, hardware=_hardware(settings), new=Path("runs") / name)
-    display = SearchDisplay(Console(stderr=True), quiet=settings.format == "json")
-    result = search(request, display=display)
-    return _shown(settings, result, summary_lines(result))
+    result = search(request, display=SearchDisplay(Console(stderr=True)))
+    return _shown(settings, result, summary_lines(result, request.out))
 
 
 @_job
 def run(settings: RunSettings) -> str:
     """Train with a run file."""
+    from hydra.core.hydra_config import HydraConfig
+    from rich.console import Console
+
+    from autotune.display import RunDisplay
     from autotune.run import run, summary_lines
 
-    request = schemas.build_run(settings, hardware=_hardware(settings))
-    result = run(request, progress=_say)
-    return _shown(settings, result, summary_lines(result))
+    overrides = HydraConfig.get().overrides.task
+    request = schemas.build_run(settings, hardware=_hardware(settings), overrides=overrides)
+    result = run(request, display=RunDisplay(Console(stderr=True)))
+    return _shown(settings, result, summary_lines(result, request.out))
 
 
 JOBS = {"probe": probe, "search": search, "run": run}

@@ -227,19 +227,28 @@ def _json_rows(file: Path) -> Iterator[Row]:
     """A list of objects, or one object a line."""
     try:
         with file.open(encoding="utf-8-sig") as text:
-            start = next((line.lstrip()[0] for line in text if line.strip()), "")
-            if start != "[":
+            first = next((line for line in text if line.strip()), "")
+            if not first or _is_object(first):
                 yield from _json_lines(file)
                 return
-            text.seek(0)
-            values = json.loads(text.read().removeprefix("\ufeff"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         yield Row(where=f"{file.name}:{error.lineno}", problem=f"is not JSON ({error.msg}, column {error.colno})")
     except UnicodeDecodeError as error:
-        yield Row(where=file.name, problem=f"is not UTF-8 (byte {error.start})")
+        yield Row(where=file.name, problem=f"is not UTF-8 ({error.reason})")
     else:
+        if not isinstance(values, list):
+            yield Row(where=file.name, problem="is one JSON value, expected a list of objects, or one object a line")
+            return
         for number, value in enumerate(values, 1):
             yield _object(f"{file.name} row {number}", value)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _json_lines(file: Path) -> Iterator[Row]:
@@ -253,7 +262,7 @@ def _json_lines(file: Path) -> Iterator[Row]:
             except json.JSONDecodeError as error:
                 yield Row(where=where, problem=f"is not JSON ({error.msg}, column {error.colno})")
             except UnicodeDecodeError as error:
-                yield Row(where=where, problem=f"is not UTF-8 (byte {error.start} of the line)")
+                yield Row(where=where, problem=f"is not UTF-8 ({error.reason})")
 
 
 def _object(where: str, value: object) -> Row:
@@ -273,8 +282,10 @@ def _csv_rows(file: Path) -> Iterator[Row]:
                     yield Row(where=where, problem=f"has more cells than the header's {len(reader.fieldnames or ())}")
                 else:
                     yield Row(where=where, fields=dict(cells))
-        except (csv.Error, UnicodeDecodeError) as error:
-            yield Row(where=f"{file.name}:{reader.line_num + 1}", problem=f"is not CSV in UTF-8 ({error})")
+        except csv.Error as error:
+            yield Row(where=f"{file.name}:{reader.line_num + 1}", problem=f"is not CSV ({error})")
+        except UnicodeDecodeError as error:
+            yield Row(where=file.name, problem=f"is not UTF-8 ({error.reason})")
 
 
 def _parquet_rows(file: Path) -> Iterator[Row]:

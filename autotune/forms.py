@@ -104,6 +104,7 @@ FORMS = (
     Form(name="question and answer", required=("question", "answer"), optional=("system",)),
     Form(name="text", required=("text",)),
 )
+FOLLOW_THE_TOKENIZER = ("instruction and output", "question and answer")  # messages if it has a chat template
 FIELDS = tuple(dict.fromkeys(field for form in FORMS for field in (*form.required, *form.optional)))
 EXPECTED = "one of: " + " | ".join(" + ".join(form.required) for form in FORMS)
 

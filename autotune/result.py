@@ -57,8 +57,8 @@ class Findings:
         return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
 
 
-def result_document(findings: Findings) -> dict[str, Any]:
-    """The object of result.json."""
+def result_document(findings: Findings, out: Path) -> dict[str, Any]:
+    """The object of result.json; `out` is the run directory."""
     workload = findings.workload
     lengths = workload.data.lengths
     return {
@@ -97,6 +97,7 @@ def result_document(findings: Findings) -> dict[str, Any]:
         },
         "versions": dict(findings.versions),
         "seed": findings.seed,
+        "out": str(out),
     }
 
 
@@ -176,13 +177,13 @@ def _against(outcome: Any, name: str, form: str) -> str:
 
 def write_result(findings: Findings, out: Path) -> dict[str, Any]:
     """Write result.json and run.yaml into `out`, and return the former's object."""
-    document = result_document(findings)
+    document = result_document(findings, out)
     write_text(out / "run.yaml", run_document(findings))
     write_json(out / "result.json", document)
     return document
 
 
-def summary_lines(document: Mapping[str, Any], out: Path) -> list[str]:
+def summary_lines(document: Mapping[str, Any]) -> list[str]:
     """What a person reads at the end of a search."""
     rows = []
     for title, key in (("TRL's defaults", "baseline"), ("by hand", "by_hand"), ("found", "best")):
@@ -200,7 +201,7 @@ def summary_lines(document: Mapping[str, Any], out: Path) -> list[str]:
         low, high = document["speedup_by_hand_interval"]
         lines.append(f"{document['speedup_by_hand']:.2f} times what one sets by hand ({low:.2f} to {high:.2f})")
     took = format_duration(document["wall_s"]["total"])
-    lines.append(f"{len(document['trials'])} trials in {took}; next: autotune run {out / 'run.yaml'}")
+    lines.append(f"{len(document['trials'])} trials in {took}; next: autotune run {Path(document['out']) / 'run.yaml'}")
     return lines
 
 

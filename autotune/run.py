@@ -94,14 +94,14 @@ def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
     return document
 
 
-def summary_lines(document: Mapping[str, Any], out: Path) -> list[str]:
+def summary_lines(document: Mapping[str, Any]) -> list[str]:
     """What a person reads at the end of a run."""
     outcome = document["outcome"]
     return [
         f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in {document['steps']} optimizer steps",
         f"{outcome['useful_tokens_per_s']:.0f} useful tokens/s, peak of {format_bytes(outcome['peak_bytes'])}, "
         f"{format_duration(outcome['wall_s'])} in all",
-        f"the trained weights are in {out}",
+        f"the trained weights are in {document['out']}",
     ]
 
 
@@ -148,6 +148,7 @@ def _document(request: RunRequest, outcome: Outcome, steps: Sequence[Mapping[str
         "seed": request.seed,
         "hardware": request.hardware.to_dict(),
         "versions": dict(installed().versions),
+        "out": str(request.out),
     }
 
 

@@ -4,12 +4,15 @@ The two best are then measured once more, side by side with the baseline and `by
 measurement is reported: the best of many noisy trials looks better than it is.
 """
 
+import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate, Fidelity, short_name
 from autotune.core.comparison import Speedup, corrected_rates, speedup
 from autotune.core.hardware import Hardware
@@ -29,12 +32,6 @@ from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
 
 MEMORY_SHARE = 0.9  # of what is free, as the default limit
-TRIAL_SHARE = 1 / 15  # of the budget, for one trial
-TRIAL_S = 60.0  # for one trial when only their number is limited
-BASELINE_SHARE = 0.4  # of the budget, at which even the baseline is given up
-REPEAT_SHARE = 0.5  # of the budget, at most, for the second measurement
-REPEAT_STEPS = (2, 8)  # measured steps of a repeat: at least, at most
-ROUNDS = (2, 4)  # of the second measurement: as planned, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +96,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 workers=workers,
                 display=display,
                 device=device,
+                budget=Budget(seconds=None if request.minutes is None else 60 * request.minutes, trials=request.trials),
                 started=started,
                 spent_before_s=journal.spent_s,
             )
@@ -119,6 +117,7 @@ class _Sitting:
     workers: Workers
     display: SearchDisplay
     device: Device
+    budget: Budget
     started: float
     spent_before_s: float
 
@@ -166,26 +165,22 @@ class _Sitting:
             journal=self.request.out / "study.journal",
         )
         proposals.tell(self._first_measurements())
-        while self._has_budget_for_a_trial():
+        while self.budget.has_room(
+            self._spent_s(),
+            tried=[trial.outcome for trial in self._first_measurements()],
+            reserve_s=self._reserve_s(),
+        ):
             if (candidate := proposals.propose()) is None:
                 self.display.line("every candidate has been tried")
                 return
             proposals.tell([self._try(candidate, "search")])
 
-    def _try(
-        self, candidate: Candidate, role: Role, *, of: int | None = None, round: int | None = None, steps: int = 0
-    ) -> Trial:
-        """Measure a candidate and write down what became of it. steps: exactly so many, 0 until the rate is known."""
-        number = self.journal.begin(candidate, role, of=of, round=round)
+    def _try(self, candidate: Candidate, role: Role, work: Measure | None = None, **repeat: int) -> Trial:
+        """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
+        number = self.journal.begin(candidate, role, **repeat)
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
-        self.display.set_end(self._left_s())
-        share_s = self._share_s()
-        work = (
-            Measure(budget_s=10 * share_s, precision=0.0, most_steps=steps, worst_first=False)
-            if steps
-            else Measure(budget_s=share_s)
-        )
+        self.display.set_end(self.budget.left_s(self._spent_s()))
         task = Task(
             candidate=candidate,
             recipe=self.request.recipe,
@@ -195,7 +190,7 @@ class _Sitting:
             device=self.device,
             output_dir=str(folder),
             log_path=str(folder / "log.txt"),
-            work=work,
+            work=work or Measure(budget_s=self.budget.share_s),
         )
         try:
             outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
@@ -206,48 +201,20 @@ class _Sitting:
         self.display.end(trial)
         return trial
 
-    # -- the clock
-
-    def _budget_s(self) -> float | None:
-        return None if self.request.minutes is None else 60 * self.request.minutes
-
-    def _left_s(self) -> float | None:
-        budget = self._budget_s()
-        return None if budget is None else budget - self.spent_before_s - (time.monotonic() - self.started)
-
-    def _share_s(self) -> float:
-        budget = self._budget_s()
-        return TRIAL_S if budget is None else budget * TRIAL_SHARE
-
     def _limit_s(self, role: Role) -> float | None:
-        """Seconds after which a trial is killed: a search stops in time even if a trial hangs."""
-        left, budget = self._left_s(), self._budget_s()
+        spent_s = self._spent_s()
         if role == "baseline":
-            return None if budget is None or left is None else max(1.0, min(left, BASELINE_SHARE * budget))
-        first = next(trial for trial in self.journal.trials if trial.role == "baseline")
-        patience = 3 * self._share_s() + 2 * first.outcome.wall_s  # slower than that, it cannot win
-        if left is None:
-            return patience
-        reserve = 0.0 if role == "repeat" else self._reserve_s()
-        return max(1.0, min(patience, left - reserve))
+            return self.budget.baseline_limit_s(spent_s)
+        baseline_s = next(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
+        reserve_s = 0.0 if role == "repeat" else self._reserve_s()
+        return self.budget.trial_limit_s(spent_s, baseline_s=baseline_s, reserve_s=reserve_s)
 
-    def _has_budget_for_a_trial(self) -> bool:
-        trials = self._first_measurements()
-        if self.request.trials is not None and len(trials) >= self.request.trials:
-            return False
-        left = self._left_s()
-        usual_s = sorted(trial.outcome.wall_s for trial in trials)[len(trials) // 2]
-        return left is None or left - self._reserve_s() > usual_s
+    def _spent_s(self) -> float:
+        return self.spent_before_s + time.monotonic() - self.started
 
     def _reserve_s(self) -> float:
-        """Seconds that the second measurement will need, for as many rounds as planned."""
-        budget = self._budget_s()
-        if budget is None:
-            return 0.0
-        outcomes = [trial.outcome for trial in self._ranked()[:2]]
-        outcomes += [trial.outcome for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
-        need = ROUNDS[0] * sum(_repeat_s(o, REPEAT_STEPS[0]) for o in outcomes if isinstance(o, Measured))
-        return min(need, REPEAT_SHARE * budget)
+        likely = self._ranked()[:2] + [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
+        return self.budget.reserve_s(_measured(likely))
 
     # -- the second measurement
 
@@ -258,10 +225,9 @@ class _Sitting:
         """Measured trials of the space, fastest first, corrected for how fast the machine was around each."""
         legal = set(self.space.candidates)
         trials = [trial for trial in self._first_measurements() if trial.candidate in legal]
-        measured = [(trial, trial.outcome) for trial in trials if isinstance(trial.outcome, Measured)]
-        rates = corrected_rates([outcome for _, outcome in measured])
-        order = sorted(range(len(measured)), key=lambda i: -rates[i])
-        return [measured[i][0] for i in order]
+        trials = [trial for trial in trials if isinstance(trial.outcome, Measured)]
+        rates = dict(zip((trial.number for trial in trials), corrected_rates(_measured(trials)), strict=True))
+        return sorted(trials, key=lambda trial: -rates[trial.number])
 
     def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
         """The baseline, `by_hand` if it ran, and the two best of the others."""
@@ -272,37 +238,26 @@ class _Sitting:
     def _repeat(self, contenders: Sequence[Trial]) -> list[list[Measured]]:
         """Measure all contenders in rounds, back and forth; rounds in which one failed are left out."""
         rounds: list[list[Measured]] = []
-        steps = self._repeat_steps(contenders)
-        for number in range(ROUNDS[1]):
+        steps = self.budget.repeat_steps(self._spent_s(), _measured(contenders))
+        work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
+        for number in itertools.count():
             done = self._repeats_of(number)
             missing = [trial for trial in contenders if trial.number not in done]
-            need_s = sum(_repeat_s(trial.outcome, steps) for trial in missing if isinstance(trial.outcome, Measured))
-            left = self._left_s()
-            if missing and ((left is not None and left < need_s) or (left is None and number >= ROUNDS[0])):
-                break
+            if missing and not self.budget.has_room_for_round(
+                self._spent_s(), missing=_measured(missing), number=number, steps=steps
+            ):
+                return rounds
             for trial in missing[::-1] if number % 2 else missing:
-                done[trial.number] = self._try(
-                    trial.candidate, "repeat", of=trial.number, round=number, steps=steps
-                ).outcome
+                done[trial.number] = self._try(trial.candidate, "repeat", work, of=trial.number, round=number).outcome
             outcomes = [done[trial.number] for trial in contenders]
             measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
             if len(measured) == len(outcomes):
                 rounds.append(measured)
-        return rounds
+        raise AssertionError("rounds end with the budget")
 
     def _repeats_of(self, number: int) -> dict[int, Outcome]:
         repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
         return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
-
-    def _repeat_steps(self, contenders: Sequence[Trial]) -> int:
-        """Measured steps of each repeat: as many as the time left allows for the planned rounds."""
-        left = self._left_s()
-        if left is None:
-            return 4
-        outcomes = [trial.outcome for trial in contenders if isinstance(trial.outcome, Measured)]
-        fixed_s, step_s = sum(_repeat_s(o, 0) for o in outcomes), sum(o.step_s for o in outcomes)
-        steps = int((left / ROUNDS[0] - fixed_s) / step_s)
-        return max(REPEAT_STEPS[0], min(REPEAT_STEPS[1], steps))
 
     def _conclude(
         self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: list[list[Measured]]
@@ -343,14 +298,13 @@ class _Sitting:
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
                 "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
-                "total": self.spent_before_s + time.monotonic() - self.started,
+                "total": self._spent_s(),
             },
         )
 
 
-def _repeat_s(outcome: Measured, steps: int) -> float:
-    """Seconds that a repeat of `steps` measured steps will take, about: it loads and warms up on one more step."""
-    return outcome.load_s + (1 + steps) * outcome.step_s
+def _measured(trials: Sequence[Trial]) -> list[Measured]:
+    return [trial.outcome for trial in trials if isinstance(trial.outcome, Measured)]
 
 
 def _identity(request: SearchRequest, workload: Workload, facts: Installed) -> dict[str, Any]:

@@ -9,7 +9,7 @@ because a frozen dataclass cannot be a primary schema; words are `str` with a ru
 stand where core has tuples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -282,9 +282,10 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
 
     Raises UsageError with everything that `problems` finds.
     """
+    model, data = _model_and_data(settings)
+
     from autotune.search import SearchRequest
 
-    model, data = _model_and_data(settings)
     return SearchRequest(
         model=model,
         data=data,
@@ -302,19 +303,20 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
     )
 
 
-def build_run(settings: RunSettings, *, hardware: "Hardware") -> "RunRequest":
-    """The run that was asked for.
+def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequence[str]) -> "RunRequest":
+    """The run that was asked for. overrides: the words of the command line that won over the run file.
 
     Raises UsageError with everything that `problems` finds, or when the file was made for another kind of device.
     """
-    from autotune.run import RunRequest
-
     model, data = _model_and_data(settings)
     if settings.device not in (None, hardware.kind):
         raise UsageError(
             f"device={settings.device}: the configuration was made for another device than this one ({hardware.kind}, "
             f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
         )
+
+    from autotune.run import RunRequest
+
     return RunRequest(
         model=model,
         data=data,
@@ -325,6 +327,7 @@ def build_run(settings: RunSettings, *, hardware: "Hardware") -> "RunRequest":
         out=Path(settings.out or "run").expanduser(),
         home=build_home(settings),
         hardware=hardware,
+        overrides=tuple(overrides),
     )
 
 

@@ -34,9 +34,7 @@ OUT_OF_MEMORY_WORDS = (  # of errors that have no class of their own
 
 def serve(connection: Connection) -> None:
     """Serve tasks from `connection` until it closes or sends None. Runs in a process of its own."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _end_with_parent()
+    begin()
     while True:
         try:
             task: Task | None = connection.recv()
@@ -46,6 +44,13 @@ def serve(connection: Connection) -> None:
             return
         _redirect_output(task.log_path)
         connection.send({"event": "outcome", "outcome": outcome_to_dict(perform(task, connection))})
+
+
+def begin() -> None:
+    """Lead a process group, leave Ctrl-C to the parent, and end with the parent."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
 
 
 def perform(task: Task, connection: Connection) -> Outcome:

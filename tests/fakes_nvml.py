@@ -35,7 +35,7 @@ class FakeGpu:
 @dataclass
 class FakeProcess:
     pid: int
-    usedGpuMemory: int | None  # noqa: N815 (pynvml's own name)
+    usedGpuMemory: int | None
 
 
 class FakeNvml(types.ModuleType):

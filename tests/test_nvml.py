@@ -6,10 +6,10 @@ from typing import Any
 
 import pynvml
 import pytest
-from fakes_nvml import GIB, FakeGpu, FakeNvml
 
 from autotune.errors import AutotuneError
 from autotune.nvml import ClockWatch, Gpu, NoGpu, process_bytes, read_gpus, read_memory
+from tests.fakes_nvml import GIB, FakeGpu, FakeNvml
 
 FIRST, SECOND = "GPU-aaaa1111-0000", "GPU-bbbb2222-0000"
 EVERY_OPTIONAL = frozenset(
@@ -136,7 +136,7 @@ def test_a_lost_gpu_is_a_failure_unless_another_is_named(monkeypatch: pytest.Mon
     """Falling back would hide it; the message says what to do, and what it says works."""
     two(monkeypatch, error=code)
     for visible in (None, "0", FIRST):
-        with pytest.raises(AutotuneError, match="GPU 0.*CUDA_VISIBLE_DEVICES"):
+        with pytest.raises(AutotuneError, match=r"GPU 0.*CUDA_VISIBLE_DEVICES"):
             read_gpus(visible)
     assert uuids(read_gpus("1")) == uuids(read_gpus(SECOND)) == [SECOND]
 

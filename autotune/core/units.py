@@ -9,7 +9,8 @@ def format_bytes(count: int) -> str:
     """Write a byte count with three significant digits in the largest binary unit that keeps it at least 1."""
     for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if abs(count) >= size:
-            return f"{count / size:.3g} {unit}"
+            value = count / size
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{count} B"
 
 

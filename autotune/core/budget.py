@@ -1,0 +1,85 @@
+"""How a search divides its time: a share for each trial, a limit for what hangs, a reserve for the second measurement.
+
+Leaves out the clock: what has been spent comes in as seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.core.outcome import Measured, Outcome
+
+TRIAL_SHARE = 1 / 15  # of the time, for one trial
+TRIAL_S = 60.0  # for one trial when only their number is limited
+BASELINE_SHARE = 0.4  # of the time, at which even the baseline is given up
+REPEAT_SHARE = 0.5  # of the time, at most, for the second measurement
+REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
+REPEAT_STEPS_UNLIMITED = 4  # when only the number of trials is limited
+ROUNDS = (2, 4)  # of the second measurement: as planned, at most
+LEAST_S = 1.0  # a limit below it would only kill what is about to be killed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a search may take. seconds: wall clock, None without a limit. trials: first measurements, None likewise."""
+
+    seconds: float | None
+    trials: int | None
+
+    @property
+    def share_s(self) -> float:
+        """Seconds that one trial may measure for."""
+        return TRIAL_S if self.seconds is None else self.seconds * TRIAL_SHARE
+
+    def left_s(self, spent_s: float) -> float | None:
+        """Seconds that are left, None without a limit."""
+        return None if self.seconds is None else self.seconds - spent_s
+
+    def baseline_limit_s(self, spent_s: float) -> float | None:
+        """Seconds at which the baseline is killed: a search stops in time even if its first trial hangs."""
+        if self.seconds is None:
+            return None
+        return max(LEAST_S, min(self.seconds - spent_s, BASELINE_SHARE * self.seconds))
+
+    def trial_limit_s(self, spent_s: float, *, baseline_s: float, reserve_s: float) -> float:
+        """Seconds at which any later trial is killed: when it cannot win any more, or the time is up.
+
+        baseline_s: what the baseline's trial took. reserve_s: what must be left when the trial ends.
+        """
+        patience = 3 * self.share_s + 2 * baseline_s
+        left = self.left_s(spent_s)
+        return patience if left is None else max(LEAST_S, min(patience, left - reserve_s))
+
+    def has_room(self, spent_s: float, *, tried: Sequence[Outcome], reserve_s: float) -> bool:
+        """Whether one more trial is allowed, as long as the median one, with `reserve_s` left after it."""
+        if self.trials is not None and len(tried) >= self.trials:
+            return False
+        left = self.left_s(spent_s)
+        usual_s = sorted(outcome.wall_s for outcome in tried)[len(tried) // 2]
+        return left is None or left - reserve_s > usual_s
+
+    def reserve_s(self, contenders: Sequence[Measured]) -> float:
+        """Seconds to keep for the planned rounds of the second measurement."""
+        if self.seconds is None:
+            return 0.0
+        return min(ROUNDS[0] * round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
+
+    def has_room_for_round(self, spent_s: float, *, missing: Sequence[Measured], number: int, steps: int) -> bool:
+        """Whether what is missing of round `number` (from 0) can still be measured."""
+        left = self.left_s(spent_s)
+        if left is None:
+            return number < ROUNDS[0]
+        return number < ROUNDS[1] and left > round_s(missing, steps)
+
+    def repeat_steps(self, spent_s: float, contenders: Sequence[Measured]) -> int:
+        """Measured steps of each repeat: as many as the planned rounds can have."""
+        left = self.left_s(spent_s)
+        if left is None:
+            return REPEAT_STEPS_UNLIMITED
+        one_more_s = sum(outcome.step_s for outcome in contenders)
+        steps = int((left / ROUNDS[0] - round_s(contenders, 0)) / one_more_s)
+        return max(REPEAT_STEPS[0], min(REPEAT_STEPS[1], steps))
+
+
+def round_s(contenders: Sequence[Measured], steps: int) -> float:
+    """Seconds of one round, about: each loads, warms up on a step and measures `steps`."""
+    return sum(outcome.load_s + (1 + steps) * outcome.step_s for outcome in contenders)

@@ -1,0 +1,67 @@
+"""What several tests share: the shipped tiny model, tokenized rows, and a fork server that is started once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.recipe import Recipe
+from autotune.core.workload import Workload
+from autotune.describe import describe
+from autotune.task import Measure, Task
+from autotune.trial import Workers
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the tests' own."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    """Eight samples a step, so that micro-batches of 1, 2, 4 and 8 exist."""
+    return Recipe(effective_batch_size=8)
+
+
+@pytest.fixture(scope="session")
+def workload(home: Path, recipe: Recipe) -> Workload:
+    """`tiny` on the demo data."""
+    return describe(
+        model="tiny", data="demo", columns={}, recipe=recipe, seed=42, home=home, progress=lambda line: None
+    )
+
+
+@pytest.fixture(scope="session")
+def candidate(workload: Workload) -> Candidate:
+    """A plain legal candidate of eight samples a step."""
+    return Candidate(max_length=512, per_device_train_batch_size=4, gradient_accumulation_steps=2, method="full")
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Workers on the CPU; the fork server behind them outlives a test, as in a search."""
+    with Workers(device="cpu", device_uuid=None, memory_limit_bytes=None) as workers:
+        yield workers
+
+
+@pytest.fixture
+def make_task(workload: Workload, recipe: Recipe, candidate: Candidate, tmp_path: Path):
+    """Build a task of `tiny` on the demo data; keywords replace its fields."""
+
+    def make(**changes: object) -> Task:
+        values: dict[str, object] = {
+            "candidate": candidate,
+            "recipe": recipe,
+            "model_path": workload.model.path,
+            "tokenized_path": workload.data.tokenized_path,
+            "seed": 42,
+            "device": "cpu",
+            "output_dir": str(tmp_path / "out"),
+            "log_path": str(tmp_path / "log.txt"),
+            "work": Measure(budget_s=60, precision=0.0, most_steps=3),
+        }
+        return Task(**{**values, **changes})  # type: ignore[arg-type]
+
+    return make

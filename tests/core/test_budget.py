@@ -1,0 +1,67 @@
+"""How a search divides its time."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.core.budget import BASELINE_SHARE, REPEAT_SHARE, Budget, round_s
+from autotune.core.outcome import Measured, TimedOut
+from tests.stand_ins import measured
+
+SECONDS = Budget(seconds=900.0, trials=None)
+TRIALS = Budget(seconds=None, trials=3)
+
+
+def taking(step_s: float, *, wall_s: float = 60.0, load_s: float = 2.0) -> Measured:
+    """A trial with these times."""
+    return replace(measured(), step_s=step_s, wall_s=wall_s, load_s=load_s)
+
+
+def test_a_round_loads_warms_up_and_measures() -> None:
+    """Two contenders of 2 s loading, steps of 10 s and 5 s, two measured: 2 + 30 and 2 + 15."""
+    assert round_s([taking(10), taking(5)], 2) == 49
+
+
+def test_the_reserve_is_for_two_rounds_and_never_more_than_half() -> None:
+    """Two rounds of 49 s; with steps ten times as long half of the time is the most."""
+    assert SECONDS.reserve_s([taking(10), taking(5)]) == 98
+    assert SECONDS.reserve_s([taking(100), taking(50)]) == REPEAT_SHARE * 900
+    assert TRIALS.reserve_s([taking(10)]) == 0
+
+
+def test_trials_and_time_both_end_a_search() -> None:
+    """The budget of trials counts first measurements; the one of time leaves room for the median trial."""
+    tried = [taking(1), TimedOut(limit_s=1, wall_s=30), taking(1, wall_s=100)]
+    assert not TRIALS.has_room(0, tried=tried, reserve_s=0)
+    assert TRIALS.has_room(1e9, tried=tried[:2], reserve_s=0)
+    assert SECONDS.has_room(700, tried=tried, reserve_s=130)
+    assert not SECONDS.has_room(700, tried=tried, reserve_s=150)
+
+
+@given(spent_s=st.floats(0, 2000), baseline_s=st.floats(0, 1000), reserve_s=st.floats(0, 450))
+def test_no_limit_reaches_beyond_the_budget(spent_s: float, baseline_s: float, reserve_s: float) -> None:
+    """A trial that hangs is killed in time for the search to end in time, the reserve included."""
+    limit_s = SECONDS.trial_limit_s(spent_s, baseline_s=baseline_s, reserve_s=reserve_s)
+    assert limit_s <= max(1.0, 900 - spent_s - reserve_s)
+    limit_s = SECONDS.baseline_limit_s(spent_s) or 0.0
+    assert limit_s <= max(1.0, min(900 - spent_s, BASELINE_SHARE * 900))
+
+
+def test_repeats_take_as_many_steps_as_two_rounds_have_room_for() -> None:
+    """400 s for two rounds of two loads (4 s) and one step of warm-up each (15 s): 12 more steps of both, so 8."""
+    contenders = [taking(10), taking(5)]
+    assert SECONDS.repeat_steps(500, contenders) == 8
+    assert SECONDS.repeat_steps(770, contenders) == pytest.approx(3)
+    assert SECONDS.repeat_steps(899, contenders) == 2
+    assert TRIALS.repeat_steps(0, contenders) == 4
+
+
+def test_rounds_end_with_the_time_or_the_plan() -> None:
+    """As many rounds as there is time for, four at most; two when only the trials are limited."""
+    missing = [taking(10)]
+    assert SECONDS.has_room_for_round(800, missing=missing, number=3, steps=2)
+    assert not SECONDS.has_room_for_round(880, missing=missing, number=0, steps=2)
+    assert not SECONDS.has_room_for_round(0, missing=missing, number=4, steps=2)
+    assert [TRIALS.has_room_for_round(0, missing=missing, number=n, steps=2) for n in range(3)] == [True, True, False]

@@ -1,0 +1,68 @@
+"""Comparing measurements: drift drops out, and an interval says what is not known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.core.comparison import corrected_rates, speedup
+from autotune.core.outcome import Measured
+from tests.stand_ins import measured
+
+
+def at(rate: float, *, reference: float = 1.0, error: float | None = 0.01) -> Measured:
+    """A trial of this rate, next to a reference product of that rate."""
+    return replace(
+        measured(), useful_tokens_per_s=rate, relative_error=error, reference_flops_per_s=(reference, reference)
+    )
+
+
+def test_a_rate_is_corrected_for_the_machines_speed_at_the_time() -> None:
+    """Half the reference's rate means that the machine was at half its speed."""
+    assert corrected_rates([at(100), at(60, reference=0.5), at(110)]) == pytest.approx([100, 120, 110])
+    assert corrected_rates([]) == []
+
+
+def test_a_speedup_by_hand() -> None:
+    """Two rounds of two candidates: log-ratios 0.6 and 0.8, so 0.7, and s sqrt(2/K) = 0.1 at one degree of freedom."""
+    rounds = [[at(100), at(100 * math.exp(0.6))], [at(100), at(100 * math.exp(0.8))]]
+    result = speedup(rounds, 1, 0)
+    assert result.ratio == pytest.approx(math.exp(0.7))
+    assert math.log(result.high / result.ratio) == pytest.approx(12.706 * 0.1)
+    assert not result.is_faster
+
+
+def test_one_round_takes_its_interval_from_the_steps() -> None:
+    """Relative errors of 3 % and 4 % are 5 % of the ratio, and 1.96 times that is the interval."""
+    result = speedup([[at(100, error=0.03), at(150, error=0.04)]], 1, 0)
+    assert math.log(result.high / result.ratio) == pytest.approx(1.96 * 0.05)
+    assert result.is_faster
+
+
+def test_one_round_without_errors_proves_nothing() -> None:
+    """A single step has no error: the interval is all there is."""
+    assert speedup([[at(100, error=None), at(150)]], 1, 0).low == 0
+
+
+@given(drift=st.lists(st.floats(0.2, 5.0), min_size=2, max_size=5), ratio=st.floats(0.3, 3.0))
+def test_drift_between_rounds_drops_out(drift: list[float], ratio: float) -> None:
+    """What slows a whole round changes neither the ratio nor the interval."""
+    rounds = [[at(100 * slow), at(100 * ratio * slow), at(80 * slow)] for slow in drift]
+    result = speedup(rounds, 1, 0)
+    assert result.ratio == pytest.approx(ratio)
+    assert result.low == pytest.approx(ratio, rel=1e-6)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """With noise of 5 % the 95 % interval covers the true ratio in about 95 of 100 searches."""
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1500):
+        noise = np.exp(random.normal(0, 0.05, size=(2, 4)))
+        rounds = [[at(rate * factor) for rate, factor in zip((100, 140, 150, 160), row, strict=True)] for row in noise]
+        result = speedup(rounds, 3, 0)
+        inside += result.low < 1.6 < result.high
+    assert 0.93 < inside / 1500 < 0.97

@@ -1,0 +1,78 @@
+"""What is tried next: every sampler walks the same finite space of legal candidates."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import OutOfMemory
+from autotune.journal import Trial
+from autotune.proposals import SAMPLERS, Proposals
+from tests.stand_ins import measured
+
+BASE = Candidate(max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, method="full")
+# Not a product of its knobs: eager attention goes with micro-batches of one alone.
+SPACE = [
+    replace(BASE, per_device_train_batch_size=size, gradient_accumulation_steps=4 // size, checkpointing=checkpointing)
+    for size in (1, 2, 4)
+    for checkpointing in ("off", "selective", "full")
+] + [replace(BASE, per_device_train_batch_size=1, gradient_accumulation_steps=4, attention="eager")]
+
+
+def rate(candidate: Candidate) -> float:
+    """A made-up truth: small micro-batches without checkpointing win."""
+    return 100 / candidate.per_device_train_batch_size * (2 if candidate.checkpointing == "off" else 1)
+
+
+def trial(number: int, candidate: Candidate) -> Trial:
+    """A measured trial by the made-up truth."""
+    outcome = replace(measured(), useful_tokens_per_s=rate(candidate))
+    return Trial(number=number, role="search", candidate=candidate, outcome=outcome)
+
+
+def walk(proposals: Proposals) -> list[Candidate]:
+    """Try everything that is proposed until nothing is left."""
+    tried: list[Candidate] = []
+    while (candidate := proposals.propose()) is not None:
+        tried.append(candidate)
+        proposals.tell([trial(len(tried), candidate)])
+    return tried
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_candidate_once_and_only_legal_ones(sampler: str, tmp_path: Path) -> None:
+    """Whatever a sampler dreams up, what is tried is legal and new, until everything was tried."""
+    tried = walk(Proposals(SPACE, [], sampler=sampler, seed=0, journal=tmp_path / "journal"))
+    assert sorted(map(str, tried)) == sorted(map(str, SPACE))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
+    """A search can be repeated."""
+    first, second = [
+        walk(Proposals(SPACE, SPACE[3:5], sampler=sampler, seed=7, journal=tmp_path / name)) for name in "ab"
+    ]
+    assert first == second
+
+
+def test_the_opening_comes_first_and_is_not_repeated(tmp_path: Path) -> None:
+    """What was measured already, or is not legal, is passed over."""
+    illegal = replace(BASE, optimizer="adafactor")
+    proposals = Proposals(SPACE, [SPACE[1], illegal, SPACE[2]], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    proposals.tell([trial(0, SPACE[1])])
+    assert proposals.propose() == SPACE[2]
+
+
+def test_the_journal_holds_every_trial_with_its_constraint(tmp_path: Path) -> None:
+    """Optuna's own tools read the study: what ran out of memory is there as infeasible, proposals as failed."""
+    path = tmp_path / "journal"
+    path.write_text("a torn li")
+    proposals = Proposals(SPACE, [], sampler="tpe", seed=0, journal=path)
+    no_memory = OutOfMemory(message="no", peak_bytes=None, wall_s=1.0)
+    proposals.tell([trial(0, SPACE[0]), Trial(number=1, role="search", candidate=SPACE[1], outcome=no_memory)])
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    told = optuna.load_study(study_name="autotune", storage=storage).trials
+    assert [each.constraints["runs"] for each in told] == [-1.0, 1.0]
+    assert told[0].value == rate(SPACE[0])
