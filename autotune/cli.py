@@ -213,7 +213,7 @@ def search(settings: SearchSettings) -> str:
         name += f"-{hydra.job.num}"  # launchers may start several jobs in one second
     request = schemas.build_search(settings, hardware=_hardware(settings), new=Path("runs") / name)
     result = search(request, display=SearchDisplay(Console(stderr=True)))
-    return _shown(settings, result, summary_lines(result, request.out))
+    return _shown(settings, result, summary_lines(result))
 
 
 @_job
@@ -228,7 +228,7 @@ def run(settings: RunSettings) -> str:
     overrides = HydraConfig.get().overrides.task
     request = schemas.build_run(settings, hardware=_hardware(settings), overrides=overrides)
     result = run(request, display=RunDisplay(Console(stderr=True)))
-    return _shown(settings, result, summary_lines(result, request.out))
+    return _shown(settings, result, summary_lines(result))
 
 
 JOBS = {"probe": probe, "search": search, "run": run}

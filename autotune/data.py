@@ -258,7 +258,7 @@ def _json_lines(file: Path) -> Iterator[Row]:
                 continue
             where = f"{file.name}:{number}"
             try:
-                yield _object(where, json.loads(line.decode("utf-8-sig")))
+                yield _object(where, json.loads(line.rstrip(b"\r\n").decode("utf-8-sig")))
             except json.JSONDecodeError as error:
                 yield Row(where=where, problem=f"is not JSON ({error.msg}, column {error.colno})")
             except UnicodeDecodeError as error:

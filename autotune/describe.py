@@ -40,7 +40,7 @@ LONGEST_KEPT = 64  # rows of most characters that are in every sample: the worst
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
 LAST_LINES = 12
-BAR = re.compile(r"(?P<what>\w[^:]*?)(?: train dataset)?(?: \(num_proc=\d+\))?:\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) ")
+BAR = re.compile(r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) ")
 WARNING = re.compile(r"The (chat template|tokenized prompt).*")  # what TRL says when masks are not what they seem
 
 

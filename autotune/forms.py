@@ -325,5 +325,5 @@ def _name(value: object) -> str:
         return f"a {'truth value' if isinstance(value, bool) else 'number'} ({value})"
     if isinstance(value, str):
         return f"text ({value[:40]!r})"
-    kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
-    return kind if value else f"{kind}, empty"
+    kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
+    return f"{'a' if value and kind == 'list' else 'an'} {'' if value else 'empty '}{kind}"

@@ -54,11 +54,14 @@ def probe(*, home: Path, refresh: bool = False, progress: Callable[[str], None])
     if not refresh and (known := _read_cache(path, progress)) is not None:
         progress(f"rates of {now['name']} as measured on {known.measured_at}; refresh=true measures again")
         used_by_others = _used_by_others(gpus[0], known.memory_bytes) if gpus else host.used_by_others_bytes
-        return replace(known, **now, used_by_others_bytes=used_by_others)
-    progress(f"measuring {now['name']}, under a minute")
-    measured, throttled = _measure(gpus, host, progress)
-    hardware = _join(now, measured, gpus, host, throttled)
-    _write(path, hardware)
+        hardware = replace(known, **now, used_by_others_bytes=used_by_others)
+    else:
+        progress(f"measuring {now['name']}, under a minute")
+        measured, throttled = _measure(gpus, host, progress)
+        hardware = _join(now, measured, gpus, host, throttled)
+        _write(path, hardware)
+    for doubt in hardware.doubts:
+        progress(f"rates not to be trusted: {doubt}")
     return hardware
 
 

@@ -19,7 +19,7 @@ from autotune.core.units import GIB
 
 ROOT = Path("/")
 # Flags in /proc/cpuinfo of instructions that multiply bfloat16: x86, x86 with tiles, Arm.
-BF16_FLAGS = frozenset({"avx512_bf16", "avx_ne_convert", "amx_bf16", "bf16"})
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

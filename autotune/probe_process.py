@@ -6,6 +6,7 @@ input closes, so it never outlives its parent, and the parent ends it when it ta
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def measure_in_process(request: Request, *, progress: Callable[[str], None], lim
         try:
             assert process.stdout is not None
             for line in process.stdout:
+                if not line.startswith(b"{"):
+                    continue  # a start-up hook of this Python talks
                 said = json.loads(line)
                 if "progress" in said:
                     progress(said["progress"])
@@ -80,9 +83,9 @@ def measure_in_process(request: Request, *, progress: Callable[[str], None], lim
                 pass
         if "result" in said:
             return _measurement(said["result"])
-        raise AutotuneError(
-            _explain(said.get("failed"), process.returncode, time.monotonic() - started, limit_s, errors)
-        )
+        why = _explain(said.get("failed"), process.returncode, time.monotonic() - started, limit_s, errors)
+        advice = f"; see what nvidia-smi says, or {nvml.TO_USE_THE_CPU}" if request.uuid else ""
+        raise AutotuneError(why + advice)
 
 
 def _environment(request: Request) -> dict[str, str]:
@@ -125,6 +128,7 @@ def main() -> None:
     started = time.perf_counter()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes with the errors
+    logging.disable(logging.WARNING)  # bitsandbytes 0.50 warns at every int8 product in bf16, which takes time
 
     def send(**news: Any) -> None:
         channel.write(json.dumps(news) + "\n")

@@ -3,6 +3,7 @@
 Leaves out how it was found (search.py).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def _against(outcome: Any, name: str, form: str) -> str:
 
 def write_result(findings: Findings, out: Path) -> dict[str, Any]:
     """Write result.json and run.yaml into `out`, and return the former's object."""
-    document = result_document(findings, out)
+    document: dict[str, Any] = json.loads(json.dumps(result_document(findings, out)))  # as a reader will have it
     write_text(out / "run.yaml", run_document(findings))
     write_json(out / "result.json", document)
     return document
@@ -221,5 +222,6 @@ def _interval(speedup: Speedup | None) -> list[float] | None:
 
 
 def _yaml(values: Mapping[str, Any]) -> list[str]:
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, default_flow_style=None, width=1000)
-    return text.splitlines()
+    """A line for each key, its value in flow style behind it."""
+    texts = {key: yaml.safe_dump(value, default_flow_style=True, width=10_000) for key, value in values.items()}
+    return [f"{key}: {text.strip().removesuffix('...').strip()}" for key, text in texts.items()]

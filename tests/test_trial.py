@@ -35,7 +35,7 @@ def _is_server(process: psutil.Process, names: tuple[str, ...]) -> bool:
 
 def test_a_trial_measures_the_real_trainer(workers: Workers, make_task) -> None:
     """Rate, steps, loss, memory and padding of a trial are those of steps that were really trained."""
-    outcome = workers.perform(make_task(), limit_s=120)
+    outcome = workers.perform(make_task(), limit_s=600)
     assert isinstance(outcome, Measured)
     assert [len(outcome.warmup_steps), len(outcome.steps)] == [1, 3]
     assert all(step.rows == 8 and 0 < step.useful < step.positions and step.seconds > 0 for step in outcome.steps)
@@ -47,8 +47,8 @@ def test_a_trial_measures_the_real_trainer(workers: Workers, make_task) -> None:
 
 def test_a_trial_of_tiny_costs_little_beside_its_steps(workers: Workers, make_task) -> None:
     """The fork server has imported everything: what is left beside the steps is far from an import's ten seconds."""
-    workers.perform(make_task(), limit_s=120)
-    outcome = workers.perform(make_task(), limit_s=120)
+    workers.perform(make_task(), limit_s=600)
+    outcome = workers.perform(make_task(), limit_s=600)
     assert isinstance(outcome, Measured)
     beside = outcome.wall_s - sum(step.seconds for step in (*outcome.steps, *outcome.warmup_steps))
     assert beside < 5
@@ -57,7 +57,7 @@ def test_a_trial_of_tiny_costs_little_beside_its_steps(workers: Workers, make_ta
 def test_memory_over_the_limit_is_an_outcome(make_task) -> None:
     """On a CPU the parent watches the worker's resident size, and ends it."""
     with Workers(device="cpu", device_uuid=None, memory_limit_bytes=2**20) as workers:
-        outcome = workers.perform(make_task(), limit_s=120)
+        outcome = workers.perform(make_task(), limit_s=600)
     assert isinstance(outcome, OutOfMemory)
     assert outcome.peak_bytes is not None
     assert outcome.peak_bytes > 2**20
@@ -71,7 +71,7 @@ def test_the_kernels_kill_is_out_of_memory(workers: Workers, make_task) -> None:
         for worker in workers_alive():
             worker.send_signal(signal.SIGKILL)
 
-    outcome = workers.perform(make_task(), limit_s=120, on_event=kill)
+    outcome = workers.perform(make_task(), limit_s=600, on_event=kill)
     assert isinstance(outcome, OutOfMemory)
     assert workers_alive() == []
 
@@ -79,7 +79,7 @@ def test_the_kernels_kill_is_out_of_memory(workers: Workers, make_task) -> None:
 def test_an_allocation_that_fails_is_out_of_memory(workers: Workers, make_task, candidate, recipe) -> None:
     """torch's CPU allocator raises a plain RuntimeError; it is known by its words."""
     huge = replace(recipe, lora_rank=2**40)
-    outcome = workers.perform(make_task(candidate=replace(candidate, method="lora"), recipe=huge), limit_s=120)
+    outcome = workers.perform(make_task(candidate=replace(candidate, method="lora"), recipe=huge), limit_s=600)
     assert isinstance(outcome, OutOfMemory)
 
 
@@ -100,7 +100,7 @@ def test_a_hung_worker_is_timed_out(workers: Workers, make_task, monkeypatch: py
 
 def test_a_crash_is_an_outcome_with_the_last_lines_of_its_log(workers: Workers, make_task) -> None:
     """What the libraries raise becomes Crashed, with what stood in the log."""
-    outcome = workers.perform(make_task(model_path="/there/is/no/model"), limit_s=120)
+    outcome = workers.perform(make_task(model_path="/there/is/no/model"), limit_s=600)
     assert isinstance(outcome, Crashed)
     assert "Traceback" in outcome.log_tail or "Error" in outcome.log_tail
     assert workers_alive() == []
@@ -109,7 +109,7 @@ def test_a_crash_is_an_outcome_with_the_last_lines_of_its_log(workers: Workers, 
 def test_an_infinite_loss_is_diverged(workers: Workers, make_task, recipe) -> None:
     """A learning rate that blows the weights up ends the trial at the first loss that is not finite."""
     wild = replace(recipe, learning_rate=1e30, warmup_ratio=0.0, max_grad_norm=0.0)
-    outcome = workers.perform(make_task(recipe=wild, work=Measure(budget_s=60, most_steps=20)), limit_s=120)
+    outcome = workers.perform(make_task(recipe=wild, work=Measure(budget_s=600, most_steps=20)), limit_s=600)
     assert isinstance(outcome, Diverged)
 
 
@@ -120,17 +120,17 @@ def test_ctrl_c_ends_the_worker(workers: Workers, make_task) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        workers.perform(make_task(), limit_s=120, on_event=interrupt)
+        workers.perform(make_task(), limit_s=600, on_event=interrupt)
     assert workers_alive() == []
 
 
 def test_same_batching_same_samples_whatever_the_micro_batch(workers: Workers, make_task, candidate) -> None:
     """Steps of candidates with one way of batching hold the same samples, so they are compared step by step."""
-    work = Measure(budget_s=60, precision=0.0, most_steps=3, worst_first=False)
+    work = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
     by_micro_batch = []
     for size in (2, 8):
         variant = replace(candidate, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
-        outcome = workers.perform(make_task(candidate=variant, work=work), limit_s=120)
+        outcome = workers.perform(make_task(candidate=variant, work=work), limit_s=600)
         assert isinstance(outcome, Measured)
         by_micro_batch.append([(step.number, step.rows, step.useful) for step in outcome.steps])
     assert by_micro_batch[0] == by_micro_batch[1]
@@ -138,10 +138,10 @@ def test_same_batching_same_samples_whatever_the_micro_batch(workers: Workers, m
 
 def test_rebalanced_steps_hold_the_samples_of_random_steps(workers: Workers, make_task, candidate) -> None:
     """`batch_rebalance` is exact: the samples of each step are those that random order has there."""
-    work = Measure(budget_s=60, precision=0.0, most_steps=3, worst_first=False)
+    work = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
     seen = []
     for batching in ("random", "batch_rebalance"):
-        outcome = workers.perform(make_task(candidate=replace(candidate, batching=batching), work=work), limit_s=120)
+        outcome = workers.perform(make_task(candidate=replace(candidate, batching=batching), work=work), limit_s=600)
         assert isinstance(outcome, Measured)
         seen.append([(step.number, step.rows, step.useful) for step in outcome.steps])
     assert seen[0] == seen[1]

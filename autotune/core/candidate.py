@@ -37,7 +37,8 @@ class Fidelity(IntEnum):
 class Candidate:
     """One complete configuration.
 
-    max_length: tokens at which a sample is cut. packed_length: tokens of a packed row, None without packing.
+    max_length: tokens at which a sample is cut; TRL cuts a packed one at its row's length, so there they are equal.
+    packed_length: tokens of a packed row, None without packing.
     gradient_accumulation_steps: derived, so that a step holds the samples that were asked for; with packing, rows.
     every_n_layers: one decoder layer in so many is checkpointed; 1 unless checkpointing is `every_n`.
     tuned_allocator: `expandable_segments` on CUDA; on a CPU glibc keeps freed pages instead of giving them back.

@@ -2,14 +2,14 @@
 
 Asked is what TRL's defaults do with the recipe: fp32 weights under bf16 autocast (trl 1.16; a quantized base where
 the method says so), samples in random order, cut at the shortest length that keeps the recipe's coverage, fused
-AdamW. A value that no departure names is `exact`. Leaves out legality: an illegal candidate has no fidelity to speak of.
+AdamW. A value that no departure names is `exact`. Leaves out legality: only a legal candidate has a fidelity.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from autotune.core.candidate import Candidate, Fidelity
-from autotune.core.legality import Context
+from autotune.core.context import Context
 
 SAMPLES_TOLERANCE = 0.05  # of the samples per step: a packed step holds whole rows, so its samples only come near
 

@@ -6,14 +6,11 @@ fidelity.py's. The rules are facts about trl 1.16, transformers 5.23, accelerate
 torch 2.13; tests/test_legality_against_libraries.py holds them against those.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from autotune.core.batching import Packing, Strategy, pack
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware
-from autotune.core.workload import Workload, max_length_candidates
+from autotune.core.context import Context
 
 QUANTIZED = ("qlora", "lora_int8")
 AMPERE, TURING = (8, 0), (7, 5)
@@ -30,72 +27,8 @@ DOCUMENTS_KEPT_APART = frozenset(
     llama llama4_text mellum minicpm3 minimax_m2 ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
     olmo3 olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm
     starcoder2 vaultgemma youtu
-    """.split()
+    """.split()  # noqa: SIM905  # one name a line would take a page
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """Facts about the installed stack (autotune/installed.py reads them).
-
-    versions: of each distribution that matters, by name; what is not installed is absent. cuda_build: torch has CUDA.
-    flash_attention_2, flash_attention_3: the packages flash-attn and flash-attn-3. kernels: Hugging Face's package
-    for kernels of the hub. cpp_compiler: one that torch.compile would find.
-    """
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    cuda_build: bool = False
-    flash_attention_2: bool = False
-    flash_attention_3: bool = False
-    kernels: bool = False
-    cpp_compiler: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: what is computed once is kept
-class Context:
-    """All that legality and fidelity depend on beside the candidate itself."""
-
-    installed: Installed
-    hardware: Hardware
-    workload: Workload
-    _packings: dict[tuple[Strategy, int], Packing] = field(default_factory=dict, init=False, repr=False)
-
-    @cached_property
-    def asked_max_length(self) -> int:
-        """Tokens: the shortest length that keeps the coverage that was asked. Raises NothingFits without one."""
-        recipe, lengths, limit = self.workload.recipe, self.workload.data.lengths, self.workload.model.limit
-        return max_length_candidates(lengths, least_coverage=recipe.coverage, model_limit=limit)[0]
-
-    def packing(self, candidate: Candidate) -> Packing:
-        """What packing as `candidate` asks makes of the dataset. The candidate must have a packed length."""
-        strategies: Mapping[str, Strategy] = {
-            "pack_bfd": "bfd",
-            "pack_bfd_split": "bfd_split",
-            "pack_wrapped": "wrapped",
-        }
-        strategy, row_length = strategies[candidate.batching], candidate.row_length
-        if (strategy, row_length) not in self._packings:
-            tokens = self.workload.data.lengths.tokens
-            self._packings[strategy, row_length] = pack(tokens, row_length=row_length, strategy=strategy)
-        return self._packings[strategy, row_length]
-
-    def accumulation(self, candidate: Candidate) -> int | None:
-        """Micro-batches of the candidate's size that make the asked step; packed: that come nearest to it, >= 1.
-
-        None where no whole number makes it.
-        """
-        samples = self.workload.recipe.effective_batch_size
-        rows = candidate.per_device_train_batch_size * candidate.devices
-        if candidate.packs:
-            return max(1, round(self.packing(candidate).rows_per_step(samples) / rows))
-        return samples // rows if samples % rows == 0 else None
-
-    def rows(self, candidate: Candidate) -> int:
-        """Rows of an epoch."""
-        data = self.workload.data
-        if not candidate.packs:
-            return data.rows_in_file
-        return round(self.packing(candidate).rows * data.rows_in_file / data.lengths.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +104,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="within_model_limit",
-        knobs=("max_length", "packed_length"),
-        reason="rows would be longer than the positions that the model was made for",
-        broken=lambda c, x: (limit := x.workload.model.limit) is not None and max(c.max_length, c.row_length) > limit,
+        knobs=("max_length",),
+        reason="samples or packed rows would be longer than the positions that the model was made for",
+        broken=lambda c, x: (limit := x.workload.model.limit) is not None and c.max_length > limit,
     ),
     Rule(
         name="splits_nothing",
@@ -251,7 +184,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="quantized_under_fp16",
         knobs=("method", "mixed_precision"),
-        reason="TRL makes the adapters of a quantized base bf16, which the gradient scaler of fp16 cannot take (trl#4901)",
+        reason="TRL makes the adapters of a quantized base bf16, which fp16's gradient scaler cannot take (trl#4901)",
         broken=lambda c, x: c.method in QUANTIZED and c.mixed_precision == "fp16",
         refused_by="torch: NotImplementedError: not implemented for 'BFloat16'",
         seen_on="cuda",
@@ -350,10 +283,16 @@ RULES: tuple[Rule, ...] = (
     ),
     # the process
     Rule(
-        name="more_than_the_cores",
-        knobs=("dataloader_num_workers", "torch_threads"),
-        reason="more loader workers or threads than this machine's cores",
-        broken=lambda c, x: max(c.dataloader_num_workers, c.torch_threads or 0) > x.hardware.cores,
+        name="more_workers_than_cores",
+        knobs=("dataloader_num_workers",),
+        reason="more loader workers than this machine's cores",
+        broken=lambda c, x: c.dataloader_num_workers > x.hardware.cores,
+    ),
+    Rule(
+        name="more_threads_than_cores",
+        knobs=("torch_threads",),
+        reason="more threads than this machine's cores",
+        broken=lambda c, x: (c.torch_threads or 0) > x.hardware.cores,
     ),
     Rule(
         name="threads_on_a_gpu",

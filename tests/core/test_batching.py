@@ -14,7 +14,7 @@ strategies = st.sampled_from(["bfd", "bfd_split", "wrapped"])
 
 
 def rows(tokens: list[int], row_length: int, strategy: Strategy) -> list[int]:
-    return pack(np.array(tokens), row_length=row_length, strategy=strategy).row_tokens.tolist()
+    return list(pack(np.array(tokens), row_length=row_length, strategy=strategy).row_tokens)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,8 @@ def test_batches_are_packed_apart(copies: int) -> None:
     """TRL packs 1000 rows at a time: copies of a batch give copies of its rows."""
     batch = np.random.default_rng(5).integers(1, 300, BATCH_ROWS)
     once = pack(batch, row_length=512, strategy="bfd").row_tokens
-    assert np.array_equal(pack(np.tile(batch, copies), row_length=512, strategy="bfd").row_tokens, np.tile(once, copies))
+    tiled = pack(np.tile(batch, copies), row_length=512, strategy="bfd").row_tokens
+    assert np.array_equal(tiled, np.tile(once, copies))
 
 
 def test_a_hundred_thousand_rows_take_seconds() -> None:

@@ -1,0 +1,220 @@
+"""The search itself, with a worker that answers at once by a formula: order, budgets, resuming, what is reported."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from autotune import trial
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.hardware import Hardware
+from autotune.core.recipe import Recipe
+from autotune.core.workload import Workload
+from autotune.display import SearchDisplay
+from autotune.errors import NothingFits, UsageError
+from autotune.result import summary_lines
+from autotune.search import SearchRequest, search
+from tests import stand_ins
+
+HARDWARE = Hardware(
+    kind="cpu",
+    name="a processor",
+    uuid="cpu-1",
+    memory_bytes=2**34,
+    free_bytes=2**34,
+    used_by_others_bytes=0,
+    cores=2,
+    host_memory_bytes=2**34,
+    host_free_bytes=2**34,
+    supports_bf16=True,
+)
+
+
+@pytest.fixture
+def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A search of `tiny` on the demo data whose trials are made up."""
+    monkeypatch.setattr(trial, "serve", stand_ins.serve_by_formula)
+    return SearchRequest(
+        model="tiny",
+        data="demo",
+        columns={},
+        recipe=recipe,
+        fidelity=Fidelity.close,
+        fixed={},
+        hardware=HARDWARE,
+        minutes=None,
+        trials=6,
+        sampler="tpe",
+        seed=42,
+        out=tmp_path / "out",
+        home=home,
+    )
+
+
+def run(request: SearchRequest) -> dict:
+    """Search, showing nothing."""
+    with (Path(os.devnull)).open("w") as nothing:
+        return search(request, display=SearchDisplay(Console(file=nothing)))
+
+
+def first_measurements(result: dict) -> list[dict]:
+    """The trials of a result that repeat no other."""
+    return [each for each in result["trials"] if each["role"] != "repeat"]
+
+
+def test_baseline_first_then_by_hand_then_the_sampler(request_: SearchRequest) -> None:
+    """The budget of trials counts first measurements; what is reported comes from rounds of repeats."""
+    result = run(request_)
+    assert [each["role"] for each in first_measurements(result)] == ["baseline", "by_hand"] + 4 * ["search"]
+    repeats = [(each["round"], each["of"]) for each in result["trials"] if each["role"] == "repeat"]
+    order = [of for round_, of in repeats if round_ == 0]
+    assert order[:2] == [0, 1]
+    assert [of for round_, of in repeats if round_ == 1] == order[::-1]
+    best, baseline = (Candidate(**result[key]["candidate"]) for key in ("best", "baseline"))
+    assert result["speedup"] == pytest.approx(stand_ins.formula_rate(best) / stand_ins.formula_rate(baseline))
+    low, high = result["speedup_interval"]
+    assert low <= result["speedup"] <= high
+    assert result["space"]["legal"] < result["space"]["enumerated"]
+    assert json.loads((request_.out / "result.json").read_text()) == result
+    assert any("TRL's defaults" in line for line in summary_lines(result))
+
+
+def test_run_yaml_is_complete_and_gives_a_reason_for_each_value(request_: SearchRequest) -> None:
+    """The file holds the winner's every knob and the recipe, and each knob's line says why."""
+    result = run(request_)
+    text = (request_.out / "run.yaml").read_text()
+    document = yaml.safe_load(text)
+    assert Candidate(**document["candidate"]).to_dict() == result["best"]["candidate"]
+    recipe = document["recipe"] | {"lora_target_modules": tuple(document["recipe"]["lora_target_modules"])}
+    assert Recipe(**recipe) == request_.recipe
+    assert (document["model"]["path"], document["data"]["path"]) == ("tiny", "demo")
+    knobs = text.split("candidate:")[1].strip().splitlines()[1:]
+    assert all("  # " in line and line.split("  # ")[1].strip() for line in knobs)
+
+
+def test_nothing_measured_is_measured_again(request_: SearchRequest) -> None:
+    """The same directory goes on: no trial twice, and only as many more as the larger budget allows."""
+    before = run(request_)
+    again = run(request_)
+    assert again["trials"] == before["trials"]
+    more = run(replace(request_, trials=8))
+    assert more["trials"][: len(before["trials"])] == before["trials"]
+    assert len(first_measurements(more)) == 8
+
+
+def test_a_torn_journal_and_a_lost_outcome_lose_one_trial_at_most(request_: SearchRequest) -> None:
+    """The folders are the record: a torn journal is made anew, a trial without an outcome is measured again."""
+    before = run(request_)
+    with (request_.out / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 4, "trial_')
+    (request_.out / "trials" / f"{before['trials'][-1]['number']:04d}" / "outcome.json").unlink()
+    after = run(request_)
+    assert after["trials"][:-1] == before["trials"][:-1]
+    assert len(after["trials"]) == len(before["trials"])
+
+
+def test_another_recipe_in_the_same_directory_is_refused(request_: SearchRequest) -> None:
+    """What was measured for one training says nothing about another."""
+    run(request_)
+    with pytest.raises(UsageError, match="recipe"):
+        run(replace(request_, recipe=replace(request_.recipe, lora_rank=8)))
+
+
+def test_a_search_ends_in_time_even_if_trials_hang(request_: SearchRequest) -> None:
+    """Trials that never answer are killed so that the search keeps its wall-clock budget."""
+    started = time.monotonic()
+    result = run(replace(request_, seed=stand_ins.HANGS_AFTER_BASELINE, minutes=0.2, trials=None))
+    assert time.monotonic() - started < 0.2 * 60 + 15  # describing and starting the fork server count too
+    assert result["by_hand"]["outcome"]["kind"] == "timed_out"
+    assert "baseline" in result["answer"]
+
+
+def test_the_baseline_falls_back_to_smaller_micro_batches(request_: SearchRequest) -> None:
+    """Where TRL's defaults do not fit, the micro-batch is halved until they do; that is the baseline."""
+    result = run(replace(request_, seed=stand_ins.NO_MEMORY_FOR_FOUR_ROWS))
+    roles = [each["role"] for each in result["trials"]]
+    assert roles[:3] == ["baseline"] * 3
+    assert [each["candidate"]["per_device_train_batch_size"] for each in result["trials"][:3]] == [8, 4, 2]
+    assert result["baseline"]["candidate"]["per_device_train_batch_size"] == 2
+    assert result["baseline"]["outcome"]["kind"] == "measured"
+
+
+def test_when_nothing_fits_it_says_so(request_: SearchRequest) -> None:
+    """Not even the smallest baseline runs: an error with what to try, and no result file."""
+    with pytest.raises(NothingFits, match=r"recipe\.method"):
+        run(replace(request_, seed=stand_ins.NO_MEMORY))
+    assert not (request_.out / "result.json").exists()
+
+
+@pytest.mark.parametrize("seed", [stand_ins.BASELINE_WINS, stand_ins.ALL_BUT_THE_BASELINE_CRASH])
+def test_if_nothing_is_faster_the_answer_is_the_baseline(request_: SearchRequest, seed: int) -> None:
+    """In those words, and run.yaml trains with it."""
+    result = run(replace(request_, seed=seed))
+    assert result["answer"] == "no candidate is really faster: the answer is the baseline"
+    assert result["best"]["candidate"] == result["baseline"]["candidate"]
+    document = yaml.safe_load((request_.out / "run.yaml").read_text())
+    assert document["candidate"] == result["baseline"]["candidate"]
+
+
+def test_fixed_knobs_hold_for_everything_that_may_win(request_: SearchRequest) -> None:
+    """The baseline is TRL's defaults whatever is fixed; what is proposed has the fixed value."""
+    result = run(replace(request_, fixed={"per_device_train_batch_size": 2}))
+    tried = [each["candidate"] for each in result["trials"] if each["role"] == "search"]
+    assert {candidate["per_device_train_batch_size"] for candidate in tried} == {2}
+    assert result["best"]["candidate"]["per_device_train_batch_size"] == 2
+
+
+SCRIPT = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from rich.console import Console
+from autotune import trial
+from autotune.core.candidate import Fidelity
+from autotune.core.recipe import Recipe
+from autotune.display import SearchDisplay
+from autotune.search import SearchRequest, search
+from tests import stand_ins
+from tests.test_search import HARDWARE
+
+if __name__ == "__main__":
+    trial.serve, trial.PRELOAD = stand_ins.serve_by_formula, []
+    request = SearchRequest(
+        model="tiny", data="demo", columns={}, recipe=Recipe(effective_batch_size=8), fidelity=Fidelity.close,
+        fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=stand_ins.SLOW,
+        out=Path(sys.argv[1]), home=Path(sys.argv[2]),
+    )
+    search(request, display=SearchDisplay(Console(file=open(os.devnull, "w"))))
+"""
+
+
+def test_killed_at_any_moment_it_goes_on(home: Path, workload: Workload, tmp_path: Path) -> None:
+    """kill -9 at random moments, again and again: at the end every trial is there once, and nothing was repeated."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    out = tmp_path / "out"
+    command = [sys.executable, str(script), str(out), str(home)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    moments = random.Random(0)
+    seen: dict[str, str] = {}
+    for _ in range(5):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        time.sleep(moments.uniform(1.5, 4.5))
+        process.kill()
+        process.wait()
+        for file in sorted(out.glob("trials/*/outcome.json")):
+            assert seen.setdefault(str(file), file.read_text()) == file.read_text()
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    result = json.loads((out / "result.json").read_text())
+    for file, text in seen.items():
+        assert Path(file).read_text() == text
+    candidates = [json.dumps(each["candidate"]) for each in first_measurements(result)]
+    assert len(candidates) == len(set(candidates)) == 8
