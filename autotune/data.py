@@ -80,7 +80,7 @@ def locate_data(name: str, columns: Mapping[str, str], progress: Callable[[str],
         raise UsageError(*(f"data.columns.{field}: is no field of ours{_nearest(field)}" for field in unknown))
     path = CONVERSATIONS if name == "demo" else Path(name).expanduser()
     files: tuple[Path, ...]
-    if path.is_dir():
+    if name and path.is_dir():
         files = _files_in(path, progress)
     elif path.is_file():
         if path.suffix.lower() not in SUFFIXES:

@@ -6,6 +6,7 @@ libraries; trials, runs and the next description reuse them. Leaves out how rows
 """
 
 import json
+import math
 import os
 import pickle
 import re
@@ -36,11 +37,14 @@ Progress = Callable[[str], None]
 
 LAYOUT = 1  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; about two minutes of tokenizing on two cores
-LONGEST_KEPT = 64  # rows of most characters that are in every sample: the worst batch is made of them
+LONGEST_SHARE = 0.001  # of every sample are the rows of most characters: the worst batch is made of them
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
 LAST_LINES = 12
-BAR = re.compile(r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) ")
+BAR = re.compile(
+    r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:"
+    r"\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) "
+)
 WARNING = re.compile(r"The (chat template|tokenized prompt).*")  # what TRL says when masks are not what they seem
 
 
@@ -60,6 +64,7 @@ def describe(
     Of more than `most_rows` rows a sample is tokenized, drawn with `seed` (the rows of most characters are always in
     it); None tokenizes all, as training needs. Raises UsageError for a model or data that cannot be trained.
     """
+    home = home.absolute()
     facts = resolve_model(model, home=home, progress=progress)
     source = locate_data(data, columns, progress)
     options = {
@@ -118,7 +123,7 @@ def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> 
     """Choose `most_rows` rows, ascending: those of most characters, and others at random. None when all are few."""
     if most_rows is None or len(characters) <= most_rows:
         return None
-    longest = np.argsort(-characters, kind="stable")[: min(LONGEST_KEPT, most_rows)]
+    longest = np.argsort(-characters, kind="stable")[: math.ceil(LONGEST_SHARE * most_rows)]
     others = np.setdiff1d(np.arange(len(characters)), longest)
     drawn = np.random.default_rng(seed).choice(others, most_rows - len(longest), replace=False)
     return np.sort(np.concatenate([longest, drawn]))

@@ -62,6 +62,7 @@ def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> 
 
     Raises UsageError, with every problem, for anything that cannot be trained as it is.
     """
+    home = home.absolute()
     located = _locate(name, home, progress)
     fingerprint = _fingerprint(located)
     kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}.json"
@@ -89,9 +90,9 @@ def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
         gguf = find_gguf()
         return _in_directory(name, build_smollm2(gguf, home, progress)) if gguf else _on_hub(name, SMOLLM2_HUB_ID)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _in_directory(path.resolve().name, path.resolve())
-    if path.exists():
+    if path.is_file():
         raise UsageError(f"model={name}: is a file, expected the directory that `save_pretrained` writes")
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return _on_hub(name, name)
@@ -159,10 +160,10 @@ def _problems_of(directory: Path) -> list[str]:
             problems.append(f"{directory}/config.json: is not a JSON object")
         elif "model_type" not in config:
             problems.append(f"{directory}/config.json: has no model_type, so transformers cannot tell what it is")
-        if "quantization_config" in config:
-            method = config["quantization_config"].get("quant_method", "an unnamed method")
+        if quantization := config.get("quantization_config"):
+            method = quantization.get("quant_method", "an unnamed method")
             problems.append(f"{directory}: is quantized already ({method}); name the model it was made from instead")
-        if "vision_config" in config or "audio_config" in config:
+        if config.get("vision_config") is not None or config.get("audio_config") is not None:
             problems.append(f"{directory}: is a model of images or sound too, and only text models can be trained")
     if not _files(directory, VOCABULARIES):
         problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
@@ -178,6 +179,8 @@ def _read_facts(located: Located, fingerprint: str) -> ModelFacts:
         config = AutoConfig.from_pretrained(located.directory, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        text = config.get_text_config()
+        layers, vocabulary = text.num_hidden_layers, text.vocab_size
     except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
         raise UsageError(_why_not(located, error)) from error
     named = (config.architectures or [type(model).__name__])[0]
@@ -201,12 +204,12 @@ def _read_facts(located: Located, fingerprint: str) -> ModelFacts:
         name=located.name,
         model_type=config.model_type,
         parameters=model.num_parameters(),
-        layers=config.num_hidden_layers,
-        vocabulary=config.vocab_size,
-        limit=getattr(config, "max_position_embeddings", None),
+        layers=layers,
+        vocabulary=vocabulary,
+        limit=getattr(text, "max_position_embeddings", None),
         attention=tuple(name for name, there in supported.items() if there),
         supports_checkpointing=model.supports_gradient_checkpointing,
-        is_mixture_of_experts=any((getattr(config, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
+        is_mixture_of_experts=any((getattr(text, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
         fingerprint=fingerprint,
     )
 

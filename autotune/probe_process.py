@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -24,7 +25,7 @@ from autotune.probe_operations import cpu_bench, cuda_bench, list_points
 from autotune.probe_rates import Rates, measure, prepare_jobs
 
 BUDGET_S = 45.0
-PREPARE_SHARE = 0.4  # of the budget that is left once torch is there, for running everything a first time
+PREPARE_SHARE = 0.4  # of the budget that is left once the libraries are there, for running everything a first time
 LIMIT_S = 120.0  # then the process is ended
 MEMORY_SHARE = 8  # the tensors of one operation take at most this part of the free memory
 CONTEXT_LIMIT_BYTES = 4 * 2**30  # more than any CUDA context: then somebody else took memory meanwhile
@@ -73,9 +74,11 @@ def measure_in_process(request: Request, *, progress: Callable[[str], None], lim
                 if not line.startswith(b"{"):
                     continue  # a start-up hook of this Python talks
                 said = json.loads(line)
-                if "progress" in said:
-                    progress(said["progress"])
-            process.wait()
+                if "progress" not in said:
+                    break
+                progress(said["progress"])
+            else:
+                process.wait()
         finally:
             timer.cancel()
             process.kill()
@@ -155,8 +158,6 @@ def _end_with_parent() -> None:
 def _measure(request: Request, *, started: float, progress: Callable[[str], None]) -> Measurement:
     import torch
 
-    deadline = started + request.budget_s
-    until = time.perf_counter() + PREPARE_SHARE * (deadline - time.perf_counter())
     total = capability = workspace_bytes = context_bytes = None
     if request.uuid is None:
         torch.set_num_threads(min(torch.get_num_threads(), request.cores))
@@ -168,6 +169,10 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
         capability = torch.cuda.get_device_capability()
         workspace_bytes = _workspace_bytes()
         bench, points = cuda_bench(free // MEMORY_SHARE), list_points("cuda", tf32=capability >= (8, 0))
+    with suppress(ImportError, RuntimeError):  # takes seconds; what fails here fails again, with its layers
+        import bitsandbytes  # noqa: F401
+    deadline = started + request.budget_s
+    until = time.perf_counter() + PREPARE_SHARE * (deadline - time.perf_counter())
     jobs = prepare_jobs(points, bench, until=until, progress=progress)
     if request.uuid is not None:
         torch.cuda.synchronize()

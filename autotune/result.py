@@ -5,7 +5,7 @@ Leaves out how it was found (search.py).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
 def run_document(findings: Findings) -> str:
     """The text of run.yaml: all that a run needs, with the reason for each value."""
     workload, candidate = findings.workload, findings.best.candidate
-    recipe = asdict(workload.recipe)
+    rate = workload.recipe.learning_rate_for(candidate.method)
+    recipe = asdict(replace(workload.recipe, method=candidate.method, learning_rate=rate))
     recipe["lora_target_modules"] = list(workload.recipe.lora_target_modules)
     data: dict[str, Any] = {"path": findings.data, **({"columns": dict(findings.columns)} if findings.columns else {})}
     lines = [
@@ -155,19 +156,13 @@ def reasons(findings: Findings) -> dict[str, str]:
 
 
 def _reason(knob: str, candidate: Candidate, baseline: Candidate, findings: Findings, known: Mapping[str, str]) -> str:
-    value, default = getattr(candidate, knob), getattr(baseline, knob)
     if knob in findings.fixed:
         return "fixed by you"
-    if value == default:
-        return known.get(
-            knob, "as TRL's defaults have it" if findings.best is findings.baseline else "as in the baseline"
-        )
-    chosen = f"measured faster than the baseline's {default}"
-    return (
-        f"{known[knob]}; {chosen}"
-        if knob in known and knob in ("batching", "checkpointing")
-        else known.get(knob, chosen)
-    )
+    words = [known[knob]] if knob in known else []
+    default = getattr(baseline, knob)
+    if getattr(candidate, knob) != default and knob != "gradient_accumulation_steps":
+        words.append(f"of the fastest combination that was measured; TRL's default is {default}")
+    return "; ".join(words) or "TRL's default"
 
 
 def _against(outcome: Any, name: str, form: str) -> str:

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from autotune.errors import AutotuneError, UsageError
@@ -48,39 +49,44 @@ def build(directory: Path, fill: Callable[[Path], None]) -> Path:
     """
     if is_whole(directory):
         return directory
-    try:
+    with _cache_problems_told(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(directory)
         fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise UsageError(
-            f"home: cannot write {directory.parent} ({error.strerror}); name another place by home=DIR"
-        ) from error
-    try:
-        fill(fresh)
-        _seal(fresh)
-        _move_into_place(fresh, directory)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise AutotuneError(
-            f"home: no room left for {directory}; free some, or name another place by home=DIR"
-        ) from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            fill(fresh)
+            _seal(fresh)
+            _move_into_place(fresh, directory)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return directory
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name beside `path`, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with _cache_problems_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _cache_problems_told(path: Path) -> Iterator[None]:
+    """Say in the user's words that the cache is full or not writable; any other error goes on as it is."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise AutotuneError(f"home: no room left for {path}; free some, or name another by home=DIR") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            reason = os.strerror(error.errno)
+            raise UsageError(f"home: cannot write {path.parent} ({reason}); name another place by home=DIR") from error
         raise
 
 

@@ -39,6 +39,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
     """Read a run file, or `run.yaml` in a directory: the values that are right, and a problem for each that is not."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     path = file / "run.yaml" if file.is_dir() else file
@@ -46,7 +47,7 @@ def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{path}: no such file; run takes the run.yaml of a search, or its directory"]
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         return {}, [f"{path}: cannot be read: {' '.join(str(error).split())}"]
     if not isinstance(loaded, dict):
         return {}, [f"{path}: holds a {type(loaded).__name__}, expected the keys of a run (autotune run --help)"]
@@ -59,8 +60,8 @@ def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
     for name, value in _flat(loaded, judge.keys):
         if value is False and name in judge.keys:  # YAML 1.1 reads a bare `off` or `no` so
             value = next((word for word in judge.keys[name].choices if word in ("off", "no")), value)
-        if (problem := judge.problem(name, value)) is not None:
-            problems.append(f"{path}: {problem}")
+        if found := judge.problems(name, value):
+            problems += [f"{path}: {problem}" for problem in found]
         else:
             _put(values, name, value)
     return values, problems
@@ -108,25 +109,23 @@ class _Judge:
             (key for key in self.keys.values() if key.is_mapping and f"{name}.".startswith(f"{key.name}.")), None
         )
 
-    def problem(self, name: str, value: Any) -> str | None:
-        """What is wrong with `name=value`; None when nothing is. An interpolation is left to Hydra."""
+    def problems(self, name: str, value: Any) -> list[str]:
+        """What is wrong with `name=value`. An interpolation is left to Hydra."""
         inside = [key for key in self.keys if key.startswith(f"{name}.")]
         if inside and isinstance(value, dict):
-            problems = (self.problem(f"{name}.{part}", item) for part, item in value.items())
-            return next((problem for problem in problems if problem is not None), None)
+            return [problem for part, item in value.items() for problem in self.problems(f"{name}.{part}", item)]
+        said = f"{name}={_shown(value)}"
         if inside:
-            return f"{name}={_shown(value)}: {name} holds keys, such as {inside[0]}"
+            return [f"{said}: {name} holds keys, such as {inside[0]}"]
         key = self.keys.get(name) or self.mapping(name)
         if key is None:
-            close = nearest(name, (*self.keys, *self.groups))
-            return f"{name}={_shown(value)}: no such key" + (f"; the nearest is {close}" if close else "")
+            return [f"{said}: no such key{_hint(nearest(name, (*self.keys, *self.groups)))}"]
         if isinstance(value, str) and "${" in value:
-            return None
+            return []
         found = self._converted(name, value)
         if found is not _REFUSED and (key.rule is None or found is None or key.rule.allows(found)):
-            return None
-        close = next(iter(difflib.get_close_matches(str(value), key.choices, n=1)), None)
-        return f"{name}={_shown(value)}: expected {key.expected}" + (f"; the nearest is {close}" if close else "")
+            return []
+        return [f"{said}: expected {key.expected}{_hint(nearest(str(value), key.choices))}"]
 
     def _converted(self, name: str, value: Any) -> Any:
         """The value as OmegaConf converts it to the key's type, or _REFUSED."""
@@ -162,37 +161,35 @@ class _Reader:
         if config_dir is not None and Path(config_dir).is_dir():
             places.append(f"file://{Path(config_dir).resolve()}")
         elif config_dir is not None:
-            self._refuse("", f"--config-dir {config_dir}", "no such directory")
+            self._refuse("", f"--config-dir {config_dir}: no such directory")
         for text in overrides:
-            if text.startswith(SEARCH_PATH):
-                places += [str(place) for place in self._values(self.parser.parse_override(text))[0]]
+            if text.startswith(SEARCH_PATH) and isinstance(value := self.parser.parse_override(text).value(), list):
+                places += value
         self.search_path = [f"{SEARCH_PATH}[{','.join(places)}]"] if places else []
 
     def read(self, text: str) -> list[str]:
         """The texts that Hydra is to get for one override; none, and a problem, when it is wrong."""
         from hydra.errors import HydraException
 
-        name, equals, value = text.partition("=")
-        if equals and name in FREE_FORM and name in self.judge.groups and value and Path(value).exists():
+        name, _, value = text.partition("=")
+        is_path = value and name in FREE_FORM and name in self.judge.groups and Path(value).exists()
+        if is_path and value not in self._options(name):
             return _free_form(name, [value])  # a path may hold anything, also what Hydra's grammar refuses
         try:
             override = self.parser.parse_override(text)
         except HydraException:
-            return self._refuse(
-                name, text, "cannot be read; expected key=value, special characters in quotes: key='a (b)'"
-            )
+            return self._refuse(name, f"{text}: cannot be read; expected key=value, with quotes as in key='a (b)'")
         name = override.key_or_group
         if name.startswith(("hydra.", "hydra/")):
             return [text]
         if override.is_sweep_override() and not self.multirun:
-            return self._refuse(name, text, "several values need -m; a list is written [a,b], a text with commas 'a,b'")
+            return self._refuse(name, f"{text}: several values need -m; a list is [a,b], a text with commas 'a,b'")
         if options := self._options(name):
             return self._read_group(text, override, options)
         if override.is_delete():
-            return self._refuse(name, text, "only a group can be left out")
-        for value in self._values(override):
-            if (problem := self.judge.problem(name, value)) is not None:
-                return self._refuse(name, *problem.split(": ", 1))
+            return self._refuse(name, f"{text}: only a group can be left out")
+        if problems := [problem for value in self._values(override) for problem in self.judge.problems(name, value)]:
+            return self._refuse(name, *problems)
         # A mapping takes new names only by force; any other key exists, where Hydra would refuse a +.
         return [f"{'++' if self.judge.mapping(name) else ''}{name}={override.get_value_string()}"]
 
@@ -226,21 +223,21 @@ class _Reader:
         if override.package is not None or (override.is_add() and group not in COMMANDS["search"].groups):
             return [text]  # a group of the user's own
         if group not in self.judge.groups:
-            return self._refuse(group, text, f"{self.command} takes no {group}")
+            return self._refuse(group, f"{text}: {self.command} takes no {group}")
         values = self._values(override)
         if override.is_delete() or values == [None]:
             return [f"~{group}"]
         free = [value for value in values if value not in options and _is_free_form(group, value)]
         if free and len(free) == len(values):
             return _free_form(group, free)
-        for value in values:
-            if value in free:
-                return self._refuse(group, text, "options and free forms cannot be mixed in one sweep")
-            if value not in options:
-                close = nearest(str(value), options)
-                hint = f"; the nearest is {close}" if close else ""
-                known = ", ".join(options) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
-                return self._refuse(group, f"{group}={_shown(value)}", f"expected {known}{hint}")
+        if wrong := [value for value in values if value not in options and value not in free]:
+            known = ", ".join(options) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
+            said = (
+                f"{group}={_shown(value)}: expected {known}{_hint(nearest(str(value), options))}" for value in wrong
+            )
+            return self._refuse(group, *said)
+        if free:
+            return self._refuse(group, f"{text}: options and free forms cannot be mixed in one sweep")
         return [f"{group}={override.get_value_string()}"]
 
     def _values(self, override: "Override") -> list[Any]:
@@ -253,9 +250,9 @@ class _Reader:
         loader = GlobalHydra.instance().config_loader()
         return loader.get_group_options(group, ObjectType.CONFIG, self.config_name, self.search_path)
 
-    def _refuse(self, name: str, text: str, why: str) -> list[str]:
+    def _refuse(self, name: str, *problems: str) -> list[str]:
         self.faulty.add(name.partition(".")[0])
-        self.problems.append(f"{text}: {why}")
+        self.problems += problems
         return []
 
 
@@ -300,6 +297,10 @@ def _put(values: dict[str, Any], name: str, value: Any) -> None:
     for section in sections:
         values = values.setdefault(section, {})
     values[last] = value
+
+
+def _hint(name: str | None) -> str:
+    return f"; the nearest is {name}" if name else ""
 
 
 def _shown(value: Any) -> str:

@@ -183,7 +183,7 @@ def test_all_problems_are_counted(tmp_path: Path) -> None:
     assert told[PROBLEMS_SHOWN:] == ["and 30 more rows like these"]
 
 
-@pytest.mark.parametrize("name", ["nowhere.jsonl", "demmo", "./a/b", "a/b/c"])
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "demmo", "./a/b", "a/b/c", ""])
 def test_names_that_are_nothing_say_what_would_be_something(name: str) -> None:
     """A misspelt path is not looked for on the hub."""
     with pytest.raises(UsageError, match="no such file; expected demo, a file"):
@@ -226,9 +226,7 @@ def test_a_dataset_on_the_hub_is_read_from_its_training_split(monkeypatch: pytes
     ("error", "message"),
     [(ConnectionError("x"), "hub cannot be reached"), (ValueError("Config name is missing.\nmore"), "Config name is")],
 )
-def test_a_hub_that_does_not_answer_is_told(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
-) -> None:
+def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     """No traceback for a dataset that cannot be loaded, and a hint at configurations."""
     import datasets
 

@@ -47,7 +47,12 @@ def converted(row: dict[str, Any], dialect: Dialect = CHAT) -> dict[str, Any]:
         ),
         ({"conversations": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT]}),
         (
-            {"messages": [{**USER, "name": None}, {"role": "assistant", "content": [{"type": "text", "text": "hello"}]}]},
+            {
+                "messages": [
+                    {**USER, "name": None},
+                    {"role": "assistant", "content": [{"type": "text", "text": "hello"}]},
+                ]
+            },
             {"messages": [USER, ASSISTANT]},
         ),
     ],

@@ -15,10 +15,8 @@ PACKAGE = Path(autotune.__file__).parent
 ORDER = (
     "errors",
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "workload", "candidate")),
-    *(
-        f"core.{name}"
-        for name in ("context", "legality", "fidelity", "pins", "space", "opening", "comparison", "budget")
-    ),
+    *(f"core.{name}" for name in ("context", "legality", "fidelity", "pins", "shapes", "space", "opening")),
+    *(f"core.{name}" for name in ("comparison", "budget")),
     *("nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
     *("task", "sft", "measure", "worker", "trial"),

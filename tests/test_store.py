@@ -17,9 +17,14 @@ def fill(directory: Path) -> None:
 
 def test_a_built_directory_is_whole_and_is_not_built_again(tmp_path: Path) -> None:
     """What is there is used; filling happens once."""
-    calls = []
+    calls: list[Path] = []
+
+    def counted(fresh: Path) -> None:
+        calls.append(fresh)
+        fill(fresh)
+
     for _ in range(2):
-        directory = store.build(tmp_path / "x", lambda fresh: (calls.append(fresh), fill(fresh)))
+        directory = store.build(tmp_path / "x", counted)
     assert store.is_whole(directory)
     assert len(calls) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["x"]

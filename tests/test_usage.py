@@ -55,9 +55,9 @@ def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[
         ("recipe={epochs: 3}", "recipe={'epochs': 3}: expected default, small_data"),
         ("hardware=t4", "hardware=t4: expected auto, cpu, FILE.json as another probe wrote it"),
         ("~seed", "~seed: only a group can be left out"),
-        ("seed=1,2", "seed=1,2: several values need -m; a list is written [a,b], a text with commas 'a,b'"),
-        ("out=a(b", "out=a(b: cannot be read; expected key=value, special characters in quotes: key='a (b)'"),
-        ("tiny", "tiny: cannot be read; expected key=value, special characters in quotes: key='a (b)'"),
+        ("seed=1,2", "seed=1,2: several values need -m; a list is [a,b], a text with commas 'a,b'"),
+        ("out=a(b", "out=a(b: cannot be read; expected key=value, with quotes as in key='a (b)'"),
+        ("tiny", "tiny: cannot be read; expected key=value, with quotes as in key='a (b)'"),
     ],
 )
 def test_a_mistake_says_what_was_expected(override: str, problem: str) -> None:
@@ -139,6 +139,12 @@ def test_a_path_may_hold_anything(tmp_path: Path) -> None:
     ]
 
 
+def test_an_option_wins_over_a_directory_of_its_name(tmp_path: Path) -> None:
+    """A folder called `tiny` in the working directory does not change what model=tiny means."""
+    (tmp_path / "tiny").mkdir()
+    assert check("search", NEEDED) == NEEDED
+
+
 def test_a_sweep_over_free_forms() -> None:
     """In a multirun several free forms stay one sweep."""
     assert check("search", ["model=Qwen/A,./b", "data=demo"], multirun=True)[:2] == [
@@ -159,8 +165,11 @@ def test_every_value_of_a_sweep_is_judged() -> None:
 
 
 def test_groups_of_another_command_are_refused() -> None:
-    """A probe has no recipe, though conf/ has."""
-    assert problems_of("recipe=default", command="probe") == ["recipe=default: probe takes no recipe"]
+    """A probe has no recipe and no model, though conf/ has."""
+    assert problems_of("recipe=default", "model=.", command="probe") == [
+        "recipe=default: probe takes no recipe",
+        "model=.: probe takes no model",
+    ]
 
 
 def test_options_of_the_users_own(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def _all_values(context: Context) -> Mapping[str, tuple[Any, ...]]:
         "mixed_precision": ("bf16", *(("fp16",) if needs_fp16 else ()), "no"),
         "tf32": (False, True),
         "checkpointing": CHECKPOINTINGS,
-        "every_n_layers": (1, 2, 4),
+        "every_n_layers": (1, *(n for n in (2, 4) if n < context.workload.model.layers)),
         "attention": get_args(Attention),
         "activation_offloading": (False, True),
         "optimizer": OPTIMIZERS,
