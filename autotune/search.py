@@ -7,7 +7,7 @@ measurement is reported: the best of many noisy trials looks better than it is.
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class _Sitting:
         spent_s = self._spent_s()
         if role == "baseline":
             return self.budget.baseline_limit_s(spent_s)
-        baseline_s = next(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
+        baseline_s = max(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
         reserve_s = 0.0 if role == "repeat" else self._reserve_s()
         return self.budget.trial_limit_s(spent_s, baseline_s=baseline_s, reserve_s=reserve_s)
 
@@ -240,20 +240,27 @@ class _Sitting:
         rounds: list[list[Measured]] = []
         steps = self.budget.repeat_steps(self._spent_s(), _measured(contenders))
         work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
-        for number in itertools.count():
+        numbers = {trial.number for trial in contenders}
+        of_these = (n for n in itertools.count() if not self._is_of_others(self._repeats_of(n).keys(), numbers))
+        for attempt, number in enumerate(of_these):
             done = self._repeats_of(number)
             missing = [trial for trial in contenders if trial.number not in done]
             if missing and not self.budget.has_room_for_round(
-                self._spent_s(), missing=_measured(missing), number=number, steps=steps
+                self._spent_s(), missing=_measured(missing), number=attempt, steps=steps
             ):
-                return rounds
-            for trial in missing[::-1] if number % 2 else missing:
+                break
+            for trial in missing[::-1] if attempt % 2 else missing:
                 done[trial.number] = self._try(trial.candidate, "repeat", work, of=trial.number, round=number).outcome
             outcomes = [done[trial.number] for trial in contenders]
             measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
             if len(measured) == len(outcomes):
                 rounds.append(measured)
-        raise AssertionError("rounds end with the budget")
+        return rounds
+
+    @staticmethod
+    def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:
+        """Whether a recorded round is of other contenders: it lacks some of these, and has some that are none."""
+        return not (set(numbers) <= set(done) or set(done) <= set(numbers))
 
     def _repeats_of(self, number: int) -> dict[int, Outcome]:
         repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)

@@ -224,7 +224,7 @@ def test_mistakes_beside_the_keys(words: list[str], said: str, capsys: pytest.Ca
 def test_cfg_shows_and_does_nothing(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """--cfg job prints the composed configuration, with a preset and flags anywhere among the words."""
     assert main(["search", "--cfg", "job", "experiment=demo", "-p", "recipe"]) == 0
-    assert "effective_batch_size: 8\n" in capsys.readouterr().out
+    assert "effective_batch_size: 4\n" in capsys.readouterr().out
     assert work.asked == []
 
 

@@ -63,9 +63,9 @@ def test_the_default_options_are_the_defaults_of_the_settings() -> None:
 
 def test_a_preset_loses_to_the_command_line() -> None:
     """experiment= sets what it wants; a word on the command line wins over it."""
-    settings = composed("search", "experiment=demo", "model=tiny", "recipe.effective_batch_size=4")
+    settings = composed("search", "experiment=demo", "model=tiny", "recipe.effective_batch_size=2")
     assert (settings.model.path, settings.data.path) == ("tiny", "demo")
-    assert settings.recipe.effective_batch_size == 4
+    assert settings.recipe.effective_batch_size == 2
     assert settings.budget.trials == composed("search", "experiment=demo").budget.trials is not None
 
 

@@ -61,8 +61,7 @@ def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, mon
 
 def run(request: SearchRequest) -> dict:
     """Search, showing nothing."""
-    with (Path(os.devnull)).open("w") as nothing:
-        return search(request, display=SearchDisplay(Console(file=nothing)))
+    return search(request, display=SearchDisplay(Console(quiet=True)))
 
 
 def first_measurements(result: dict) -> list[dict]:
@@ -173,7 +172,7 @@ def test_fixed_knobs_hold_for_everything_that_may_win(request_: SearchRequest) -
 
 
 SCRIPT = """
-import os, sys
+import sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
@@ -192,7 +191,7 @@ if __name__ == "__main__":
         fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=stand_ins.SLOW,
         out=Path(sys.argv[1]), home=Path(sys.argv[2]),
     )
-    search(request, display=SearchDisplay(Console(file=open(os.devnull, "w"))))
+    search(request, display=SearchDisplay(Console(quiet=True)))
 """
 
 

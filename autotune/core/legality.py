@@ -144,10 +144,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="int8_needs_turing",
         knobs=("method",),
-        reason="bitsandbytes' int8 products need compute capability 7.5",
+        reason="bitsandbytes asks for compute capability 7.5 for its int8 products",
         broken=lambda c, x: c.method == "lora_int8" and _below(x, TURING),
-        refused_by="bitsandbytes: RuntimeError",
-        seen_on="cuda",
     ),
     Rule(
         name="fp16_weights_on_a_cpu",

@@ -58,6 +58,12 @@ def test_only_bfd_loses_tokens(tokens: list[int], row_length: int) -> None:
     assert pack(array, row_length=row_length, strategy="bfd").tokens_kept == np.minimum(array, row_length).sum()
 
 
+@given(lengths)
+def test_splitting_is_best_fit_where_nothing_is_long(tokens: list[int]) -> None:
+    """When no sample exceeds a row the two strategies are one (the rule `splits_nothing`)."""
+    assert rows(tokens, max(tokens), "bfd_split") == rows(tokens, max(tokens), "bfd")
+
+
 @given(lengths, st.integers(1, 100), st.integers(1, 64))
 def test_rows_per_step_is_the_nearest(tokens: list[int], row_length: int, samples: int) -> None:
     """No other number of rows comes nearer to the samples of a step."""
