@@ -75,8 +75,8 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
         "trials": [_trial(trial) for trial in findings.trials],
         "space": {
             "enumerated": findings.space.enumerated,
-            "legal": len(findings.space.candidates),
-            "removed": dict(findings.space.removed),
+            "legal": findings.space.legal,
+            "removed": dict(findings.space.why),
         },
         "wall_s": dict(findings.wall_s),
         "hardware": findings.hardware.to_dict(),

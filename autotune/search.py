@@ -19,7 +19,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, TimedOut
 from autotune.core.recipe import Recipe
-from autotune.core.space import Space, baseline, by_hand, enumerate_space
+from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
 from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.display import SearchDisplay
@@ -82,9 +82,8 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         space = enumerate_space(
             workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed
         )
-        display.line(
-            f"{space.enumerated} candidates, {len(space.candidates)} of them legal at fidelity={request.fidelity.name}"
-        )
+        for line in explain(space):
+            display.line(line)
         journal = Journal(request.out, _identity(request, workload, facts))
         try:
             sitting = _Sitting(

@@ -64,9 +64,6 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
     allocator is told after the fork (sft.tune_allocator), and no GPU is to be seen.
     """
     shared = {
-        # Threads that wait for each other sleep instead of spinning. On a quiet machine it costs nothing (0.36 s a
-        # step against 0.36), beside other processes spinning took 3 times as long (4.9 s against 1.6).
-        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",  # rows are tokenized already; a fork would only warn
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

@@ -26,7 +26,7 @@ from autotune.core.units import format_bytes
 from autotune.task import Device, Task, environment
 from autotune.worker import log_tail, serve
 
-PRELOAD = ["autotune.measure"]  # what the fork server imports before it forks
+PRELOAD = ["autotune.preload"]  # what the fork server imports before it forks
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock
 GOODBYE_S = 5.0  # how long a worker may take to end by itself
 

@@ -1,5 +1,6 @@
 """What several tests share: the shipped tiny model, tokenized rows, and a fork server that is started once."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.task import Measure, Task
 from autotune.trial import Workers
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # its thread would still be waiting for the network when a test ends
 
 
 @pytest.fixture(scope="session")

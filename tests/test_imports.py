@@ -19,7 +19,7 @@ ORDER = (
     *(f"core.{name}" for name in ("comparison", "budget")),
     *("nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
-    *("task", "sft", "measure", "worker", "trial"),
+    *("task", "sft", "measure", "preload", "worker", "trial"),
     *("installed", "journal", "proposals", "display", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )

@@ -45,15 +45,6 @@ def test_a_trial_measures_the_real_trainer(workers: Workers, make_task) -> None:
     assert workers_alive() == []
 
 
-def test_a_trial_of_tiny_costs_little_beside_its_steps(workers: Workers, make_task) -> None:
-    """The fork server has imported everything: what is left beside the steps is far from an import's ten seconds."""
-    workers.perform(make_task(), limit_s=600)
-    outcome = workers.perform(make_task(), limit_s=600)
-    assert isinstance(outcome, Measured)
-    beside = outcome.wall_s - sum(step.seconds for step in (*outcome.steps, *outcome.warmup_steps))
-    assert beside < 5
-
-
 def test_memory_over_the_limit_is_an_outcome(make_task) -> None:
     """On a CPU the parent watches the worker's resident size, and ends it."""
     with Workers(device="cpu", device_uuid=None, memory_limit_bytes=2**20) as workers:

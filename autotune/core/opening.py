@@ -59,6 +59,7 @@ def _apart_from_batching(candidate: Candidate, start: Candidate) -> Candidate:
         candidate,
         batching=start.batching,
         packed_length=start.packed_length,
+        max_length=start.max_length if candidate.packs else candidate.max_length,  # packing cuts at the row
         per_device_train_batch_size=start.per_device_train_batch_size,
         gradient_accumulation_steps=start.gradient_accumulation_steps,
     )
