@@ -136,7 +136,7 @@ def reasons(findings: Findings) -> dict[str, str]:
     known = {
         "max_length": f"keeps {lengths.coverage(candidate.max_length):.2%} of the tokens, "
         f"{recipe.coverage:.2%} asked; the longest row has {lengths.longest}",
-        "gradient_accumulation_steps": f"{candidate.rows_per_step} rows a step"
+        "gradient_accumulation_steps": f"{candidate.rows_per_step} row{'s' * (candidate.rows_per_step > 1)} a step"
         + (
             f", about {recipe.effective_batch_size} samples" if candidate.packs else ", the samples that were asked for"
         ),

@@ -69,6 +69,7 @@ def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
             seed=request.seed,
             home=request.home,
             progress=display.line,
+            most_rows=None,
         )
         _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
         epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size

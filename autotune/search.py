@@ -78,6 +78,13 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
             home=request.home,
             progress=display.line,
         )
+        lengths, model_limit = workload.data.lengths, workload.model.limit
+        if model_limit is not None and lengths.longest > model_limit:
+            cut = 1 - lengths.coverage(model_limit)
+            display.line(
+                f"the longest row has {lengths.longest} tokens, the model takes {model_limit}: "
+                f"{cut:.2%} of all tokens are beyond that and are cut off"
+            )
         facts = installed()
         space = enumerate_space(
             workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed

@@ -18,7 +18,7 @@ class Recipe:
     """What training was asked for, in the words of `recipe.*`.
 
     effective_batch_size: samples per optimizer step over all devices, >= 1.
-    coverage: least share of the dataset's tokens that truncation may leave, in (0, 1].
+    coverage: least share of the dataset's tokens that truncation may leave, in (0, 1]; 1 is all that fits the model.
     max_steps: optimizer steps after which training ends; None trains `epochs`.
     lora_target_modules: module names, or ("all-linear",) for PEFT's own choice.
     """

@@ -107,12 +107,13 @@ def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limi
 
     The first is the shortest multiple of 64 that keeps `least_coverage`; the last keeps everything, or is the limit.
     Between them stand the shortest multiples that keep each half of what the one before still cut.
-    Raises NothingFits when even `model_limit` keeps less than `least_coverage`.
+    A `least_coverage` of 1 asks for all that the model can take. Raises NothingFits when even `model_limit` keeps
+    less than a lower one.
     """
     longest = _round_up(lengths.longest)
     if model_limit is not None:
         longest = min(longest, model_limit)
-    if (kept := lengths.coverage(longest)) < least_coverage:
+    if (kept := lengths.coverage(longest)) < least_coverage < 1:
         raise NothingFits(
             f"max_length={longest} keeps {kept:.1%} of the tokens, {least_coverage:.1%} asked: "
             "lower recipe.coverage, split long rows, or take a model with a longer context"
