@@ -21,6 +21,7 @@ from autotune.task import Device, Measure, Task, Train
 
 REFERENCE_S = 0.2  # seconds of the reference product
 REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores, 2 ms on an H200
+REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
 WARMUP_STEPS = {"cpu": 1, "cuda": 2}  # the second finds CUDA's libraries and the allocator in their steady state
 
 PROC_STATUS = Path("/proc/self/status")
@@ -214,7 +215,8 @@ def reference_flops_per_s(device: Device) -> float:
     size = REFERENCE_SIZE[device]
     left = torch.ones(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
-    left @ left
+    for _ in range(REFERENCE_WARMUP):
+        left @ left
     wait()
     begin, products = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - begin) < REFERENCE_S:

@@ -16,8 +16,14 @@ from autotune.core.candidate import Candidate
 from autotune.core.workload import Workload
 
 README = Path(__file__).parents[1] / "README.md"
-SMALLER = {"model=smollm2": "model=tiny", "budget.minutes=10": "budget.minutes=5"}
-QUICK = ("budget.trials=2", "recipe.max_steps=3", "recipe.effective_batch_size=4", "candidate.torch_threads=1")
+SMALLER = {"model=smollm2": "model=tiny", "budget.minutes=10": "budget.minutes=1.5"}
+QUICK = (
+    "budget.minutes=1.5",
+    "budget.trials=2",
+    "recipe.max_steps=3",
+    "recipe.effective_batch_size=4",
+    "candidate.torch_threads=1",
+)
 
 
 def commands() -> list[str]:

@@ -70,3 +70,11 @@ def test_a_model_too_short_for_the_data_says_what_to_do() -> None:
     """Coverage that no length within the limit can keep is an error with a way out."""
     with pytest.raises(NothingFits, match=r"recipe\.coverage"):
         max_length_candidates(lengths([100, 900]), least_coverage=0.99, model_limit=512)
+
+
+def test_all_of_it_means_all_that_the_model_can_take() -> None:
+    """A row beyond the model's limit is cut there when everything is asked for; a lower share is a promise."""
+    table = lengths([100, 9000])
+    assert max_length_candidates(table, least_coverage=1.0, model_limit=8192) == (8192,)
+    with pytest.raises(NothingFits):
+        max_length_candidates(table, least_coverage=0.95, model_limit=8192)
