@@ -21,6 +21,7 @@ from autotune.core.candidate import Candidate, short_name
 def main() -> None:
     """Search, train, print the table and keep the rows."""
     arguments = _arguments()
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)  # before hours of searching, not after
     rows = []
     for method in arguments.methods.split(","):
         for fidelity in arguments.fidelities.split(","):
