@@ -251,8 +251,9 @@ class _Sitting:
         for attempt, number in enumerate(of_these):
             done = self._repeats_of(number)
             missing = [trial for trial in contenders if trial.number not in done]
+            times = [self._last_measured(trial) for trial in missing]
             if missing and not self.budget.has_room_for_round(
-                self._spent_s(), missing=_measured(missing), number=attempt, steps=steps
+                self._spent_s(), missing=times, number=attempt, steps=steps
             ):
                 break
             for trial in missing[::-1] if attempt % 2 else missing:
@@ -262,6 +263,11 @@ class _Sitting:
             if len(measured) == len(outcomes):
                 rounds.append(measured)
         return rounds
+
+    def _last_measured(self, trial: Trial) -> Measured:
+        """The latest measurement of a contender: a repeat tells best how long the next one takes."""
+        repeats = [other for other in self.journal.trials if other.of == trial.number]
+        return _measured([trial, *repeats])[-1]
 
     @staticmethod
     def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:

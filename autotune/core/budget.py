@@ -81,5 +81,8 @@ class Budget:
 
 
 def round_s(contenders: Sequence[Measured], steps: int) -> float:
-    """Seconds of one round, about: each loads, warms up on a step and measures `steps`."""
-    return sum(outcome.load_s + (1 + steps) * outcome.step_s for outcome in contenders)
+    """Seconds of one round, about: what each of these trials took besides its measured steps, and `steps` steps.
+
+    That covers loading and the warm-up, which on fresh memory can take as long as several steps.
+    """
+    return sum(trial.wall_s - sum(step.seconds for step in trial.steps) + steps * trial.step_s for trial in contenders)

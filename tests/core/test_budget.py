@@ -7,33 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.core.budget import BASELINE_SHARE, REPEAT_SHARE, Budget, round_s
-from autotune.core.outcome import Measured, TimedOut
+from autotune.core.outcome import Measured, Step, TimedOut
 from tests.stand_ins import measured
 
 SECONDS = Budget(seconds=900.0, trials=None)
 TRIALS = Budget(seconds=None, trials=3)
 
 
-def taking(step_s: float, *, wall_s: float = 60.0, load_s: float = 2.0) -> Measured:
-    """A trial with these times."""
-    return replace(measured(), step_s=step_s, wall_s=wall_s, load_s=load_s)
+def taking(step_s: float, *, beside_s: float = 7.0) -> Measured:
+    """A trial of one measured step of `step_s`, with so much time beside it."""
+    step = Step(number=0, seconds=step_s, rows=1, positions=1, useful=1, loss=1.0)
+    return replace(measured(), step_s=step_s, steps=(step,), wall_s=step_s + beside_s)
 
 
-def test_a_round_loads_warms_up_and_measures() -> None:
-    """Two contenders of 2 s loading, steps of 10 s and 5 s, two measured: 2 + 30 and 2 + 15."""
-    assert round_s([taking(10), taking(5)], 2) == 49
+def test_a_round_takes_what_trials_take_beside_their_steps_and_the_steps() -> None:
+    """Two contenders with 7 s of loading and warming up, steps of 10 s and 5 s, two measured: 7 + 20 and 7 + 10."""
+    assert round_s([taking(10), taking(5)], 2) == 44
 
 
 def test_the_reserve_is_for_two_rounds_and_never_more_than_half() -> None:
-    """Two rounds of 49 s; with steps ten times as long half of the time is the most."""
-    assert SECONDS.reserve_s([taking(10), taking(5)]) == 98
+    """Two rounds of 44 s; with steps ten times as long half of the time is the most."""
+    assert SECONDS.reserve_s([taking(10), taking(5)]) == 88
     assert SECONDS.reserve_s([taking(100), taking(50)]) == REPEAT_SHARE * 900
     assert TRIALS.reserve_s([taking(10)]) == 0
 
 
 def test_trials_and_time_both_end_a_search() -> None:
     """The budget of trials counts first measurements; the one of time leaves room for the median trial."""
-    tried = [taking(1), TimedOut(limit_s=1, wall_s=30), taking(1, wall_s=100)]
+    tried = [taking(1, beside_s=59), TimedOut(limit_s=1, wall_s=30), taking(1, beside_s=99)]
     assert not TRIALS.has_room(0, tried=tried, reserve_s=0)
     assert TRIALS.has_room(1e9, tried=tried[:2], reserve_s=0)
     assert SECONDS.has_room(700, tried=tried, reserve_s=130)
@@ -50,7 +51,7 @@ def test_no_limit_reaches_beyond_the_budget(spent_s: float, baseline_s: float, r
 
 
 def test_repeats_take_as_many_steps_as_two_rounds_have_room_for() -> None:
-    """400 s for two rounds of two loads (4 s) and one step of warm-up each (15 s): 12 more steps of both, so 8."""
+    """400 s for two rounds with 14 s beside their steps: 12 steps of both (15 s), so 8."""
     contenders = [taking(10), taking(5)]
     assert SECONDS.repeat_steps(500, contenders) == 8
     assert SECONDS.repeat_steps(770, contenders) == pytest.approx(3)
