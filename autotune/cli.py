@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
-        _say("autotune: interrupted; what was measured and saved is kept")
+        _say("autotune: interrupted; what was measured and saved is kept (naming the same out= goes on from there)")
         return INTERRUPTED
     except SystemExit as end:  # how a job, and Hydra's --hydra-help, end
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -237,10 +237,10 @@ JOBS = {"probe": probe, "search": search, "run": run}
 def _hardware(settings: TrainingSettings) -> "Hardware":
     from hydra.core.utils import env_override
 
-    from autotune.probe import load_hardware, probe
+    from autotune.probe import load_own_probe, probe
 
     if settings.hardware.file is not None:
-        return load_hardware(Path(settings.hardware.file).expanduser())
+        return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if settings.hardware.device == "cpu" else {}
     with env_override(hidden):  # for the probe; what trains follows the hardware that it returns
         return probe(home=schemas.build_home(settings), refresh=settings.refresh, progress=_say)

@@ -59,7 +59,7 @@ Each command is a Hydra application:
   --hydra-help    everything else; tab completion: eval "$(autotune -sc install=bash)"
 
 Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 1 could not be done; 2 the input is wrong;
-75 stopped after saving, the same command goes on; 130 after Ctrl-C.
+130 after Ctrl-C.
 """
 
 

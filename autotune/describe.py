@@ -30,7 +30,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.workload import DataFacts, Lengths, Workload
 from autotune.data import Source, locate_data, survey
 from autotune.errors import AutotuneError, UsageError
-from autotune.models import resolve_model, tokenizer_fingerprint
+from autotune.models import fetch_weights, resolve_model, tokenizer_fingerprint
 from autotune.tokenization import Job
 
 Progress = Callable[[str], None]
@@ -65,7 +65,7 @@ def describe(
     it); None tokenizes all, as training needs. Raises UsageError for a model or data that cannot be trained.
     """
     home = home.absolute()
-    facts = resolve_model(model, home=home, progress=progress)
+    facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
     source = locate_data(data, columns, progress)
     options = {
         "layout": LAYOUT,

@@ -30,9 +30,3 @@ class NothingFits(AutotuneError):
 
 class TrainingFailed(AutotuneError):
     """A training run ended without its result; each problem says why and what to try."""
-
-
-class Stopped(AutotuneError):
-    """Stopped after saving: the same command goes on from there."""
-
-    exit_code = 75

@@ -140,13 +140,13 @@ def convert(row: Row, form: Form, dialect: Dialect) -> dict[str, Any]:
     if form.name == "prompt and completion" and isinstance(row["prompt"], str):
         return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
     fields = {field: _messages(row, field) for field in form.required}
-    if system := _optional_text(row, "system"):
-        fields["conversations"].insert(0, {"role": "system", "content": system})
+    first = form.required[0]
+    if (system := _optional_text(row, "system")) and fields[first][0]["role"] != "system":
+        fields[first].insert(0, {"role": "system", "content": system})
     if not any(message["role"] == "assistant" for message in [*fields.values()][-1]):
         raise BadRow(f"{form.required[-1]} has no message of the assistant, so there is nothing to learn")
     tools = _tools(row)
     if not dialect.tools:
-        first = form.required[0]
         fields = {field: _as_plain_text(messages, tools * (field == first)) for field, messages in fields.items()}
         tools = []
     converted: dict[str, Any] = {"messages" if f == "conversations" else f: m for f, m in fields.items()}

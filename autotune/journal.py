@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome, outcome_from_dict, outcome_to_dict
@@ -52,12 +52,7 @@ class Journal:
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
-        self._lock = (out / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back, also after kill -9
-        except OSError:
-            self._lock.close()
-            raise UsageError(f"out={out}: another search is writing there; wait for it or name another out") from None
+        self._lock = lock(out)
         try:
             self._check_identity(identity)
         except BaseException:
@@ -139,6 +134,22 @@ class Journal:
     def abandon(self, number: int) -> None:
         """Clear away a trial that was interrupted: it says nothing about its candidate."""
         shutil.rmtree(self.folder(number), ignore_errors=True)
+
+
+def lock(out: Path) -> IO[str]:
+    """Take a directory for this process until the file that this returns is closed.
+
+    Raises UsageError when another process has it.
+    """
+    stream = (out / ".lock").open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back, also after kill -9
+    except BlockingIOError:
+        stream.close()
+        raise UsageError(f"out={out}: another process is writing there; wait for it or name another out") from None
+    except OSError:  # a file system without locks cannot tell
+        pass
+    return stream
 
 
 def write_json(file: Path, value: Any) -> None:

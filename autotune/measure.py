@@ -3,7 +3,10 @@
 Runs inside a worker. Leaves out processes and what the parent sees of them (worker.py, trial.py).
 """
 
+import contextlib
+import gc
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,16 +16,15 @@ from typing import Any
 import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from autotune import sft
 from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
-from autotune.task import Device, Measure, Task, Train
+from autotune.probe_cpu import count_cores
+from autotune.task import Device, Measure, Task, Train, last_checkpoint
 
 REFERENCE_S = 0.2  # seconds of the reference product
 REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores, 2 ms on an H200
 REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
-WARMUP_STEPS = {"cpu": 1, "cuda": 2}  # the second finds CUDA's libraries and the allocator in their steady state
 
 PROC_STATUS = Path("/proc/self/status")
 
@@ -32,11 +34,14 @@ Send = Callable[[dict[str, Any]], None]
 def train(task: Task, send: Send) -> Outcome:
     """Train what `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
     started = time.perf_counter()
-    sft.tune_allocator(task.candidate)
-    if task.candidate.torch_threads is not None:
-        torch.set_num_threads(task.candidate.torch_threads)
-    memory = MemoryPeaks(task.device)
+    if task.device == "cuda":
+        gc.collect()  # a trainer and its callbacks hold each other, and an earlier trial's would count as this one's
+        torch.cuda.empty_cache()
+    else:
+        sft.tune_allocator(task.candidate)
+    torch.set_num_threads(task.candidate.torch_threads or min(torch.get_num_threads(), count_cores()))
     reference_before = reference_flops_per_s(task.device)
+    memory = MemoryPeaks(task.device)
     clock = StepClock(task, started, send)
     trainer = sft.build_trainer(task, callbacks=[clock])
     clock.trainer = trainer
@@ -44,7 +49,8 @@ def train(task: Task, send: Send) -> Outcome:
     send({"event": "loaded", "load_s": load_s})
     trainer.train(resume_from_checkpoint=_last_checkpoint(task))
     if clock.diverged is not None:
-        return Diverged(step=clock.diverged.number, loss=str(clock.diverged.loss), wall_s=time.perf_counter() - started)
+        step, loss = clock.diverged
+        return Diverged(step=step, loss=str(loss), wall_s=time.perf_counter() - started)
     if isinstance(task.work, Train):
         trainer.save_model(task.output_dir)
     peak_bytes, reserved_bytes, host_peak_bytes = memory.peaks()
@@ -61,6 +67,19 @@ def train(task: Task, send: Send) -> Outcome:
 
 def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
     steps = clock.steps or clock.warmup  # a run of a single step has nothing but its warm-up
+    if not steps:  # a run that went on from its very last checkpoint
+        return Measured(
+            useful_tokens_per_s=0.0,
+            relative_error=None,
+            step_s=0.0,
+            steps=(),
+            warmup_steps=(),
+            ended_by="steps",
+            padding_drawn=0.0,
+            padding_epoch=0.0,
+            wall_s=time.perf_counter() - started,
+            **rest,
+        )
     epoch = clock.trainer.epoch
     positions, tokens = sum(step.positions for step in steps), clock.tokens
     if epoch is None:  # a run: what was trained is what there was
@@ -96,7 +115,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.warmup: list[Step] = []
         self.steps: list[Step] = []
         self.tokens = 0  # of the measured steps, without padding
-        self.diverged: Step | None = None
+        self.diverged: tuple[int, float] | None = None  # at which optimizer step, and the loss
         self.ended_by = "steps"
         self._marks: list[Any] = []
 
@@ -127,7 +146,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             useful=sum(count.useful for count in counts),
             loss=float(logs["loss"]),
         )
-        warmup = isinstance(self.task.work, Measure) and len(self.warmup) < WARMUP_STEPS[self.task.device]
+        warmup = isinstance(self.task.work, Measure) and len(self.warmup) < sft.WARMUP_STEPS[self.task.device]
         if warmup or (isinstance(self.task.work, Train) and not self.warmup):
             self.warmup.append(step)
             if isinstance(self.task.work, Train):  # a run has nothing to warm up for, but its first step is slow
@@ -145,7 +164,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             }
         )
         if not math.isfinite(step.loss):
-            self.diverged = step
+            self.diverged = state.global_step, step.loss
             control.should_training_stop = True
         elif isinstance(self.task.work, Measure) and (reason := self._why_stop(self.task.work)):
             self.ended_by = reason
@@ -189,7 +208,7 @@ class MemoryPeaks:
         self.device = device
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        if PROC_STATUS.exists():
+        with contextlib.suppress(OSError):  # not every kernel has it
             PROC_STATUS.with_name("clear_refs").write_text("5")  # VmHWM starts anew (proc(5))
         self.idle_bytes = psutil.Process().memory_info().rss
 
@@ -202,12 +221,14 @@ class MemoryPeaks:
 
 
 def _resident_peak() -> int:
-    if PROC_STATUS.exists():
-        lines = PROC_STATUS.read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-    import resource  # what macOS has: bytes there, since the process started
+    """Bytes; since the process started where /proc does not tell."""
+    with contextlib.suppress(OSError):
+        for line in PROC_STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def reference_flops_per_s(device: Device) -> float:
@@ -227,7 +248,5 @@ def reference_flops_per_s(device: Device) -> float:
 
 
 def _last_checkpoint(task: Task) -> str | None:
-    if isinstance(task.work, Train) and Path(task.output_dir).is_dir():
-        checkpoint: str | None = get_last_checkpoint(task.output_dir)
-        return checkpoint
-    return None
+    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.work, Train) else None
+    return str(checkpoint) if checkpoint else None

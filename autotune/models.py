@@ -7,7 +7,7 @@ Leaves out loading weights: that is the worker's.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import version
@@ -38,6 +38,9 @@ TOKENIZER_FILES = (
 )
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER = "adapter_config.json"
+HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # what transformers loads, the first that is there
+CONFIGURATION = ("config.json", "generation_config.json", ADAPTER)
+BEFORE_WEIGHTS = (*CONFIGURATION, *TOKENIZER_FILES)
 
 # How the configurations in transformers say "mixture of experts": each is a count of experts in some model.
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -76,9 +79,24 @@ def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> 
     return replace(facts, path=located.path, name=located.name)
 
 
+def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> ModelFacts:
+    """Bring a hub model's weights here, so that no trial downloads them; `path` then is the directory they are in.
+
+    Raises UsageError when they cannot be had.
+    """
+    if Path(facts.path).is_dir():
+        return facts
+    progress(f"fetching the weights of {facts.path}, unless they are here already")
+    for weights in HUB_WEIGHTS:
+        directory = _snapshot(facts.path, (*BEFORE_WEIGHTS, weights, f"{weights}.index.json"))
+        if _files(directory, [weights]):
+            return replace(facts, path=str(directory))
+    raise UsageError(f"model={facts.path}: holds no weights, expected one of {', '.join(HUB_WEIGHTS)}")
+
+
 def tokenizer_fingerprint(path: str) -> str:
     """Fingerprint the tokenizer of a resolved model (`ModelFacts.path`): two equal ones tokenize alike."""
-    directory = Path(path) if Path(path).is_dir() else _snapshot(path, offline=True)
+    directory = Path(path) if Path(path).is_dir() else _snapshot(path, BEFORE_WEIGHTS, offline=True)
     model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     return _hash(_files(directory, TOKENIZER_FILES), model_type)
 
@@ -116,20 +134,19 @@ def _in_directory(name: str, directory: Path) -> Located:
 
 
 def _on_hub(name: str, hub_id: str) -> Located:
-    directory = _snapshot(hub_id)
+    directory = _snapshot(hub_id, BEFORE_WEIGHTS)
     if problems := _problems_of(directory):
         raise UsageError(*(problem.replace(str(directory), hub_id) for problem in problems))
     return Located(name=name, path=hub_id, directory=directory, weights=directory.name)  # named by its commit
 
 
-def _snapshot(hub_id: str, *, offline: bool = False) -> Path:
-    """Fetch configuration and tokenizer, or find them fetched: a directory named by the commit."""
+def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
+    """Fetch files, or find them fetched: a directory named by the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["config.json", "generation_config.json", ADAPTER, *TOKENIZER_FILES]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_files_only=offline))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=offline))
     except GatedRepoError:
         why = "asks for a licence to be accepted on its page and for `hf auth login`"
     except RepositoryNotFoundError:

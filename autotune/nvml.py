@@ -99,10 +99,10 @@ def read_gpus(visible: str | None) -> tuple[Gpu, ...]:
     Indices count in PCI order, as nvidia-smi does. Raises NoGpu when there is none to use, and AutotuneError when
     there is one that should work and does not.
     """
+    wanted = _wanted(visible)
+    if wanted == ():  # before the driver is asked: this is the way out when it is broken
+        raise NoGpu(f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU")
     with _session() as nvml:
-        wanted = _wanted(visible)
-        if wanted == ():
-            raise NoGpu(f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU")
         chosen = _choose(nvml, wanted)
         if not chosen:
             raise NoGpu(f"CUDA_VISIBLE_DEVICES={visible!r} names no GPU of this machine" if wanted else "no NVIDIA GPU")

@@ -11,7 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,23 @@ def probe(*, home: Path, refresh: bool = False, progress: Callable[[str], None])
     for doubt in hardware.doubts:
         progress(f"rates not to be trusted: {doubt}")
     return hardware
+
+
+def load_own_probe(path: Path, *, progress: Callable[[str], None]) -> Hardware:
+    """Read a hardware file of the machine at hand, with its memory as it is now.
+
+    Raises UsageError when the file is wrong or of another machine: what is measured is measured here.
+    """
+    known = load_hardware(path)
+    gpus = find_gpus(progress=progress) if known.kind == "cuda" else ()
+    host = read_host()
+    now = _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
+    if known.uuid != now["uuid"]:
+        raise UsageError(
+            f"hardware={path}: is a probe of {known.name} ({known.uuid}), expected one of the machine at hand, "
+            f"{now['name']} ({now['uuid']}); search and run train here"
+        )
+    return replace(known, **now)
 
 
 def load_hardware(path: Path) -> Hardware:
@@ -225,7 +242,7 @@ def _join(
         noise=noise,
         cpu_share=rates.cpu_share,
         doubts=find_doubts(noise=noise, cpu_share=rates.cpu_share, throttled=throttled),
-        measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         measured_in_s=measured.wall_s,
     )
 

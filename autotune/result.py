@@ -4,6 +4,7 @@ Leaves out how it was found (search.py).
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import yaml
 
-from autotune.core.candidate import KNOBS, Candidate, Fidelity, short_name
+from autotune.core.candidate import KNOBS, Candidate, Fidelity, differences, short_name
 from autotune.core.comparison import Speedup
 from autotune.core.hardware import Hardware
-from autotune.core.outcome import Measured, outcome_to_dict
+from autotune.core.outcome import Measured, OutOfMemory, outcome_to_dict
 from autotune.core.space import Space
 from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
@@ -25,6 +26,7 @@ from autotune.journal import Trial, write_json, write_text
 class Findings:
     """All that a search knows at its end.
 
+    model, data: as they were asked for. defaults: TRL's; the baseline has them unless they do not fit in memory.
     best: the winner's first trial; the baseline's own when nothing is really faster.
     speedup, speedup_by_hand: of the winner, by the second measurement; None where that could not be made.
     repeats: each contender of the second measurement by the number of its first trial, a rate for every round.
@@ -32,6 +34,7 @@ class Findings:
 
     hardware: Hardware
     workload: Workload
+    model: str
     data: str
     columns: Mapping[str, str]
     fidelity: Fidelity
@@ -40,6 +43,7 @@ class Findings:
     space: Space
     versions: Mapping[str, str]
     trials: Sequence[Trial]
+    defaults: Candidate
     baseline: Trial
     by_hand: Trial
     best: Trial
@@ -52,10 +56,21 @@ class Findings:
     def answer(self) -> str:
         """The result in one sentence."""
         if self.best is self.baseline:
-            return "no candidate is really faster: the answer is the baseline"
-        assert self.speedup is not None  # a winner beside the baseline was measured beside it
+            if any(self.repeats.values()):
+                return "no candidate is really faster: the answer is the baseline"
+            return "nothing could be measured beside the baseline: the answer is the baseline"
+        if self.speedup is None:
+            outcome = self.best.outcome
+            rate = f"{outcome.useful_tokens_per_s:.0f} useful tokens/s" if isinstance(outcome, Measured) else "a guess"
+            why = "do not fit in memory" if isinstance(self.baseline.outcome, OutOfMemory) else "could not be compared"
+            return f"{rate}; TRL's defaults {why}"
         ratio, low, high = self.speedup.ratio, self.speedup.low, self.speedup.high
         return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
+
+    @property
+    def fallback(self) -> Mapping[str, tuple[Any, Any]]:
+        """Knobs in which the baseline had to leave TRL's defaults to fit in memory: (TRL's value, its own)."""
+        return differences(self.defaults, self.baseline.candidate)
 
 
 def result_document(findings: Findings, out: Path) -> dict[str, Any]:
@@ -66,6 +81,7 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
         "answer": findings.answer,
         "best": _trial(findings.best),
         "baseline": _trial(findings.baseline),
+        "baseline_differs": {knob: list(values) for knob, values in findings.fallback.items()},
         "by_hand": _trial(findings.by_hand),
         "speedup": findings.speedup.ratio if findings.speedup else None,
         "speedup_interval": _interval(findings.speedup),
@@ -108,14 +124,17 @@ def run_document(findings: Findings) -> str:
     rate = workload.recipe.learning_rate_for(candidate.method)
     recipe = asdict(replace(workload.recipe, method=candidate.method, learning_rate=rate))
     recipe["lora_target_modules"] = list(workload.recipe.lora_target_modules)
-    data: dict[str, Any] = {"path": findings.data, **({"columns": dict(findings.columns)} if findings.columns else {})}
+    data: dict[str, Any] = {"path": _from_anywhere(findings.data)}
+    if findings.columns:
+        data["columns"] = dict(findings.columns)
     lines = [
         f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",
         f"# {short_name(candidate)}",
         "# Train with it: autotune run THIS_FILE; keys on the command line win over those in here.",
-        *_yaml({"model": {"path": workload.model.name if workload.model.name in NAMED else workload.model.path}}),
+        *_yaml({"model": {"path": _from_anywhere(findings.model)}}),
         *_yaml({"data": data}),
         *_yaml({"seed": findings.seed, "device": findings.hardware.kind}),
+        *_yaml({"hardware": {"device": "cpu"}} if findings.hardware.kind == "cpu" else {}),
         "recipe:  # what was asked for",
         *(f"  {line}" for line in _yaml(recipe)),
         "candidate:  # what was found",
@@ -126,7 +145,13 @@ def run_document(findings: Findings) -> str:
     return "\n".join(lines) + "\n"
 
 
-NAMED = ("tiny", "smollm2")  # models that a run finds by their names, wherever the cache is
+def _from_anywhere(name: str) -> str:
+    """A path that a run finds whatever directory it is started in; other names as they are."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() and name not in NAMED else name
+
+
+NAMED = ("tiny", "smollm2", "demo")  # what ships with autotune goes before a directory of that name
 
 
 def reasons(findings: Findings) -> dict[str, str]:
@@ -148,7 +173,7 @@ def reasons(findings: Findings) -> dict[str, str]:
             findings.baseline.outcome, "padding_epoch", "{:.1%}"
         )
         known["checkpointing"] = f"peak of {format_bytes(measured.peak_bytes)}" + (
-            f" against {format_bytes(findings.baseline.outcome.peak_bytes)} with TRL's defaults"
+            f" against {format_bytes(findings.baseline.outcome.peak_bytes)} in the baseline"
             if isinstance(findings.baseline.outcome, Measured)
             else ""
         )
@@ -156,19 +181,17 @@ def reasons(findings: Findings) -> dict[str, str]:
 
 
 def _reason(knob: str, candidate: Candidate, baseline: Candidate, findings: Findings, known: Mapping[str, str]) -> str:
-    if knob in findings.fixed:
+    if knob in findings.fixed and getattr(candidate, knob) == findings.fixed[knob]:
         return "fixed by you"
     words = [known[knob]] if knob in known else []
     default = getattr(baseline, knob)
     if getattr(candidate, knob) != default and knob != "gradient_accumulation_steps":
-        words.append(f"of the fastest combination that was measured; TRL's default is {default}")
-    return "; ".join(words) or "TRL's default"
+        words.append(f"of the fastest combination that was measured; the baseline has {default}")
+    return "; ".join(words) or "as in the baseline"
 
 
 def _against(outcome: Any, name: str, form: str) -> str:
-    return (
-        f" against {form.format(getattr(outcome, name))} with TRL's defaults" if isinstance(outcome, Measured) else ""
-    )
+    return f" against {form.format(getattr(outcome, name))} in the baseline" if isinstance(outcome, Measured) else ""
 
 
 def write_result(findings: Findings, out: Path) -> dict[str, Any]:
@@ -193,9 +216,13 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
             facts = outcome["kind"].replace("_", " ")
         rows.append(f"{title:<15} {facts}  {short_name(Candidate(**trial['candidate']))}")
     lines = [*rows, document["answer"]]
+    if document["baseline_differs"]:
+        changes = ", ".join(f"{knob} {own}" for knob, (_, own) in document["baseline_differs"].items())
+        lines.append(f"TRL's defaults did not fit in memory as they are; here they have {changes}")
     if document["speedup_by_hand"] is not None:
-        low, high = document["speedup_by_hand_interval"]
-        lines.append(f"{document['speedup_by_hand']:.2f} times what one sets by hand ({low:.2f} to {high:.2f})")
+        interval = document["speedup_by_hand_interval"]
+        words = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+        lines.append(f"{document['speedup_by_hand']:.2f} times what one sets by hand{words}")
     took = format_duration(document["wall_s"]["total"])
     lines.append(f"{len(document['trials'])} trials in {took}; next: autotune run {Path(document['out']) / 'run.yaml'}")
     return lines
@@ -213,7 +240,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 
 def _interval(speedup: Speedup | None) -> list[float] | None:
-    return [speedup.low, speedup.high] if speedup else None
+    """None also where one round of one step each says nothing about it."""
+    return [speedup.low, speedup.high] if speedup and math.isfinite(speedup.high) else None
 
 
 def _yaml(values: Mapping[str, Any]) -> list[str]:

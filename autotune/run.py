@@ -17,12 +17,13 @@ from autotune.core.hardware import Hardware
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.units import format_bytes, format_duration
+from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.display import RunDisplay
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
 from autotune.installed import installed
-from autotune.journal import write_json
-from autotune.task import Task, Train
+from autotune.journal import lock, write_json
+from autotune.task import Task, Train, last_checkpoint
 from autotune.trial import Workers
 
 CHECKPOINTS = 10  # in a whole run, of which Trainer keeps the last two
@@ -71,24 +72,34 @@ def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
             progress=display.line,
             most_rows=None,
         )
-        _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
-        epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size
-        steps = request.recipe.max_steps or math.ceil(request.recipe.epochs * epoch_steps)
-        task = Task(
-            candidate=request.candidate,
-            recipe=request.recipe,
-            model_path=workload.model.path,
-            tokenized_path=workload.data.tokenized_path,
-            seed=request.seed,
-            device="cuda" if on_cuda else "cpu",
-            output_dir=str(request.out),
-            log_path=str(request.out / "log.txt"),
-            work=Train(save_steps=max(1, steps // CHECKPOINTS)),
-        )
-        display.line(f"training {workload.model.name} on {workload.data.name}: {short_name(request.candidate)}")
-        with display:
-            outcome = workers.perform(task, limit_s=None, on_event=display.event)
-    document = _document(request, outcome, display.steps)
+        request.out.mkdir(parents=True, exist_ok=True)
+        with lock(request.out):
+            return _train(request, workload, workers, display)
+
+
+def _train(request: RunRequest, workload: Workload, workers: Workers, display: RunDisplay) -> dict[str, Any]:
+    """Train in the run's directory, which is this process's alone, and write run.json."""
+    _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
+    epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size
+    steps = request.recipe.max_steps or math.ceil(request.recipe.epochs * epoch_steps)
+    task = Task(
+        candidate=request.candidate,
+        recipe=request.recipe,
+        model_path=workload.model.path,
+        tokenized_path=workload.data.tokenized_path,
+        seed=request.seed,
+        device=workers.device,
+        output_dir=str(request.out),
+        log_path=str(request.out / "log.txt"),
+        work=Train(save_steps=max(1, steps // CHECKPOINTS)),
+    )
+    before = _losses_before(request.out)
+    if before:
+        display.line(f"going on after step {len(before)}")
+    display.line(f"training {workload.model.name} on {workload.data.name}: {short_name(request.candidate)}")
+    with display:
+        outcome = workers.perform(task, limit_s=None, on_event=display.event)
+    document = _document(request, outcome, [*before, *(step["loss"] for step in display.steps)])
     write_json(request.out / "run.json", document)
     if not isinstance(outcome, Measured):
         raise _failure(outcome, request)
@@ -106,11 +117,19 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _losses_before(out: Path) -> list[float]:
+    """The loss of each step up to the checkpoint that a run goes on from, as Trainer wrote it there."""
+    checkpoint = last_checkpoint(out)
+    if checkpoint is None:
+        return []
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
 def _claim(out: Path, identity: Mapping[str, Any]) -> None:
     """Make the directory this run's, or check that it already is."""
     file = out / "task.json"
     if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
         write_json(file, identity)
         return
     before = json.loads(file.read_text(encoding="utf-8"))
@@ -131,9 +150,8 @@ def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:
     }
 
 
-def _document(request: RunRequest, outcome: Outcome, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The object of run.json. steps: those of this sitting; an earlier one's are in Trainer's own checkpoint."""
-    losses = [step["loss"] for step in steps]
+def _document(request: RunRequest, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
+    """The object of run.json. losses: of every step, those of earlier sittings too."""
     part = max(1, round(LOSS_SHARE * len(losses)))
     return {
         "finished": isinstance(outcome, Measured),

@@ -85,6 +85,11 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 f"the longest row has {lengths.longest} tokens, the model takes {model_limit}: "
                 f"{cut:.2%} of all tokens are beyond that and are cut off"
             )
+        if workload.data.coverage_error:
+            display.line(
+                f"{lengths.rows:,} of {workload.data.rows_in_file:,} rows were read; the mean length of all is known "
+                f"to {workload.data.coverage_error:.1%}"
+            )
         facts = installed()
         space = enumerate_space(
             workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed
@@ -97,6 +102,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 request=request,
                 workload=workload,
                 space=space,
+                legal=frozenset(space.candidates),
                 installed=facts,
                 journal=journal,
                 workers=workers,
@@ -118,6 +124,7 @@ class _Sitting:
     request: SearchRequest
     workload: Workload
     space: Space
+    legal: frozenset[Candidate]  # those of the space
     installed: Installed
     journal: Journal
     workers: Workers
@@ -131,12 +138,14 @@ class _Sitting:
         for trial in self.journal.trials:
             self.display.end(trial)
         first = self._first_that_runs("baseline", self._baselines())
-        if not isinstance(first.outcome, Measured):
+        assert first is not None
+        if not isinstance(first.outcome, Measured | OutOfMemory):  # what breaks the baseline breaks the others too
             raise _cannot_start(first)
-        careful = self._first_that_runs("by_hand", self._by_hand())
+        careful = self._first_that_runs("by_hand", self._by_hand()) or first
         self._explore(first, careful)
-        contenders = self._contenders(first, careful)
-        rounds = self._repeat(contenders) if len(contenders) > 1 else []
+        if not _measured(self._first_measurements()):
+            raise _cannot_start(first)
+        contenders, rounds = self._repeat(self._contenders(first, careful))
         return self._conclude(first, careful, contenders, rounds)
 
     # -- the trials
@@ -147,30 +156,43 @@ class _Sitting:
     def _by_hand(self) -> Sequence[Candidate]:
         return by_hand(workload=self.workload, hardware=self.request.hardware, installed=self.installed)
 
-    def _first_that_runs(self, role: Role, fallbacks: Sequence[Candidate]) -> Trial:
-        """Try candidates in order until one does not run out of memory; that one's trial, or the last."""
+    def _first_that_runs(self, role: Role, fallbacks: Sequence[Candidate]) -> Trial | None:
+        """Try candidates in order until one does not run out of memory; that one's trial, or the last.
+
+        None when the budget of trials was spent before; the first trial of all it always has.
+        """
+        last: Trial | None = None
         for candidate in fallbacks:
-            trial = self._known(candidate) or self._try(candidate, role)
-            if not isinstance(trial.outcome, OutOfMemory):
+            known = self._known(candidate)
+            if known is None and self.journal.trials and not self.budget.allows(self._first_measurements()):
                 break
-        return trial
+            last = known or self._try(candidate, role)
+            if not isinstance(last.outcome, OutOfMemory):
+                break
+        return last
 
     def _known(self, candidate: Candidate) -> Trial | None:
-        known = (trial for trial in self.journal.trials if trial.role != "repeat" and trial.candidate == candidate)
-        return next(known, None)
+        known = (trial for trial in self._first_measurements() if trial.candidate == candidate)
+        return next((trial for trial in known if not self._was_cut_off(trial)), None)
+
+    def _was_cut_off(self, trial: Trial) -> bool:
+        """Whether a trial was killed sooner than it would be now: that was an earlier budget, not the candidate."""
+        if not isinstance(trial.outcome, TimedOut):
+            return False
+        limit_s = self._limit_s(trial.role)
+        return limit_s is None or limit_s > trial.outcome.limit_s
 
     def _explore(self, first: Trial, careful: Trial) -> None:
         """Try what the sampler proposes until the budget, less what the second measurement needs, is gone."""
-        start = careful.candidate if careful.candidate in self.space.candidates else first.candidate
-        start = replace(start, checkpointing="off", tuned_allocator=True)
+        start, tokens = self._start(first, careful), self.workload.data.lengths.tokens
         proposals = Proposals(
             self.space.candidates,
-            opening(self.space.candidates, start, self.workload.data.lengths.tokens, seed=self.request.seed),
+            opening(self.space.candidates, start, tokens, seed=self.request.seed),
             sampler=self.request.sampler,
             seed=self.request.seed,
             journal=self.request.out / "study.journal",
         )
-        proposals.tell(self._first_measurements())
+        proposals.tell(trial for trial in self._first_measurements() if not self._was_cut_off(trial))
         while self.budget.has_room(
             self._spent_s(),
             tried=[trial.outcome for trial in self._first_measurements()],
@@ -180,6 +202,22 @@ class _Sitting:
                 self.display.line("every candidate has been tried")
                 return
             proposals.tell([self._try(candidate, "search")])
+
+    def _start(self, first: Trial, careful: Trial) -> Candidate:
+        """What the opening batches in other ways: what a careful person would set, else TRL's defaults.
+
+        Without checkpointing, unless that has just run out of memory.
+        """
+        candidates = (self._in_space(trial.candidate) for trial in (careful, first))
+        start = next(
+            (candidate for candidate in candidates if candidate in self.legal), self._in_space(first.candidate)
+        )
+        fits = isinstance(careful.outcome, Measured) and careful.candidate.checkpointing == "off"
+        return self._in_space(replace(start, checkpointing="off")) if fits else start
+
+    def _in_space(self, candidate: Candidate) -> Candidate:
+        """A reference as the space would have it: with the allocator tuned, and with what was fixed."""
+        return replace(candidate, tuned_allocator=True, **self.request.fixed)
 
     def _try(self, candidate: Candidate, role: Role, work: Measure | None = None, **repeat: int) -> Trial:
         """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
@@ -229,28 +267,31 @@ class _Sitting:
 
     def _ranked(self) -> list[Trial]:
         """Measured trials of the space, fastest first, corrected for how fast the machine was around each."""
-        legal = set(self.space.candidates)
-        trials = [trial for trial in self._first_measurements() if trial.candidate in legal]
+        trials = [trial for trial in self._first_measurements() if trial.candidate in self.legal]
         trials = [trial for trial in trials if isinstance(trial.outcome, Measured)]
         rates = dict(zip((trial.number for trial in trials), corrected_rates(_measured(trials)), strict=True))
         return sorted(trials, key=lambda trial: -rates[trial.number])
 
     def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
-        """The baseline, `by_hand` if it ran, and the two best of the others."""
-        fixed = [first] + ([careful] if isinstance(careful.outcome, Measured) and careful is not first else [])
-        taken = {trial.number for trial in fixed}
-        return fixed + [trial for trial in self._ranked() if trial.number not in taken][:2]
+        """The baseline and `by_hand` if they ran, and the two best of the others."""
+        references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
+        return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
 
-    def _repeat(self, contenders: Sequence[Trial]) -> list[list[Measured]]:
-        """Measure all contenders in rounds, back and forth; rounds in which one failed are left out."""
-        rounds: list[list[Measured]] = []
+    def _repeat(self, contenders: Sequence[Trial]) -> tuple[list[Trial], list[list[Measured]]]:
+        """Measure all contenders in rounds, back and forth; one that fails now is out.
+
+        Returns who is left, and the rounds in which all of them were measured, in their order.
+        """
+        left, rounds = list(contenders), list[dict[int, Outcome]]()
+        if len(left) < 2:
+            return left, []
         steps = self.budget.repeat_steps(self._spent_s(), _measured(contenders))
         work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
         numbers = {trial.number for trial in contenders}
         of_these = (n for n in itertools.count() if not self._is_of_others(self._repeats_of(n).keys(), numbers))
         for attempt, number in enumerate(of_these):
             done = self._repeats_of(number)
-            missing = [trial for trial in contenders if trial.number not in done]
+            missing = [trial for trial in left if trial.number not in done]
             times = [self._last_measured(trial) for trial in missing]
             if missing and not self.budget.has_room_for_round(
                 self._spent_s(), missing=times, number=attempt, steps=steps
@@ -258,11 +299,14 @@ class _Sitting:
                 break
             for trial in missing[::-1] if attempt % 2 else missing:
                 done[trial.number] = self._try(trial.candidate, "repeat", work, of=trial.number, round=number).outcome
-            outcomes = [done[trial.number] for trial in contenders]
-            measured = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
-            if len(measured) == len(outcomes):
-                rounds.append(measured)
-        return rounds
+            rounds.append(done)
+            left = [trial for trial in left if isinstance(done.get(trial.number), Measured)]
+            if len(left) < 2:
+                break
+        measured = [
+            [outcome for trial in left if isinstance(outcome := done[trial.number], Measured)] for done in rounds
+        ]
+        return left, [outcomes for outcomes in measured if outcomes]
 
     def _last_measured(self, trial: Trial) -> Measured:
         """The latest measurement of a contender: a repeat tells best how long the next one takes."""
@@ -282,21 +326,29 @@ class _Sitting:
         self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: list[list[Measured]]
     ) -> Findings:
         """Choose the winner by the second measurement alone; the baseline wins unless one is really faster."""
-        legal = set(self.space.candidates)
-        speedups = {
-            trial.number: speedup(rounds, place, 0) for place, trial in enumerate(contenders) if rounds and place
-        }
-        eligible = [trial for trial in contenders[1:] if trial.number in speedups and trial.candidate in legal]
-        best = max(eligible, key=lambda trial: speedups[trial.number].ratio, default=first)
-        if best is not first and not speedups[best.number].is_faster:
+        places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
+
+        def against(trial: Trial, other: Trial) -> Speedup | None:
+            if trial is other or trial.number not in places or other.number not in places:
+                return None
+            return speedup(rounds, places[trial.number], places[other.number])
+
+        def rate(trial: Trial) -> float:
+            return math.prod(outcomes[places[trial.number]].useful_tokens_per_s for outcomes in rounds)
+
+        eligible = [trial for trial in contenders if trial.number in places and self._is_allowed(trial.candidate)]
+        best = max((trial for trial in eligible if trial is not first), key=rate, default=None)
+        over_baseline = against(best, first) if best else None
+        baseline_will_do = isinstance(first.outcome, Measured) and self._keeps_pins(first.candidate)
+        if baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
             best = first
-        over_hand: Speedup | None = None
-        if rounds and careful in contenders[1:] and best is not careful:
-            over_hand = speedup(rounds, contenders.index(best), contenders.index(careful))
+        elif best is None:
+            best = next(iter([*self._ranked(), careful]))
         request, trials = self.request, self.journal.trials
         return Findings(
             hardware=request.hardware,
             workload=self.workload,
+            model=request.model,
             data=request.data,
             columns=request.columns,
             fidelity=request.fidelity,
@@ -305,11 +357,12 @@ class _Sitting:
             space=self.space,
             versions=_versions(self.installed),
             trials=tuple(trials),
+            defaults=self._baselines()[0],
             baseline=first,
             by_hand=careful,
             best=best,
-            speedup=speedups.get(best.number),
-            speedup_by_hand=over_hand,
+            speedup=against(best, first),
+            speedup_by_hand=against(best, careful) if careful is not first else None,
             repeats={
                 trial.number: [outcomes[place].useful_tokens_per_s for outcomes in rounds]
                 for place, trial in enumerate(contenders)
@@ -320,6 +373,13 @@ class _Sitting:
                 "total": self._spent_s(),
             },
         )
+
+    def _keeps_pins(self, candidate: Candidate) -> bool:
+        return all(getattr(candidate, knob) == value for knob, value in self.request.fixed.items())
+
+    def _is_allowed(self, candidate: Candidate) -> bool:
+        """Whether a contender may win: it is in the space, or would be but for the references' allocator."""
+        return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
 
 
 def _measured(trials: Sequence[Trial]) -> list[Measured]:

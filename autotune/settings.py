@@ -10,7 +10,7 @@ stand where core has tuples.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -96,7 +96,7 @@ class RecipeSettings:
     """peak learning rate; null: 2e-5 for full, 2e-4 for adapters"""
     lr_scheduler_type: str = one_of(SCHEDULERS, "cosine")
     """shape of the learning rate over the steps"""
-    warmup_ratio: float = number(0.03, at_least=0, at_most=1)
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
     """share of the steps in which the learning rate rises"""
     weight_decay: float = number(0.01, at_least=0)
     """decoupled weight decay of the optimizer"""
@@ -178,8 +178,8 @@ class BudgetSettings:
 
     minutes: float | None = number(30.0, above=0)
     """wall-clock minutes; null: no limit"""
-    trials: int | None = number(at_least=1)
-    """trials, the baseline's included; null: no limit"""
+    trials: int | None = number(at_least=2)
+    """trials, baseline and by_hand included; null: no limit"""
 
 
 @dataclass(kw_only=True)
@@ -286,13 +286,14 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
 
     from autotune.search import SearchRequest
 
+    recipe, fixed = build_recipe(settings.recipe), build_fixed(settings.candidate)
     return SearchRequest(
         model=model,
         data=data,
         columns=dict(settings.data.columns),
-        recipe=build_recipe(settings.recipe),
+        recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a fixed method is what is asked for
         fidelity=settings.fidelity,
-        fixed=build_fixed(settings.candidate),
+        fixed=fixed,
         hardware=hardware,
         minutes=settings.budget.minutes,
         trials=settings.budget.trials,

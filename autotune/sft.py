@@ -30,7 +30,8 @@ Integers = NDArray[np.int64]
 
 COUNTS = "autotune_counts"  # key of a micro-batch's counts on their way from the collator to the step
 MALLOC_KEEP_BYTES = 2**31 - 1  # glibc's `mallopt` takes an int: no trimming and no mapping below 2 GiB
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc malloc.h
+WARMUP_STEPS = {"cpu": 1, "cuda": 2}  # of a trial; the second finds CUDA's libraries and allocator in a steady state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,19 @@ class DrawnSteps(BatchRebalanceSampler):  # type: ignore[misc]  # transformers h
 
     def __len__(self) -> int:
         return len(self.micro_batches)
+
+
+class GroupedByLength(LengthGroupedSampler):  # type: ignore[misc]
+    """Transformers' grouping with an order of its own for each epoch, so that a run which resumes finds its place."""
+
+    def __init__(self, sampler: LengthGroupedSampler, seed: int) -> None:
+        super().__init__(sampler.batch_size, lengths=sampler.lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader when an epoch begins."""
+        self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +134,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """
         sampler: Sampler[Any] = super()._get_train_sampler(self.train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
-            sampler.generator = torch.Generator().manual_seed(self.args.seed)
+            sampler = GroupedByLength(sampler, self.args.seed)
         elif isinstance(sampler, BatchRebalanceSampler):
             sampler.seed = self.args.seed
         return sampler
@@ -282,7 +296,7 @@ def checkpointing_arguments(candidate: Candidate) -> dict[str, Any]:
 def max_steps(task: Task) -> int:
     """`SFTConfig.max_steps`: a trial never ends for want of steps, whatever the recipe says; -1 trains the epochs."""
     if isinstance(task.work, Measure):
-        return max(task.recipe.max_steps or 0, task.work.most_steps + 1)
+        return max(task.recipe.max_steps or 0, WARMUP_STEPS[task.device] + task.work.most_steps)
     return task.recipe.max_steps or -1
 
 
@@ -322,5 +336,6 @@ def tune_allocator(candidate: Candidate) -> None:
     if candidate.tuned_allocator and sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
+            if not mallopt(M_MMAP_THRESHOLD, MALLOC_KEEP_BYTES):  # older glibc refuses more than half a heap
+                mallopt(M_MMAP_MAX, 0)
             mallopt(M_TRIM_THRESHOLD, MALLOC_KEEP_BYTES)
-            mallopt(M_MMAP_THRESHOLD, MALLOC_KEEP_BYTES)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from autotune.core.candidate import Candidate
@@ -57,6 +58,15 @@ class Task:
     work: Measure | Train
 
 
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The last checkpoint of a run that was written to its end; None when there is none.
+
+    Trainer writes a checkpoint in place, its state last (transformers 5.23), so one that was interrupted has none.
+    """
+    whole = (path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").exists())
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
 def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
     """Variables that must be set before the worker's process starts; a worker serves only tasks that share them.
 
@@ -71,6 +81,6 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
     }
     if device == "cpu":
         return {**shared, "CUDA_VISIBLE_DEVICES": ""}
-    allocator = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if tuned_allocator else {}
+    allocator = {"PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{tuned_allocator}"}  # off means off, too
     visible = {"CUDA_VISIBLE_DEVICES": device_uuid} if device_uuid else {}
     return {**shared, **allocator, **visible}

@@ -99,17 +99,17 @@ class Workers:
                 event = worker.connection.recv() if worker.connection.poll(POLL_S) else None
             except (EOFError, OSError):
                 return self._post_mortem(worker, task, wall_s)
-            if event is None:
-                if limit_s is not None and wall_s > limit_s:
-                    return TimedOut(limit_s=limit_s, wall_s=wall_s)
-                if (resident := self._over_limit(worker)) is not None:
-                    limit = format_bytes(self.memory_limit_bytes or 0)
-                    message = f"resident size of {format_bytes(resident)} passed the limit of {limit}"
-                    return OutOfMemory(message=message, peak_bytes=resident, wall_s=wall_s)
-            elif event["event"] == "outcome":
-                return outcome_from_dict(event["outcome"])
-            else:
+            if event is not None and event["event"] == "outcome":
+                # With what the worker cannot see: a spawned one imports for many seconds before it looks at a clock.
+                return outcome_from_dict({**event["outcome"], "wall_s": time.monotonic() - started})
+            if event is not None:
                 on_event(event)
+            if limit_s is not None and wall_s > limit_s:
+                return TimedOut(limit_s=limit_s, wall_s=wall_s)
+            if (resident := self._over_limit(worker)) is not None:
+                limit = format_bytes(self.memory_limit_bytes or 0)
+                message = f"resident size of {format_bytes(resident)} passed the limit of {limit}"
+                return OutOfMemory(message=message, peak_bytes=resident, wall_s=wall_s)
 
     def _worker_for(self, task: Task) -> _Worker:
         variables = environment(task.candidate.tuned_allocator, self.device, self.device_uuid)

@@ -11,7 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--methods", default="full,lora")
     parser.add_argument("--fidelities", default="exact,close")
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of the run; 0 does not run")
-    parser.add_argument("--out", type=Path, default=Path("runs/speedup"))
+    parser.add_argument("--out", type=Path, default=Path("runs") / f"speedup-{datetime.now():%Y%m%d-%H%M%S}")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "speedup.jsonl")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

@@ -74,10 +74,16 @@ def serve_by_formula(connection: Connection) -> None:
             outcome = replace(measured(), useful_tokens_per_s=1.0, wall_s=0.1, step_s=0.01)
         if task.seed == ALL_BUT_THE_BASELINE_CRASH and not is_baseline:
             outcome = Crashed(message="as asked", log_tail="", wall_s=0.1)
+        if task.seed == HANGS:
+            time.sleep(3600)
+        if task.seed == ONLY_8BIT_STATES_FIT and candidate.optimizer != "adamw_8bit":
+            outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
+        if task.seed == BY_HAND_FAILS_AGAIN and not task.work.worst_first and not candidate.tuned_allocator:
+            outcome = outcome if is_baseline else Crashed(message="as asked", log_tail="", wall_s=0.1)
         if task.seed == SLOW:
             time.sleep(0.15)
         connection.send({"event": "outcome", "outcome": outcome_to_dict(outcome)})
 
 
 HANGS_AFTER_BASELINE, NO_MEMORY_FOR_FOUR_ROWS, NO_MEMORY, BASELINE_WINS = 101, 102, 103, 104
-ALL_BUT_THE_BASELINE_CRASH, SLOW = 105, 106
+ALL_BUT_THE_BASELINE_CRASH, SLOW, HANGS, ONLY_8BIT_STATES_FIT, BY_HAND_FAILS_AGAIN = 105, 106, 107, 108, 109

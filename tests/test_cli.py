@@ -12,7 +12,7 @@ import pytest
 from autotune.cli import main
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
-from autotune.errors import NothingFits, Stopped, UsageError
+from autotune.errors import NothingFits, UsageError
 
 CPU = Hardware(
     kind="cpu",
@@ -161,8 +161,11 @@ def test_a_failing_job_does_not_end_the_sweep(work: Work, capsys: pytest.Capture
     [
         (UsageError("rows.jsonl:3: no field", "rows.jsonl:9: no field"), 2, "2 problems\n  rows.jsonl:3: no field\n"),
         (NothingFits("too large: try lora"), 1, "autotune: too large: try lora\n"),
-        (Stopped("stopped after saving"), 75, "autotune: stopped after saving\n"),
-        (KeyboardInterrupt(), 130, "autotune: interrupted; what was measured and saved is kept\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "autotune: interrupted; what was measured and saved is kept (naming the same out= goes on from there)\n",
+        ),
         (ZeroDivisionError("a bug"), 1, "autotune: ZeroDivisionError: a bug (debug=true shows where)\n"),
     ],
 )

@@ -26,6 +26,14 @@ def converted(row: dict[str, Any], dialect: Dialect = CHAT) -> dict[str, Any]:
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
         ({"prompt": [USER], "completion": [ASSISTANT]}, {"prompt": [USER], "completion": [ASSISTANT]}),
         ({"messages": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT]}),
+        (
+            {"messages": [USER, ASSISTANT], "system": "Be brief."},
+            {"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]},
+        ),
+        (
+            {"messages": [{"role": "system", "content": "Be kind."}, USER, ASSISTANT], "system": "Be brief."},
+            {"messages": [{"role": "system", "content": "Be kind."}, USER, ASSISTANT]},
+        ),
         ({"messages": json.dumps([USER, ASSISTANT])}, {"messages": [USER, ASSISTANT]}),
         ({"question": "hi", "answer": "hello"}, {"prompt": [USER], "completion": [ASSISTANT]}),
         ({"instruction": "hi", "input": "", "output": "hello"}, {"prompt": [USER], "completion": [ASSISTANT]}),

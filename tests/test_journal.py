@@ -53,7 +53,7 @@ def test_another_model_or_data_is_refused_with_everything_that_differs(tmp_path:
 def test_two_searches_do_not_share_a_directory(tmp_path: Path) -> None:
     """The second is told so, and gets in once the first is done."""
     first = Journal(tmp_path, IDENTITY)
-    with pytest.raises(UsageError, match="another search is writing"):
+    with pytest.raises(UsageError, match="another process is writing"):
         Journal(tmp_path, IDENTITY)
     first.close()
     Journal(tmp_path, IDENTITY).close()

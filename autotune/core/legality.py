@@ -195,6 +195,12 @@ RULES: tuple[Rule, ...] = (
         refused_by="transformers: ValueError: --tf32 requires Ampere",
     ),
     Rule(
+        name="compiling_turns_tf32_on",
+        knobs=("torch_compile", "mixed_precision", "tf32"),
+        reason="accelerate turns tf32 on when it compiles without mixed precision, so candidate.tf32=false is not kept",
+        broken=lambda c, x: c.torch_compile and c.mixed_precision == "no" and not c.tf32 and x.hardware.supports_tf32,
+    ),
+    Rule(
         name="tf32_changes_nothing",
         knobs=("weights_dtype", "mixed_precision", "tf32"),
         reason="in half precision no product is left that tf32 could speed up",

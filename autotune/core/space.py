@@ -43,7 +43,7 @@ class Check:
 # Groups of knobs that rules read together, in the order in which they are fixed; SHAPE comes before them.
 COUPLED = (
     ("method",),
-    ("weights_dtype", "mixed_precision", "tf32"),
+    ("weights_dtype", "mixed_precision", "tf32", "torch_compile"),
     ("checkpointing", "every_n_layers"),
     ("attention",),
 )
@@ -52,7 +52,6 @@ INDEPENDENT = (
     "activation_offloading",
     "optimizer",
     "pad_to_multiple_of",
-    "torch_compile",
     "use_kernels",
     "dataloader_num_workers",
     "dataloader_pin_memory",
@@ -154,27 +153,23 @@ def baseline(*, workload: Workload, hardware: Hardware, installed: Installed) ->
     first = replace(_start(context), tuned_allocator=False)
     if workload.model.supports_checkpointing:
         first = replace(first, checkpointing="full")
-    fallbacks = [first]
-    if first.method != "full":
-        fallbacks.append(replace(first, weights_dtype="bfloat16"))
-    samples = workload.recipe.effective_batch_size
-    while (rows := fallbacks[-1].per_device_train_batch_size) > 1:
-        fallbacks.append(_with_rows(fallbacks[-1], max(d for d in divisors(samples) if d <= rows // 2), samples))
-    return tuple(fallbacks)
+    if first.method == "full":
+        return tuple(_halvings(first))
+    return (first, *_halvings(replace(first, weights_dtype="bfloat16")))
 
 
 def by_hand(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:
     """What a careful person would set: the first of these that fits.
 
-    The base under adapters in bf16, rows grouped by length, the largest micro-batch without checkpointing; when none
-    fits, the same with checkpointing.
+    The base under adapters in bf16, rows grouped by length, the largest micro-batch without checkpointing, halved
+    while it does not fit; when none fits, the same with checkpointing.
     """
     context = Context(installed=installed, hardware=hardware, workload=workload)
     start = replace(_start(context), batching="group_by_length", tuned_allocator=False)
     if start.method != "full":
         start = replace(start, weights_dtype="bfloat16")
     samples = workload.recipe.effective_batch_size
-    plain = [_with_rows(start, rows, samples) for rows in reversed(divisors(samples))]
+    plain = _halvings(_with_rows(start, samples, samples))
     if not workload.model.supports_checkpointing:
         return tuple(plain)
     return (*plain, *(replace(candidate, checkpointing="full") for candidate in plain))
@@ -192,6 +187,14 @@ def _start(context: Context) -> Candidate:
         method=recipe.asked_method,
         attention=next((a for a in preferred if a in attention), "eager"),
     )
+
+
+def _halvings(candidate: Candidate) -> list[Candidate]:
+    """The candidate, then with its micro-batch halved until it is one row, as far as the step's samples divide."""
+    samples, found = candidate.rows_per_step, [candidate]
+    while (rows := found[-1].per_device_train_batch_size) > 1:
+        found.append(_with_rows(found[-1], max(d for d in divisors(samples) if d <= rows // 2), samples))
+    return found
 
 
 def _with_rows(candidate: Candidate, rows: int, samples: int) -> Candidate:

@@ -69,6 +69,12 @@ TABLE: list[tuple[str, Context, dict[str, Any], dict[str, Any]]] = [
     ("two_half_types", context(T4), {"weights_dtype": "bfloat16", "mixed_precision": "fp16"}, {}),
     ("quantized_under_fp16", context(T4), {"method": "qlora", "mixed_precision": "fp16"}, {"method": "qlora"}),
     ("tf32_needs_ampere", context(T4), {"tf32": True, "mixed_precision": "no"}, {"mixed_precision": "no"}),
+    (
+        "compiling_turns_tf32_on",
+        context(A100),
+        {"torch_compile": True, "mixed_precision": "no"},
+        {"torch_compile": True, "mixed_precision": "no", "tf32": True},
+    ),
     ("tf32_changes_nothing", context(A100), {"tf32": True}, {"tf32": True, "mixed_precision": "no"}),
     ("model_cannot_checkpoint", context(work=FIXED), {"checkpointing": "full"}, {}),
     ("every_n_misplaced", context(), {"every_n_layers": 2}, {"every_n_layers": 2, "checkpointing": "every_n"}),
