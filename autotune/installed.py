@@ -22,6 +22,7 @@ DISTRIBUTIONS = (
     "flash-attn",
     "flash-attn-3",
     "kernels",
+    "liger-kernel",
     "triton",
 )
 COMPILERS = ("g++", "clang++")  # what torch's inductor looks for on Linux when CXX is not set

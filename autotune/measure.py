@@ -42,7 +42,7 @@ def train(task: Task, send: Send) -> Outcome:
     torch.set_num_threads(task.candidate.torch_threads or min(torch.get_num_threads(), count_cores()))
     reference_before = reference_flops_per_s(task.device)
     memory = MemoryPeaks(task.device)
-    clock = StepClock(task, started, send)
+    clock = StepClock(task, started, send, memory)
     trainer = sft.build_trainer(task, callbacks=[clock])
     clock.trainer = trainer
     load_s = time.perf_counter() - started
@@ -53,7 +53,7 @@ def train(task: Task, send: Send) -> Outcome:
         return Diverged(step=step, loss=str(loss), wall_s=time.perf_counter() - started)
     if isinstance(task.work, Train):
         trainer.save_model(task.output_dir)
-    peak_bytes, reserved_bytes, host_peak_bytes = memory.peaks()
+    peak_bytes, reserved_bytes, host_peak_bytes = clock.peaks or memory.peaks()
     return _measured(
         clock,
         peak_bytes=peak_bytes,
@@ -108,10 +108,14 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
 
     trainer: sft.Trainer
 
-    def __init__(self, task: Task, started: float, send: Send) -> None:
+    def __init__(self, task: Task, started: float, send: Send, memory: "MemoryPeaks") -> None:
         self.task = task
         self.started = started
         self.send = send
+        self.memory = memory
+        # Of a trial: at the end of the warm-up, which holds the worst batch. On a CPU the resident size goes on growing
+        # with every new shape (from 0.25 to 1 GiB in 50 steps of `tiny`), so that longer trials would look worse.
+        self.peaks: tuple[int, int | None, int] | None = None
         self.warmup: list[Step] = []
         self.steps: list[Step] = []
         self.tokens = 0  # of the measured steps, without padding
@@ -146,11 +150,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             useful=sum(count.useful for count in counts),
             loss=float(logs["loss"]),
         )
-        warmup = isinstance(self.task.work, Measure) and len(self.warmup) < sft.WARMUP_STEPS[self.task.device]
-        if warmup or (isinstance(self.task.work, Train) and not self.warmup):
+        # A run has nothing to warm up for, but its first step is slow.
+        work = self.task.work
+        warmup = len(self.warmup) < (work.warmup_steps(self.task.device) if isinstance(work, Measure) else 1)
+        if warmup:
             self.warmup.append(step)
-            if isinstance(self.task.work, Train):  # a run has nothing to warm up for, but its first step is slow
-                warmup = True
+            if isinstance(work, Measure) and len(self.warmup) == work.warmup_steps(self.task.device):
+                self.peaks = self.memory.peaks()
         else:
             self.steps.append(step)
             self.tokens += sum(count.tokens for count in counts)

@@ -12,32 +12,19 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from autotune.core.hardware import Hardware, RateDtype, RatePoint, What, find_doubts, noise_of
 from autotune.core.units import format_bytes, format_duration, format_rate
 from autotune.errors import UsageError
+from autotune.installed import installed
 from autotune.nvml import ClockWatch, Gpu
 from autotune.probe_cpu import Host, read_host
 from autotune.probe_cuda import find_gpus, read_torch_build
 from autotune.probe_process import Measurement, Request, measure_in_process
 
 FORMAT = 1  # of the cached files; counts up when what is measured changes
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "bitsandbytes",
-    "triton",
-    "flash-attn",
-    "liger-kernel",
-    "kernels",
-)
 RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # those on which rates depend
 
 
@@ -255,12 +242,7 @@ def _used_by_others(gpu: Gpu, memory_bytes: int) -> int:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    found = {"python": platform.python_version(), **installed().versions}
     if (cuda := read_torch_build().cuda) is not None:
         found["cuda"] = ".".join(map(str, cuda))
     return found

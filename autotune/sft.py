@@ -31,7 +31,6 @@ Integers = NDArray[np.int64]
 COUNTS = "autotune_counts"  # key of a micro-batch's counts on their way from the collator to the step
 MALLOC_KEEP_BYTES = 2**31 - 1  # glibc's `mallopt` takes an int: no trimming and no mapping below 2 GiB
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc malloc.h
-WARMUP_STEPS = {"cpu": 1, "cuda": 2}  # of a trial; the second finds CUDA's libraries and allocator in a steady state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,15 +196,14 @@ def row_counts(dataset: Any) -> tuple[Integers, Integers]:
 
 
 def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
-    """Order the epoch's steps for a trial: the one with the largest micro-batch first if asked, the others at random.
+    """Order the epoch's steps for a trial: those with the smallest and largest micro-batch first if asked, then others.
 
     The random order does not depend on the sizes, so that candidates with the same batching meet the same steps.
     """
     order: list[int] = np.random.default_rng(seed).permutation(len(largest)).tolist()
     if worst_first:
-        worst = int(largest.argmax())
-        order.remove(worst)
-        order.insert(0, worst)
+        ends = list(dict.fromkeys((int(largest.argmin()), int(largest.argmax()))))
+        order = ends + [step for step in order if step not in ends]
     return order
 
 
@@ -296,7 +294,7 @@ def checkpointing_arguments(candidate: Candidate) -> dict[str, Any]:
 def max_steps(task: Task) -> int:
     """`SFTConfig.max_steps`: a trial never ends for want of steps, whatever the recipe says; -1 trains the epochs."""
     if isinstance(task.work, Measure):
-        return max(task.recipe.max_steps or 0, WARMUP_STEPS[task.device] + task.work.most_steps)
+        return max(task.recipe.max_steps or 0, task.work.warmup_steps(task.device) + task.work.most_steps)
     return task.recipe.max_steps or -1
 
 

@@ -19,7 +19,8 @@ class Measure:
     precision: relative standard error of the rate that is good enough.
     least_steps, most_steps: measured optimizer steps, besides the warm-up; the budget ends a trial before
         `least_steps` only when two steps are measured, because one has no error.
-    worst_first: warm up on the epoch's largest micro-batch, so that the peak is that of the worst batch.
+    worst_first: warm up on the epoch's smallest and largest micro-batch, so that the peak is that of the worst batch:
+        in the second step, because the optimizer's states are only there after the first.
     """
 
     budget_s: float
@@ -27,6 +28,10 @@ class Measure:
     least_steps: int = 3
     most_steps: int = 50
     worst_first: bool = True
+
+    def warmup_steps(self, device: Device) -> int:
+        """Steps before those that are measured; on CUDA the second finds libraries and allocator in a steady state."""
+        return 2 if self.worst_first or device == "cuda" else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,10 +17,10 @@ ORDER = (
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "workload", "candidate")),
     *(f"core.{name}" for name in ("context", "legality", "fidelity", "pins", "shapes", "space", "opening")),
     *(f"core.{name}" for name in ("comparison", "budget")),
-    *("nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
+    *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
     *("task", "sft", "measure", "preload", "worker", "trial"),
-    *("installed", "journal", "proposals", "display", "result", "search", "run"),
+    *("journal", "proposals", "display", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
 MODULES = {

@@ -37,7 +37,8 @@ def test_a_trial_measures_the_real_trainer(workers: Workers, make_task) -> None:
     """Rate, steps, loss, memory and padding of a trial are those of steps that were really trained."""
     outcome = workers.perform(make_task(), limit_s=600)
     assert isinstance(outcome, Measured)
-    assert [len(outcome.warmup_steps), len(outcome.steps)] == [1, 3]
+    assert [len(outcome.warmup_steps), len(outcome.steps)] == [2, 3]
+    assert outcome.warmup_steps[0].positions < outcome.warmup_steps[1].positions
     assert all(step.rows == 8 and 0 < step.useful < step.positions and step.seconds > 0 for step in outcome.steps)
     assert outcome.ended_by == "steps"
     assert outcome.peak_bytes > 2**20
