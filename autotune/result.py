@@ -20,6 +20,7 @@ from autotune.core.space import Space
 from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
 from autotune.journal import Trial, write_json, write_text
+from autotune.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,9 +28,7 @@ class Findings:
     """All that a search knows at its end.
 
     model, data: as they were asked for. defaults: TRL's; the baseline has them unless they do not fit in memory.
-    best: the winner's first trial; the baseline's own when nothing is really faster.
-    speedup, speedup_by_hand: of the winner, by the second measurement; None where that could not be made.
-    repeats: each contender of the second measurement by the number of its first trial, a rate for every round.
+    by_hand: what a careful person would set; the baseline's own trial where there was no room for one.
     """
 
     hardware: Hardware
@@ -46,25 +45,23 @@ class Findings:
     defaults: Candidate
     baseline: Trial
     by_hand: Trial
-    best: Trial
-    speedup: Speedup | None
-    speedup_by_hand: Speedup | None
-    repeats: Mapping[int, Sequence[float]]
+    verdict: Verdict
     wall_s: Mapping[str, float]
 
     @property
     def answer(self) -> str:
         """The result in one sentence."""
-        if self.best is self.baseline:
-            if any(self.repeats.values()):
+        best, speedup = self.verdict.best, self.verdict.speedup
+        if best is self.baseline:
+            if any(self.verdict.repeats.values()):
                 return "no candidate is really faster: the answer is the baseline"
             return "nothing could be measured beside the baseline: the answer is the baseline"
-        if self.speedup is None:
-            outcome = self.best.outcome
+        if speedup is None:
+            outcome = best.outcome
             rate = f"{outcome.useful_tokens_per_s:.0f} useful tokens/s" if isinstance(outcome, Measured) else "a guess"
             why = "do not fit in memory" if isinstance(self.baseline.outcome, OutOfMemory) else "could not be compared"
             return f"{rate}; TRL's defaults {why}"
-        ratio, low, high = self.speedup.ratio, self.speedup.low, self.speedup.high
+        ratio, low, high = speedup.ratio, speedup.low, speedup.high
         return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
 
     @property
@@ -75,19 +72,19 @@ class Findings:
 
 def result_document(findings: Findings, out: Path) -> dict[str, Any]:
     """The object of result.json; `out` is the run directory."""
-    workload = findings.workload
+    workload, verdict = findings.workload, findings.verdict
     lengths = workload.data.lengths
     return {
         "answer": findings.answer,
-        "best": _trial(findings.best),
+        "best": _trial(verdict.best),
         "baseline": _trial(findings.baseline),
         "baseline_differs": {knob: list(values) for knob, values in findings.fallback.items()},
         "by_hand": _trial(findings.by_hand),
-        "speedup": findings.speedup.ratio if findings.speedup else None,
-        "speedup_interval": _interval(findings.speedup),
-        "speedup_by_hand": findings.speedup_by_hand.ratio if findings.speedup_by_hand else None,
-        "speedup_by_hand_interval": _interval(findings.speedup_by_hand),
-        "second_measurement": {str(number): list(rates) for number, rates in findings.repeats.items()},
+        "speedup": verdict.speedup.ratio if verdict.speedup else None,
+        "speedup_interval": _interval(verdict.speedup),
+        "speedup_by_hand": verdict.speedup_by_hand.ratio if verdict.speedup_by_hand else None,
+        "speedup_by_hand_interval": _interval(verdict.speedup_by_hand),
+        "second_measurement": {str(number): list(rates) for number, rates in verdict.repeats.items()},
         "trials": [_trial(trial) for trial in findings.trials],
         "space": {
             "enumerated": findings.space.enumerated,
@@ -120,7 +117,7 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
 
 def run_document(findings: Findings) -> str:
     """The text of run.yaml: all that a run needs, with the reason for each value."""
-    workload, candidate = findings.workload, findings.best.candidate
+    workload, candidate = findings.workload, findings.verdict.best.candidate
     rate = workload.recipe.learning_rate_for(candidate.method)
     recipe = asdict(replace(workload.recipe, method=candidate.method, learning_rate=rate))
     recipe["lora_target_modules"] = list(workload.recipe.lora_target_modules)
@@ -156,7 +153,8 @@ NAMED = ("tiny", "smollm2", "demo")  # what ships with autotune goes before a di
 
 def reasons(findings: Findings) -> dict[str, str]:
     """Why each knob of the winner has its value, a line each."""
-    candidate, lengths = findings.best.candidate, findings.workload.data.lengths
+    best = findings.verdict.best
+    candidate, lengths = best.candidate, findings.workload.data.lengths
     baseline, recipe = findings.baseline.candidate, findings.workload.recipe
     known = {
         "max_length": f"keeps {lengths.coverage(candidate.max_length):.2%} of the tokens, "
@@ -167,7 +165,7 @@ def reasons(findings: Findings) -> dict[str, str]:
         ),
         "method": "asked for" if recipe.method else "full fine-tuning unless a method is asked for",
     }
-    measured = findings.best.outcome
+    measured = best.outcome
     if isinstance(measured, Measured):
         known["batching"] = f"{measured.padding_epoch:.1%} of the positions are padding" + _against(
             findings.baseline.outcome, "padding_epoch", "{:.1%}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate, Fidelity, short_name
-from autotune.core.comparison import Speedup, corrected_rates, speedup
+from autotune.core.comparison import corrected_rates
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, TimedOut
@@ -30,6 +30,7 @@ from autotune.proposals import Proposals
 from autotune.result import Findings, write_result
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
+from autotune.verdict import decide
 
 MEMORY_SHARE = 0.9  # of what is free, as the default limit
 
@@ -323,28 +324,18 @@ class _Sitting:
         return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
 
     def _conclude(
-        self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: list[list[Measured]]
+        self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: Sequence[Sequence[Measured]]
     ) -> Findings:
-        """Choose the winner by the second measurement alone; the baseline wins unless one is really faster."""
-        places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
-
-        def against(trial: Trial, other: Trial) -> Speedup | None:
-            if trial is other or trial.number not in places or other.number not in places:
-                return None
-            return speedup(rounds, places[trial.number], places[other.number])
-
-        def rate(trial: Trial) -> float:
-            return math.prod(outcomes[places[trial.number]].useful_tokens_per_s for outcomes in rounds)
-
-        eligible = [trial for trial in contenders if trial.number in places and self._is_allowed(trial.candidate)]
-        best = max((trial for trial in eligible if trial is not first), key=rate, default=None)
-        over_baseline = against(best, first) if best else None
-        baseline_will_do = isinstance(first.outcome, Measured) and self._keeps_pins(first.candidate)
-        if baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
-            best = first
-        elif best is None:
-            best = next(iter([*self._ranked(), careful]))
         request, trials = self.request, self.journal.trials
+        verdict = decide(
+            baseline=first,
+            by_hand=careful,
+            contenders=contenders,
+            rounds=rounds,
+            ranked=self._ranked(),
+            may_win=self._may_win,
+            keeps_pins=self._keeps_pins,
+        )
         return Findings(
             hardware=request.hardware,
             workload=self.workload,
@@ -360,13 +351,7 @@ class _Sitting:
             defaults=self._baselines()[0],
             baseline=first,
             by_hand=careful,
-            best=best,
-            speedup=against(best, first),
-            speedup_by_hand=against(best, careful) if careful is not first else None,
-            repeats={
-                trial.number: [outcomes[place].useful_tokens_per_s for outcomes in rounds]
-                for place, trial in enumerate(contenders)
-            },
+            verdict=verdict,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
                 "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
@@ -377,7 +362,7 @@ class _Sitting:
     def _keeps_pins(self, candidate: Candidate) -> bool:
         return all(getattr(candidate, knob) == value for knob, value in self.request.fixed.items())
 
-    def _is_allowed(self, candidate: Candidate) -> bool:
+    def _may_win(self, candidate: Candidate) -> bool:
         """Whether a contender may win: it is in the space, or would be but for the references' allocator."""
         return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
 

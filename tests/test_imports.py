@@ -20,7 +20,7 @@ ORDER = (
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
     *("task", "sft", "measure", "preload", "worker", "trial"),
-    *("journal", "proposals", "display", "result", "search", "run"),
+    *("journal", "proposals", "display", "verdict", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
 MODULES = {

@@ -1,0 +1,72 @@
+"""The verdict of a search: who wins, by the second measurement alone, and by how much.
+
+Leaves out measuring (search.py) and saying it (result.py).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from autotune.core.candidate import Candidate
+from autotune.core.comparison import Speedup, speedup
+from autotune.core.outcome import Measured
+from autotune.journal import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Who won. best: the winner's first trial; the baseline's own when nothing is really faster.
+
+    speedup, speedup_by_hand: of the winner over the baseline and over `by_hand`; None where they were not both measured
+    a second time, or are the same. repeats: each contender's rate in every round, by the number of its first trial.
+    """
+
+    best: Trial
+    speedup: Speedup | None
+    speedup_by_hand: Speedup | None
+    repeats: Mapping[int, Sequence[float]]
+
+
+def decide(
+    *,
+    baseline: Trial,
+    by_hand: Trial,
+    contenders: Sequence[Trial],
+    rounds: Sequence[Sequence[Measured]],
+    ranked: Sequence[Trial],
+    may_win: Callable[[Candidate], bool],
+    keeps_pins: Callable[[Candidate], bool],
+) -> Verdict:
+    """Choose the fastest contender that may win; the baseline unless one is really faster.
+
+    by_hand: the baseline's own trial where there was none. rounds: outcomes of all contenders, in their order.
+    ranked: measured trials of the space, fastest first, for when there was no second measurement.
+    keeps_pins: whether a candidate has what the user fixed; a baseline that has not cannot be the answer.
+    """
+    places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
+
+    def against(trial: Trial, other: Trial) -> Speedup | None:
+        if trial is other or trial.number not in places or other.number not in places:
+            return None
+        return speedup(rounds, places[trial.number], places[other.number])
+
+    def rate(trial: Trial) -> float:
+        return math.prod(outcomes[places[trial.number]].useful_tokens_per_s for outcomes in rounds)
+
+    eligible = [trial for trial in contenders if trial.number in places and may_win(trial.candidate)]
+    best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
+    over_baseline = against(best, baseline) if best else None
+    baseline_will_do = isinstance(baseline.outcome, Measured) and keeps_pins(baseline.candidate)
+    if baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
+        best = baseline
+    elif best is None:
+        best = next(iter([*ranked, by_hand]))
+    return Verdict(
+        best=best,
+        speedup=against(best, baseline),
+        speedup_by_hand=against(best, by_hand) if by_hand is not baseline else None,
+        repeats={
+            trial.number: [outcomes[place].useful_tokens_per_s for outcomes in rounds]
+            for place, trial in enumerate(contenders)
+        },
+    )
