@@ -98,6 +98,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         for line in explain(space):
             display.line(line)
         journal = Journal(request.out, _identity(request, workload, facts))
+        display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:
             sitting = _Sitting(
                 request=request,

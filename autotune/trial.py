@@ -29,6 +29,7 @@ from autotune.worker import log_tail, serve
 PRELOAD = ["autotune.preload"]  # what the fork server imports before it forks
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock
 GOODBYE_S = 5.0  # how long a worker may take to end by itself
+KILLED_S = 60.0  # how long a killed one may take to be gone: one that is stuck in a driver must not hold the search
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -158,7 +159,7 @@ class Workers:
         finally:
             if worker.process.pid is not None:
                 _kill_group(worker.process.pid)
-            worker.process.join()
+            worker.process.join(KILLED_S)
             worker.connection.close()
 
 
