@@ -1,0 +1,155 @@
+"""From a record to a profile: one steady optimizer step, with the size of each block as a polynomial of the shape.
+
+The recorded steps have the same structure at different shapes; their blocks are told apart by their place in it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
+from autotune.recorder import Made, Ran, Recorder
+
+Shapes = tuple[tuple[int, int], ...]  # (B, S) of the steps
+WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
+
+
+class TraceError(Exception):
+    """The step cannot be traced; says why."""
+
+
+def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profile:
+    """Make one steady step out of the recorded ones, with sizes as polynomials of the shape."""
+    steps = [_Step(record, WARMUP + number) for number in range(len(shapes))]
+    first = steps[0]
+    for shape, other in zip(shapes[1:], steps[1:], strict=True):
+        if other.structure != first.structure:
+            raise TraceError(f"from {shapes[0]} to {shape} {_difference(first.structure, other.structure)}")
+    blocks = []
+    for place, made in enumerate(first.blocks):
+        likes = [step.blocks[place] for step in steps]
+        size = fit([like.bytes for like in likes], [_monomials(like.shape, shapes) for like in likes])
+        blocks.append(Block(owner=first.owner(place), layer=made.layer, size=size))
+    micro_steps = max(op.micro for op in first.ops)
+    return Profile(layers=depth, period=period, micro_steps=micro_steps, blocks=tuple(blocks), ops=tuple(first.ops))
+
+
+def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:
+    """The monomials of a traced step."""
+    rows, length = shapes[min(max(step - WARMUP, 0), len(shapes) - 1)]
+    return monomials(rows, length, rows * (length - 1))
+
+
+class _Step:
+    """One recorded optimizer step, with blocks numbered as its ops first name them."""
+
+    def __init__(self, record: Recorder, number: int) -> None:
+        self.record, self.number = record, number
+        self.blocks: list[Made] = []
+        self.places: dict[int, int] = {}  # in the record -> here
+        self.freed_in: dict[int, tuple[int, str]] = {}
+        ran = [op for op in record.ran if op.step == number]
+        before = {place for op in record.ran if op.step < number for place in op.made}
+        before -= {place for op in record.ran if op.step < number for place in op.died}
+        persistent = sorted(before, key=lambda place: (record.made[place].phase == "batch", place))
+        self.ops = [self._op(Ran(number, 0, "load", None, "load", persistent, []))]
+        self.ops.append(self._op(self._collated([op for op in ran if op.phase == "batch"])))
+        self.ops += [self._op(op) for op in ran if op.phase != "batch"]
+        for op in self.ops:
+            for place in op.frees:
+                self.freed_in[place] = (op.micro, op.phase)
+
+    def _collated(self, ran: Sequence[Ran]) -> Ran:
+        """One op for all that made the micro-batches; how many there were depends on the rows."""
+        died = {place for op in ran for place in op.died}
+        made = [place for op in ran for place in op.made if place not in died]
+        old = sorted(died - {place for op in ran for place in op.made})
+        return Ran(self.number, 0, "batch", None, "collate", made, old)
+
+    def _op(self, ran: Ran) -> Op:
+        for place in ran.made:
+            self.places[place] = len(self.blocks)
+            self.blocks.append(self.record.made[place])
+        phase: Phase = ran.phase  # type: ignore[assignment]
+        return Op(
+            name=ran.name.removeprefix("aten.").removesuffix(".default"),
+            micro=ran.micro,
+            phase=phase,
+            layer=ran.layer,
+            allocates=tuple(self.places[place] for place in ran.made),
+            frees=tuple(sorted(self.places[place] for place in ran.died)),
+        )
+
+    @property
+    def structure(self) -> list[Any]:
+        """What must not depend on the shape."""
+        return [(op.name, op.micro, op.phase, op.layer, op.allocates, op.frees) for op in self.ops]
+
+    def owner(self, place: int) -> str:
+        """What a block holds."""
+        made = self.blocks[place]
+        if made.owner is not None:
+            return made.owner
+        if made.step < self.number:
+            return "batch" if made.phase == "batch" else "other"
+        if made.phase == "forward":
+            return "workspace" if self.freed_in.get(place) == (made.micro, "forward") else "activations"
+        return {"batch": "batch", "loss": "logits and loss"}.get(made.phase, "workspace")
+
+
+def _difference(one: Sequence[Any], other: Sequence[Any]) -> str:
+    for mine, theirs in zip(one, other, strict=False):
+        if mine != theirs:
+            return f"{mine} becomes {theirs}"
+    return f"{len(one)} operators become {len(other)}"
+
+
+def fit(sizes: Sequence[int], values: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The size as a polynomial: the fewest monomials, at most two, that give every size exactly.
+
+    sizes: bytes at each shape. values: the monomials at each shape. Raises TraceError when no two do.
+    """
+    if len(set(sizes)) == 1:
+        return _size({0: sizes[0]})
+    for column in range(1, len(MONOMIALS)):
+        factor, rest = divmod(sizes[0], values[0][column])
+        if rest == 0 and all(size == factor * row[column] for size, row in zip(sizes, values, strict=True)):
+            return _size({column: factor})
+    for first in range(len(MONOMIALS)):
+        for second in range(first + 1, len(MONOMIALS)):
+            if (pair := _solve(sizes, values, first, second)) is not None:
+                return _size({first: pair[0], second: pair[1]})
+    raise TraceError(f"sizes {list(sizes)} follow no law of two monomials")
+
+
+def _solve(sizes: Sequence[int], values: Sequence[Sequence[int]], first: int, second: int) -> tuple[int, int] | None:
+    (a, b), (c, d) = ((row[first], row[second]) for row in values[:2])
+    if (determinant := a * d - b * c) == 0:
+        return None
+    x, x_rest = divmod(sizes[0] * d - b * sizes[1], determinant)
+    y, y_rest = divmod(a * sizes[1] - sizes[0] * c, determinant)
+    fits = all(size == x * row[first] + y * row[second] for size, row in zip(sizes, values, strict=True))
+    return (x, y) if not x_rest and not y_rest and fits else None
+
+
+def _size(factors: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(factors.get(column, 0) for column in range(len(MONOMIALS)))
+
+
+def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int]) -> Profile:
+    """Note what each block outside the layers gains with a layer, from a second trace that is a period deeper."""
+    outside: dict[int, list[int]] = defaultdict(list)
+    for number, traced in enumerate((profile, deeper)):
+        for op in traced.ops:
+            outside[number] += [place for place in op.allocates if traced.blocks[place].layer is None]
+    if len(outside[0]) != len(outside[1]):
+        raise TraceError(f"{len(outside[0])} blocks outside the layers, {len(outside[1])} in a deeper model")
+    values = monomials(shape[0], shape[1], shape[0] * (shape[1] - 1))
+    blocks = list(profile.blocks)
+    for here, there in zip(outside[0], outside[1], strict=True):
+        gain = deeper.blocks[there].size[0] - sum(x * y for x, y in zip(blocks[here].size, values, strict=True))
+        if gain % profile.period:
+            raise TraceError(f"{gain} bytes more in {profile.period} layers more")
+        blocks[here] = replace(blocks[here], per_layer=gain // profile.period)
+    return replace(profile, blocks=tuple(blocks))

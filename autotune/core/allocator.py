@@ -1,0 +1,139 @@
+"""The caching allocator of torch on CUDA, as far as sizes go: what it reserves for a sequence of allocations.
+
+Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream and the default settings: sizes are rounded to
+512 bytes, a request takes the smallest free block of its pool that holds it, what is left of a block is split off, and
+neighbours that are free merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
+Leaves out max_split_size, garbage collection thresholds and freeing of cached blocks when memory runs out.
+"""
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass
+
+MIN_BLOCK = 512  # kMinBlockSize: sizes are rounded up to multiples of it
+SMALL_SIZE = 2**20  # kSmallSize: the largest request of the small pool
+SMALL_BUFFER = 2 * 2**20  # kSmallBuffer: a segment of the small pool
+LARGE_BUFFER = 20 * 2**20  # kLargeBuffer: a segment for requests between 1 and 10 MiB
+MIN_LARGE = 10 * 2**20  # kMinLargeAlloc: larger requests get a segment of their own
+ROUND_LARGE = 2 * 2**20  # kRoundLarge: to which that is rounded
+
+
+@dataclass(slots=True, eq=False)
+class _Block:
+    """A part of a segment. address: within all that was ever reserved. before, after: neighbours in the segment."""
+
+    address: int
+    size: int
+    small: bool
+    free: bool = True
+    before: "_Block | None" = None
+    after: "_Block | None" = None
+
+
+class CachingAllocator:
+    """Hand out blocks as torch would, and keep count.
+
+    allocated, reserved: bytes now, as `torch.cuda.memory_allocated` and `memory_reserved` count them; peak_allocated
+    and peak_reserved: at most so far.
+    """
+
+    def __init__(self, *, expandable_segments: bool) -> None:
+        self.expandable_segments = expandable_segments
+        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
+        self._at: dict[int, _Block] = {}  # free blocks by address
+        self._end: dict[bool, _Block | None] = {True: None, False: None}  # last block of an expandable pool
+        self._next_address = {True: 0, False: 2**60}  # the pools never meet
+
+    def allocate(self, size: int) -> _Block:
+        """Take a block for `size` bytes; hand it to `release` when it is freed."""
+        size = -(-max(size, 1) // MIN_BLOCK) * MIN_BLOCK
+        small = size <= SMALL_SIZE
+        block = self._take(size, small) or self._reserve(size, small)
+        rest = block.size - size
+        if rest >= MIN_BLOCK if small or self.expandable_segments else rest > SMALL_SIZE:
+            self._split(block, size)
+        block.free = False
+        self.allocated += block.size
+        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        return block
+
+    def release(self, block: _Block) -> None:
+        """Free a block and merge it with its free neighbours."""
+        self.allocated -= block.size
+        block.free = True
+        for neighbour in (block.before, block.after):
+            if neighbour is not None and neighbour.free:
+                self._forget(neighbour)
+                self._merge(block, neighbour)
+        self._remember(block)
+
+    def _take(self, size: int, small: bool) -> _Block | None:
+        """The smallest free block that holds `size`, the lowest address first.
+
+        The last block of an expandable pool counts as large as it can grow, so any other goes before it.
+        """
+        blocks = self._free[small]
+        place = bisect_left(blocks, (size, -1))
+        if place == len(blocks):
+            return None
+        block = self._at[blocks[place][1]]
+        if self.expandable_segments and block is self._end[small] and place + 1 < len(blocks):
+            block = self._at[blocks[place + 1][1]]
+        self._forget(block)
+        return block
+
+    def _reserve(self, size: int, small: bool) -> _Block:
+        """Have the driver give more: a new segment, or more at the end of the pool's."""
+        end = self._end[small]
+        if self.expandable_segments:
+            unit = SMALL_BUFFER if small else LARGE_BUFFER
+            held = end.size if end is not None and end.free else 0
+            more = -(-(size - held) // unit) * unit
+            block = _Block(self._next_address[small], more, small, before=end)
+            if end is not None:
+                end.after = block
+                if end.free:
+                    self._forget(end)
+                    self._merge(block, end)
+            self._end[small] = block
+        else:
+            more = (
+                SMALL_BUFFER if small else LARGE_BUFFER if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
+            )
+            block = _Block(self._next_address[small], more, small)
+        self._next_address[small] += more
+        self.reserved += more
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        return block
+
+    def _split(self, block: _Block, size: int) -> None:
+        rest = _Block(block.address + size, block.size - size, block.small, before=block, after=block.after)
+        if block.after is not None:
+            block.after.before = rest
+        if self._end[block.small] is block:
+            self._end[block.small] = rest
+        block.size, block.after = size, rest
+        self._remember(rest)
+
+    def _merge(self, block: _Block, neighbour: _Block) -> None:
+        """Make `neighbour` part of `block`."""
+        if neighbour is block.before:
+            block.address, block.before = neighbour.address, neighbour.before
+            if block.before is not None:
+                block.before.after = block
+        else:
+            block.after = neighbour.after
+            if block.after is not None:
+                block.after.before = block
+        block.size += neighbour.size
+        if self._end[block.small] is neighbour:
+            self._end[block.small] = block
+
+    def _remember(self, block: _Block) -> None:
+        insort(self._free[block.small], (block.size, block.address))
+        self._at[block.address] = block
+
+    def _forget(self, block: _Block) -> None:
+        blocks = self._free[block.small]
+        del blocks[bisect_left(blocks, (block.size, block.address))]
+        del self._at[block.address]

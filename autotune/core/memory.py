@@ -1,0 +1,103 @@
+"""Memory: how many bytes live at the worst moment of a training step, and what they hold.
+
+The laws follow from a profile: at each moment of the step the live bytes are a polynomial of the micro-batch's shape,
+and the peak is the largest of them. Moments that can never be the largest are dropped, so that many candidates are
+evaluated at once. Leaves out the allocator's rounding and fragmentation (allocator.py).
+
+Symbols: R moments kept, O owners, M monomials, C candidates; B, S, N as in profile.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.profile import MONOMIALS, Profile, deepen, repeated_layers
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MemoryLaw:
+    """Live bytes at the moments of a step that can be the worst.
+
+    coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment.
+    """
+
+    owners: tuple[str, ...]
+    phases: tuple[str, ...]
+    ops: tuple[str, ...]
+    coefficients: Floats
+
+    def live(self, shapes: Floats) -> Floats:
+        """Live bytes at each moment. shapes: values of the monomials, shape (C, M). Returns shape (C, R)."""
+        totals: Floats = shapes @ self.coefficients.sum(axis=1).T
+        return totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The worst moment of a step. items: bytes by what they hold; they add up to `bytes`."""
+
+    bytes: int
+    phase: str
+    op: str
+    items: Mapping[str, int]
+
+
+def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
+    """The law of a profile for a model of so many layers and so many micro-steps.
+
+    Batches of all micro-steps are fetched before the first, so theirs is the only memory that grows with them.
+    """
+    deep = deepen(profile, layers)
+    owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
+    place = {owner: index for index, owner in enumerate(owners)}
+    sizes = np.array([block.size for block in deep.blocks], dtype=np.float64)
+    sizes[[block.owner == "batch" for block in deep.blocks]] *= accumulation / profile.micro_steps
+    owner_of = np.array([place[block.owner] for block in deep.blocks])
+    made = np.zeros((len(deep.ops), len(owners), len(MONOMIALS)))
+    freed = np.zeros_like(made)
+    for index, op in enumerate(deep.ops):
+        for where, blocks in ((made, op.allocates), (freed, op.frees)):
+            chosen = list(blocks)
+            np.add.at(where[index], owner_of[chosen], sizes[chosen])
+    live = np.cumsum(made, axis=0)
+    live[1:] -= np.cumsum(freed, axis=0)[:-1]
+    kept = _worst(live.sum(axis=1), _candidates(profile, deep))
+    return MemoryLaw(
+        owners=owners,
+        phases=tuple(deep.ops[index].phase for index in kept),
+        ops=tuple(deep.ops[index].name for index in kept),
+        coefficients=live[kept],
+    )
+
+
+def peak(law: MemoryLaw, shape: Sequence[int]) -> Peak:
+    """The worst moment for one micro-batch; shape: as `profile.monomials` gives it."""
+    values = np.array(shape, dtype=np.float64)
+    worst = int(law.live(values[None])[0].argmax())
+    items = law.coefficients[worst] @ values
+    return Peak(
+        bytes=round(items.sum()),
+        phase=law.phases[worst],
+        op=law.ops[worst],
+        items={owner: round(value) for owner, value in zip(law.owners, items, strict=True) if round(value)},
+    )
+
+
+def _candidates(profile: Profile, deep: Profile) -> list[int]:
+    """Moments that may be worst: of repeated layers those of the first and last copy; bytes are linear between."""
+    middle, added = repeated_layers(profile), deep.layers - profile.layers
+    skipped = range(middle.stop, middle.start + added)
+    return [index for index, op in enumerate(deep.ops) if op.allocates and op.layer not in skipped]
+
+
+def _worst(totals: Floats, candidates: Sequence[int]) -> list[int]:
+    """Of the candidates, those that no other one exceeds in every monomial."""
+    kept: list[int] = []
+    for index in sorted(candidates, key=lambda index: -totals[index].sum()):
+        if not kept or not (totals[kept] >= totals[index]).all(axis=1).any():
+            kept.append(index)
+    return kept

@@ -1,0 +1,237 @@
+"""A profile: what one training step allocates, as plain numbers that hold for any depth, batch and length.
+
+The trace (trace.py) runs the real trainer on a shallow model at a few shapes. What it saw is kept here: blocks of
+memory with sizes as polynomials of the shape, and the operators that allocate and free them, each with the phase and
+decoder layer it belongs to. `deepen` repeats the middle layers, so that a model of any depth follows from a shallow
+one. Leaves out the allocator, which rounds and fragments, and what it all adds up to (memory.py).
+
+Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions that the head scores,
+D traced layers, L layers of the model, p layers after which their kinds repeat.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
+
+Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
+LEAST_LAYERS = 5  # first, last, and three alike between them
+MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
+Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
+
+
+def monomials(rows: int, positions: int, labels: int) -> Size:
+    """The values of MONOMIALS for one micro-batch."""
+    B, S, N = rows, positions, labels
+    return (1, B, S, B * S, S * S, B * S * S, N)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One piece of memory: a tensor's storage.
+
+    owner: what it holds, in the words of memory.py. layer: decoder layer it belongs to, None outside of them.
+    size: bytes per monomial. per_layer: further bytes for each layer that the model has more than was traced.
+    """
+
+    owner: str
+    layer: int | None
+    size: Size
+    per_layer: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operator that allocated: the blocks it made, then those freed before the next one; both by index.
+
+    micro: micro-step within the optimizer step, from 1; 0 before the first.
+    """
+
+    name: str
+    micro: int
+    phase: Phase
+    layer: int | None
+    allocates: tuple[int, ...]
+    frees: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One optimizer step in its steady state. The first op (phase `load`) holds what was there before it."""
+
+    layers: int
+    period: int
+    micro_steps: int
+    blocks: tuple[Block, ...]
+    ops: tuple[Op, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `profile_from_dict` reads them back."""
+        return asdict(self)
+
+
+def profile_from_dict(values: Mapping[str, Any]) -> Profile:
+    """Read a profile back. Raises KeyError, TypeError or ValueError when it is not one."""
+    blocks = tuple(Block(**{**block, "size": tuple(block["size"])}) for block in values["blocks"])
+    ops = tuple(Op(**{**op, "allocates": tuple(op["allocates"]), "frees": tuple(op["frees"])}) for op in values["ops"])
+    if any(index >= len(blocks) for op in ops for index in (*op.allocates, *op.frees)):
+        raise ValueError("a profile names a block that it does not have")
+    return Profile(**{**values, "blocks": blocks, "ops": ops})
+
+
+def traced_layers(layers: int, period: int) -> int:
+    """How many layers to trace so that `deepen` makes `layers` of them: a period with its like on both sides."""
+    least = LEAST_LAYERS if period == 1 else 3 * period + layers % period
+    return min(layers, least)
+
+
+def repeated_layers(profile: Profile) -> range:
+    """The traced layers that `deepen` repeats."""
+    first = LEAST_LAYERS // 2 if profile.period == 1 else profile.period
+    return range(first, first + profile.period)
+
+
+def deepen(profile: Profile, layers: int) -> Profile:
+    """The same step of a model with more layers. Raises ValueError when the traced layers do not repeat.
+
+    Layer t of the deeper model is a copy of traced layer sigma(t): the first and last ones are themselves, those
+    between repeat the middle period. A block is copied with its layer, and a free follows the block it freed, which
+    may belong to a neighbouring layer; that is why the repeated layers have traced neighbours of their own kind.
+    """
+    if layers == profile.layers:
+        return profile
+    if layers < profile.layers or (layers - profile.layers) % profile.period:
+        raise ValueError(f"{profile.layers} traced layers in periods of {profile.period} cannot make {layers}")
+    return _Deepening(profile, layers).result()
+
+
+class _Deepening:
+    """One call of `deepen`."""
+
+    def __init__(self, profile: Profile, layers: int) -> None:
+        self.profile, self.layers = profile, layers
+        self.source = [self._source(layer) for layer in range(layers)]
+        self.blocks: list[Block] = []
+        self.ops: list[Op] = []
+        self.place: dict[tuple[Any, int | None], int] = {}  # (name of a block, its new layer) -> its new index
+        self.names = _names(profile)
+
+    def _source(self, layer: int) -> int:
+        middle, added = repeated_layers(self.profile), self.layers - self.profile.layers
+        if layer < middle.stop:
+            return layer
+        if layer >= middle.stop + added:
+            return layer - added
+        return middle.start + (layer - middle.start) % self.profile.period
+
+    def result(self) -> Profile:
+        for run in _runs(self.profile.ops):
+            layered = [op.layer for op in run if op.layer is not None]
+            if not layered:
+                for op in run:
+                    self._copy(op, None)
+                continue
+            groups = _by_layer(run)
+            order = [layer for layer, _ in groups]
+            inner = [layer for layer in order if layer is not None]
+            if inner not in (sorted(set(inner)), sorted(set(inner), reverse=True)):
+                raise ValueError(f"layers are not visited in order: {inner}")
+            rising = inner == sorted(inner)
+            by_layer = {layer: ops for layer, ops in groups if layer is not None}
+            for op in groups[0][1] if order[0] is None else ():
+                self._copy(op, None)
+            for layer in range(self.layers) if rising else range(self.layers - 1, -1, -1):
+                for op in by_layer.get(self.source[layer], ()):
+                    self._copy(op, layer)
+            for op in groups[-1][1] if order[-1] is None and len(groups) > 1 else ():
+                self._copy(op, None)
+        extra = self.layers - self.profile.layers
+        blocks = tuple(
+            replace(block, size=(block.size[0] + extra * block.per_layer, *block.size[1:]), per_layer=block.per_layer)
+            for block in self.blocks
+        )
+        return replace(self.profile, layers=self.layers, blocks=blocks, ops=tuple(self.ops))
+
+    def _copy(self, op: Op, layer: int | None) -> None:
+        """Append a copy of an op at a new layer, or once for the whole model."""
+        made = []
+        for index, target in self._copies(op.allocates, op, layer):
+            made.append(len(self.blocks))
+            self.place[self.names[index], target] = len(self.blocks)
+            self.blocks.append(replace(self.profile.blocks[index], layer=target))
+        freed = []
+        for index, target in self._copies(op.frees, op, layer):
+            place = self.place.pop((self.names[index], target), None)
+            if place is None:
+                raise ValueError(f"{op.name} of layer {layer} frees what layer {target} does not have")
+            freed.append(place)
+        self.ops.append(replace(op, layer=layer, allocates=tuple(made), frees=tuple(freed)))
+
+    def _copies(self, indexes: Sequence[int], op: Op, layer: int | None) -> Iterable[tuple[int, int | None]]:
+        """What becomes of an op's blocks, as (traced index, new layer); an op of the whole model has all layers'."""
+        owning = self.profile.blocks
+        if layer is not None and op.layer is not None:
+            for index in indexes:
+                own = owning[index].layer
+                yield index, None if own is None else own + layer - op.layer
+            return
+        for is_layered, group in groupby(indexes, key=lambda index: owning[index].layer is not None):
+            members = list(group)
+            if not is_layered:
+                yield from ((index, None) for index in members)
+                continue
+            for target, source in enumerate(self.source):
+                yield from ((index, target) for index in members if owning[index].layer == source)
+
+
+def _names(profile: Profile) -> list[Any]:
+    """A name for each block that its likes in other layers share: where in its layer's turn it was allocated."""
+    names: list[Any] = [None] * len(profile.blocks)
+    counts: dict[Any, int] = defaultdict(int)
+    for op in profile.ops:
+        for index in op.allocates:
+            turn = (op.micro, op.phase, profile.blocks[index].layer, op.layer is None)
+            names[index] = (op.micro, op.phase, op.layer is None, profile.blocks[index].layer is None, counts[turn])
+            counts[turn] += 1
+    return names
+
+
+def _runs(ops: Sequence[Op]) -> Iterable[list[Op]]:
+    """Consecutive ops of one micro-step and phase that go over the layers once.
+
+    What stands between two layers counts to the one before it. An optimizer goes over them once for each group of
+    parameters.
+    """
+    run: list[Op] = []
+    seen: set[int] = set()
+    current: int | None = None
+    for op in ops:
+        again = op.layer is not None and op.layer != current and op.layer in seen
+        if run and (again or (op.micro, op.phase) != (run[0].micro, run[0].phase)):
+            yield _filled(run)
+            run, seen = [], set()
+        run.append(op)
+        if op.layer is not None:
+            seen.add(op.layer)
+            current = op.layer
+    if run:
+        yield _filled(run)
+
+
+def _filled(run: list[Op]) -> list[Op]:
+    layered = [place for place, op in enumerate(run) if op.layer is not None]
+    if not layered:
+        return run
+    filled, layer = [], None
+    for place, op in enumerate(run):
+        if op.layer is not None:
+            layer = op.layer
+        elif layered[0] < place < layered[-1]:
+            op = replace(op, layer=layer)
+        filled.append(op)
+    return filled
+
+
+def _by_layer(run: Sequence[Op]) -> list[tuple[int | None, list[Op]]]:
+    return [(layer, list(ops)) for layer, ops in groupby(run, key=lambda op: op.layer)]

@@ -1,0 +1,132 @@
+"""The recorder: every storage that operators make while it is on, and when each dies.
+
+Leaves out what runs under it (trace.py) and what the record means (assembly.py).
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+aten = torch.ops.aten
+
+
+@dataclass(slots=True)
+class Made:
+    """A storage that was allocated. shape: number of the traced step whose shape it has."""
+
+    bytes: int
+    step: int
+    shape: int
+    micro: int
+    phase: str
+    layer: int | None
+    owner: str | None = None
+
+
+@dataclass(slots=True)
+class Ran:
+    """An operator that allocated: the storages it made, and those that died before the next one."""
+
+    step: int
+    micro: int
+    phase: str
+    layer: int | None
+    name: str
+    made: list[int]
+    died: list[int]
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Note every storage that an operator makes, and when it dies."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.masked = masked
+        self.step, self.micro, self.phase = -1, 0, "load"
+        self.collated = -1  # step whose micro-batch was made last
+        self.layer: int | None = None  # whose forward is running
+        self.spans: list[tuple[int, int, int]] = []  # autograd sequence numbers of each layer's forward: first, end
+        self.layer_of_parameter: dict[int, int] = {}
+        self.made: list[Made] = []
+        self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
+        self.living: dict[int, int] = {}  # storage -> its place in `made`
+        self._watched: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
+            dtype = args[0].dtype
+            return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+        result = func(*args, **(kwargs or {}))
+        outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
+        if fresh:
+            layers = self._layers(args, len(outputs))
+            alike = set(layers)
+            self.ran.append(
+                Ran(self.step, self.micro, self.phase, alike.pop() if len(alike) == 1 else None, str(func), [], [])
+            )
+            for place in fresh:
+                self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
+        return result
+
+    @staticmethod
+    def _key(tensor: torch.Tensor) -> int:
+        return int(tensor.untyped_storage()._cdata)
+
+    def block_of(self, tensor: torch.Tensor) -> int | None:
+        """The place in `made` of what a tensor stores its data in."""
+        return self.living.get(self._key(tensor))
+
+    def _watch(self, storage: torch.UntypedStorage, layer: int | None, owner: str | None) -> None:
+        key = int(storage._cdata)
+        if key in self.living:
+            return
+        place = len(self.made)
+        shape = self.collated if self.phase == "batch" else self.step
+        self.made.append(Made(storage.nbytes(), self.step, shape, self.micro, self.phase, layer, owner))
+        self.living[key] = place
+        self.ran[-1].made.append(place)
+
+        def died(_: Any) -> None:
+            del self.living[key], self._watched[place]
+            self.ran[-1].died.append(place)
+
+        self._watched[place] = weakref.ref(storage, died)
+
+    def _owner(self, func: Any, args: tuple[Any, ...]) -> str | None:
+        """Autocast's copies of the weights are worth a name of their own."""
+        if func is not aten._to_copy.default:
+            return None
+        source = self.block_of(args[0])
+        return "weight copies" if source is not None and self.made[source].owner in ("weights", "adapters") else None
+
+    def _layers(self, args: tuple[Any, ...], outputs: int) -> list[int | None]:
+        """The decoder layer of each output."""
+        if self.phase == "backward":
+            return [self._layer_of_node()] * outputs
+        if self.phase in ("clip", "optimizer", "end") and args:  # these go over the parameters
+            inputs = args[0] if isinstance(args[0], list | tuple) else [args[0]] * outputs
+            if len(inputs) == outputs:
+                return [self._layer_of(tensor) for tensor in inputs]
+        return [self.layer] * outputs
+
+    def _layer_of(self, tensor: Any) -> int | None:
+        place = self.block_of(tensor) if isinstance(tensor, torch.Tensor) else None
+        return None if place is None else self.made[place].layer
+
+    def _layer_of_node(self) -> int | None:
+        """The layer whose forward made the autograd node that runs now."""
+        node: Any = torch._C._current_autograd_node()
+        if node is None:
+            return None
+        variable = getattr(node, "variable", None)  # of an AccumulateGrad
+        if variable is not None:
+            return self.layer_of_parameter.get(id(variable))
+        number = node._sequence_nr()
+        return next((layer for first, end, layer in self.spans if first <= number < end), None)

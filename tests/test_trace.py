@@ -1,0 +1,76 @@
+"""The trace: what it says of the real trainer is what torch's own allocator counts, byte by byte."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from autotune.assembly import fit
+from autotune.core.candidate import Candidate
+from autotune.core.memory import memory_law, peak
+from autotune.core.profile import MONOMIALS, monomials
+from autotune.core.recipe import Recipe
+from autotune.trace import SHAPES, TraceRequest, trace
+
+CONFIG = LlamaConfig(
+    vocab_size=600, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
+).to_dict()
+
+
+def request(layers: int, **knobs: Any) -> TraceRequest:
+    """A step of a small llama."""
+    values: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "method": "full"}
+    candidate = Candidate(max_length=256, **{**values, **knobs})
+    config = {**CONFIG, "num_hidden_layers": layers}
+    return TraceRequest(config=config, candidate=candidate, recipe=Recipe(method=candidate.method), masked=False)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"checkpointing": "full", "gradient_accumulation_steps": 2},
+        {"method": "lora", "checkpointing": "selective", "per_device_train_batch_size": 1},
+        {"optimizer": "adamw_torch", "weights_dtype": "bfloat16", "mixed_precision": "no"},
+    ],
+)
+def test_a_deep_model_follows_from_a_shallow_one(knobs: dict[str, Any]) -> None:
+    """Five layers traced and nine deduced are nine traced, to the byte, at shapes that were not traced."""
+    asked = request(9, **knobs)
+    accumulation = asked.candidate.gradient_accumulation_steps
+    deduced = memory_law(trace(asked), layers=9, accumulation=accumulation)
+    traced = memory_law(trace(asked, depth=9), layers=9, accumulation=accumulation)
+    rows = asked.candidate.per_device_train_batch_size
+    for shape in ((rows, 100), (rows, 777), (3 * rows, 256)):
+        values = monomials(*shape, shape[0] * (shape[1] - 1))
+        assert peak(deduced, values) == peak(traced, values)
+
+
+def test_every_tile_more_than_one_has_the_peak_of_two() -> None:
+    """TRL's head scores 4096 positions at a time: beyond that its buffers stay as they are."""
+    asked = replace(request(3), tiled=True)
+    law = memory_law(trace(asked), layers=3, accumulation=1)
+
+    def head(positions: int) -> int:
+        return peak(law, monomials(2, positions, 2 * (positions - 1))).bytes
+
+    assert head(40_000) - head(30_000) == head(30_000) - head(20_000)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (lambda B, S: 12, {"1": 12}),
+        (lambda B, S: 8 * B * S, {"BS": 8}),
+        (lambda B, S: 4 * B * (S - 1), {"N": 4}),
+        (lambda B, S: 2 * B * S * S, {"BSS": 2}),
+        (lambda B, S: 1000 + 4 * S, {"1": 1000, "S": 4}),
+    ],
+)
+def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
+    """The fewest monomials that give every size."""
+    shapes = SHAPES[False, False]
+    values = [monomials(B, S, B * (S - 1)) for B, S in shapes]
+    found = fit([size(B, S) for B, S in shapes], values)
+    assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected
