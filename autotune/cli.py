@@ -235,15 +235,12 @@ JOBS = {"probe": probe, "search": search, "run": run}
 
 
 def _hardware(settings: TrainingSettings) -> "Hardware":
-    from hydra.core.utils import env_override
-
     from autotune.probe import load_own_probe, probe
 
     if settings.hardware.file is not None:
         return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if settings.hardware.device == "cpu" else {}
-    with env_override(hidden):  # for the probe; what trains follows the hardware that it returns
-        return probe(home=schemas.build_home(settings), refresh=settings.refresh, progress=_say)
+    use_gpu = settings.hardware.device != "cpu"
+    return probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
 
 
 def _shown(settings: ProbeSettings, result: Any, lines: Sequence[str]) -> str:

@@ -28,13 +28,14 @@ FORMAT = 1  # of the cached files; counts up when what is measured changes
 RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # those on which rates depend
 
 
-def probe(*, home: Path, refresh: bool = False, progress: Callable[[str], None]) -> Hardware:
+def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: Callable[[str], None]) -> Hardware:
     """Say what this machine can do: its first visible GPU where torch can use it, else its CPU.
 
-    home: of the cache. refresh: measure again although the cache knows. Takes under a minute, or a moment with the
-    cache. Raises AutotuneError when a GPU is there that should work and does not, or the measuring fails.
+    home: of the cache. refresh: measure again although the cache knows. use_gpu: False looks at the CPU only.
+    Takes under a minute, or a moment with the cache. Raises AutotuneError when a GPU is there that should work and
+    does not, or the measuring fails.
     """
-    gpus = find_gpus(progress=progress)
+    gpus = find_gpus(progress=progress) if use_gpu else ()
     host = read_host()
     now = _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
     path = home / "hardware" / f"{now['uuid']}-{_key(now)}.json"

@@ -13,6 +13,7 @@ from autotune.cli import main
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.errors import NothingFits, UsageError
+from autotune.probe_cpu import read_host
 
 CPU = Hardware(
     kind="cpu",
@@ -42,7 +43,7 @@ class Work:
         self.asked: list[Any] = []
         self.error: Callable[[Any], BaseException | None] = lambda request: None
 
-    def probe(self, *, home: Path, refresh: bool, progress: Callable[[str], None]) -> Hardware:
+    def probe(self, *, home: Path, refresh: bool, progress: Callable[[str], None], use_gpu: bool = True) -> Hardware:
         progress("measuring")
         self.asked.append({"home": home, "refresh": refresh})
         return CPU
@@ -99,23 +100,28 @@ def test_a_probe_prints_the_hardware(work: Work, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("a CPU")
 
 
-def test_hardware_from_a_file_is_not_probed(work: Work, tmp_path: Path) -> None:
-    """hardware=FILE.json is taken for the machine."""
-    file = tmp_path / "other.json"
-    file.write_text(json.dumps({**CPU.to_dict(), "name": "another CPU"}))
+def test_a_probe_in_a_file_must_be_of_this_machine(
+    work: Work, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """hardware=FILE.json is not measured again, but what trains here cannot follow another machine's memory."""
+    file = tmp_path / "probe.json"
+    file.write_text(json.dumps({**CPU.to_dict(), "uuid": read_host().uuid, "noise": 0.5}))
     assert main([*SEARCH, f"hardware={file}"]) == 0
-    assert [request.hardware.name for request in work.asked] == ["another CPU"]
+    assert [request.hardware.noise for request in work.asked] == [0.5]
+    file.write_text(json.dumps({**CPU.to_dict(), "uuid": "CPU-of-another"}))
+    assert main([*SEARCH, f"hardware={file}"]) == 2
+    assert "expected one of the machine at hand" in capsys.readouterr().err
 
 
-def test_hardware_cpu_hides_the_gpus(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """hardware=cpu: the probe sees no GPU, and the environment is as before afterwards."""
-    import os
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    seen: list[str] = []
-    monkeypatch.setattr("autotune.probe.probe", lambda **_: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or CPU)
-    assert main([*SEARCH, "hardware=cpu"]) == 0
-    assert (seen, os.environ["CUDA_VISIBLE_DEVICES"]) == ([""], "3")
+@pytest.mark.parametrize(("words", "looks"), [(["hardware=cpu"], False), ([], True)])
+def test_hardware_cpu_looks_at_no_gpu(
+    work: Work, monkeypatch: pytest.MonkeyPatch, words: list[str], looks: bool
+) -> None:
+    """hardware=cpu: the probe is told not to look for one."""
+    seen: list[bool] = []
+    monkeypatch.setattr("autotune.probe.probe", lambda *, use_gpu, **_: seen.append(use_gpu) or CPU)
+    assert main([*SEARCH, *words]) == 0
+    assert seen == [looks]
 
 
 @pytest.mark.parametrize("by", ["file", "directory"])
