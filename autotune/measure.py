@@ -5,6 +5,7 @@ Runs inside a worker. Leaves out processes and what the parent sees of them (wor
 
 import contextlib
 import gc
+import json
 import math
 import sys
 import time
@@ -47,7 +48,11 @@ def train(task: Task, send: Send) -> Outcome:
     clock.trainer = trainer
     load_s = time.perf_counter() - started
     send({"event": "loaded", "load_s": load_s})
-    trainer.train(resume_from_checkpoint=_last_checkpoint(task))
+    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.work, Train) else None
+    if checkpoint is not None and _is_the_end(checkpoint):  # transformers 5.23 would train one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if clock.diverged is not None:
         step, loss = clock.diverged
         return Diverged(step=step, loss=str(loss), wall_s=time.perf_counter() - started)
@@ -253,6 +258,7 @@ def reference_flops_per_s(device: Device) -> float:
     return 2 * size**3 * products / elapsed
 
 
-def _last_checkpoint(task: Task) -> str | None:
-    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.work, Train) else None
-    return str(checkpoint) if checkpoint else None
+def _is_the_end(checkpoint: Path) -> bool:
+    """Whether nothing is left to train after a checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])

@@ -71,7 +71,7 @@ def test_all_mistakes_come_together() -> None:
         "recipe.epohcs=3: no such key; the nearest is recipe.epochs",
         "seed=x: expected a whole number, at least 0 and at most 4294967295",
         f"model=smolm2: {MODELS}; the nearest is smollm2",
-        "budget.trials=0: expected a whole number, at least 1, or null",
+        "budget.trials=0: expected a whole number, at least 2, or null",
         "data= is missing: expected demo, a hub id (owner/name) or a local path",
     ]
 
