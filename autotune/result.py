@@ -55,6 +55,8 @@ class Findings:
         if best is self.baseline:
             if any(self.verdict.repeats.values()):
                 return "no candidate is really faster: the answer is the baseline"
+            if any(isinstance(trial.outcome, Measured) for trial in self.trials if trial.role != "baseline"):
+                return "no time was left to measure the best again: the answer is the baseline; raise budget.minutes"
             return "nothing could be measured beside the baseline: the answer is the baseline"
         if speedup is None:
             outcome = best.outcome

@@ -259,6 +259,9 @@ class _Sitting:
         return self.spent_before_s + time.monotonic() - self.started
 
     def _reserve_s(self) -> float:
+        """Seconds to keep for the second measurement: none while there is nothing to compare the baseline with."""
+        if len(_measured(self._first_measurements())) < 2:
+            return 0.0
         likely = self._ranked()[:2] + [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
         return self.budget.reserve_s(_measured(likely))
 
