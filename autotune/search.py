@@ -405,7 +405,7 @@ def _cannot_start(trial: Trial) -> AutotuneError:
     if isinstance(outcome, TimedOut):
         return TrainingFailed(
             f"the baseline did not finish two steps in {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
-            "lower recipe.effective_batch_size"
+            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
         )
     if isinstance(outcome, Diverged):
         return TrainingFailed(

@@ -15,6 +15,7 @@ REPEAT_SHARE = 0.5  # of the time, at most, for the second measurement
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
 REPEAT_STEPS_UNLIMITED = 4  # when only the number of trials is limited
 ROUNDS = (2, 4)  # of the second measurement: as planned, at most
+WARMUP_STEPS = 2  # what a repeat's first step costs, in steps; 1 to 2 were seen on two cores
 LEAST_S = 1.0  # a limit below it would only kill what is about to be killed
 
 
@@ -85,8 +86,13 @@ class Budget:
 
 
 def round_s(contenders: Sequence[Measured], steps: int) -> float:
-    """Seconds of one round, about: what each of these trials took besides its measured steps, and `steps` steps.
+    """Seconds of one round, about: each loads, warms up on an ordinary step and measures `steps`.
 
-    That covers loading and the warm-up, which on fresh memory can take as long as several steps.
+    A first step, on fresh memory, takes as long as WARMUP_STEPS others.
     """
-    return sum(trial.wall_s - sum(step.seconds for step in trial.steps) + steps * trial.step_s for trial in contenders)
+    return sum(_beside_s(trial) + (WARMUP_STEPS + steps) * trial.step_s for trial in contenders)
+
+
+def _beside_s(trial: Measured) -> float:
+    """Seconds of a trial that were no step's."""
+    return trial.wall_s - sum(step.seconds for step in (*trial.warmup_steps, *trial.steps))
