@@ -24,7 +24,7 @@ from autotune.probe_cpu import count_cores
 from autotune.task import Device, Measure, Task, Train, last_checkpoint
 
 REFERENCE_S = 0.2  # seconds of the reference product
-REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores, 2 ms on an H200
+REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores; large enough to fill a GPU
 REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
 
 PROC_STATUS = Path("/proc/self/status")
