@@ -35,14 +35,11 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
     Takes under a minute, or a moment with the cache. Raises AutotuneError when a GPU is there that should work and
     does not, or the measuring fails.
     """
-    gpus = find_gpus(progress=progress) if use_gpu else ()
-    host = read_host()
-    now = _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
+    gpus, host, now = _look(use_gpu, progress)
     path = home / "hardware" / f"{now['uuid']}-{_key(now)}.json"
     if not refresh and (known := _read_cache(path, progress)) is not None:
         progress(f"rates of {now['name']} as measured on {known.measured_at}; refresh=true measures again")
-        used_by_others = _used_by_others(gpus[0], known.memory_bytes) if gpus else host.used_by_others_bytes
-        hardware = replace(known, **now, used_by_others_bytes=used_by_others)
+        hardware = _renewed(known, gpus, host, now)
     else:
         progress(f"measuring {now['name']}, under a minute")
         measured, throttled = _measure(gpus, host, progress)
@@ -59,15 +56,13 @@ def load_own_probe(path: Path, *, progress: Callable[[str], None]) -> Hardware:
     Raises UsageError when the file is wrong or of another machine: what is measured is measured here.
     """
     known = load_hardware(path)
-    gpus = find_gpus(progress=progress) if known.kind == "cuda" else ()
-    host = read_host()
-    now = _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
+    gpus, host, now = _look(known.kind == "cuda", progress)
     if known.uuid != now["uuid"]:
         raise UsageError(
             f"hardware={path}: is a probe of {known.name} ({known.uuid}), expected one of the machine at hand, "
             f"{now['name']} ({now['uuid']}); search and run train here"
         )
-    return replace(known, **now)
+    return _renewed(known, gpus, host, now)
 
 
 def load_hardware(path: Path) -> Hardware:
@@ -154,6 +149,19 @@ def _cpu_facts(host: Host) -> dict[str, Any]:
         **_host_facts(host),
         "free_bytes": host.free_bytes,
     }
+
+
+def _look(use_gpu: bool, progress: Callable[[str], None]) -> tuple[Sequence[Gpu], Host, dict[str, Any]]:
+    """What is there now: GPUs, host, and the facts of the one of them that is used."""
+    gpus = find_gpus(progress=progress) if use_gpu else ()
+    host = read_host()
+    return gpus, host, _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
+
+
+def _renewed(known: Hardware, gpus: Sequence[Gpu], host: Host, now: dict[str, Any]) -> Hardware:
+    """An earlier probe's rates with the facts and the memory of now."""
+    used_by_others = _used_by_others(gpus[0], known.memory_bytes) if gpus else host.used_by_others_bytes
+    return replace(known, **now, used_by_others_bytes=used_by_others)
 
 
 def _cuda_facts(gpus: Sequence[Gpu], host: Host) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from autotune.core.space import Space
 from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
 from autotune.journal import Trial, write_json, write_text
+from autotune.models import OPTIONS
 from autotune.verdict import Verdict
 
 
@@ -150,7 +151,7 @@ def _from_anywhere(name: str) -> str:
     return str(path.resolve()) if path.exists() and name not in NAMED else name
 
 
-NAMED = ("tiny", "smollm2", "demo")  # what ships with autotune goes before a directory of that name
+NAMED = (*OPTIONS, "demo")  # what ships with autotune goes before a directory of that name
 
 
 def reasons(findings: Findings) -> dict[str, str]:
