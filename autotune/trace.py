@@ -15,7 +15,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -54,6 +54,7 @@ class TraceRequest:
 
     config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
     tiled: whether a micro-batch has more label positions than one tile of TRL's head (TOKEN_CHUNK_SIZE).
+    loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
 
     config: Mapping[str, Any]
@@ -61,6 +62,7 @@ class TraceRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
+    loss: Literal["fused", "full_logits"] = "fused"
 
 
 def trace(request: TraceRequest, *, depth: int | None = None) -> Profile:
