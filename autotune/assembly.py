@@ -11,7 +11,7 @@ from typing import Any
 from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
 from autotune.recorder import Made, Ran, Recorder
 
-Shapes = tuple[tuple[int, int], ...]  # (B, S) of the steps
+Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of the steps
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
 
 
@@ -37,8 +37,7 @@ def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profi
 
 def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:
     """The monomials of a traced step."""
-    rows, length = shapes[min(max(step - WARMUP, 0), len(shapes) - 1)]
-    return monomials(rows, length, rows * (length - 1))
+    return monomials(*shapes[min(max(step - WARMUP, 0), len(shapes) - 1)])
 
 
 class _Step:
@@ -137,7 +136,7 @@ def _size(factors: Mapping[int, int]) -> tuple[int, ...]:
     return tuple(factors.get(column, 0) for column in range(len(MONOMIALS)))
 
 
-def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int]) -> Profile:
+def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int, int]) -> Profile:
     """Note what each block outside the layers gains with a layer, from a second trace that is a period deeper."""
     outside: dict[int, list[int]] = defaultdict(list)
     for number, traced in enumerate((profile, deeper)):
@@ -145,7 +144,7 @@ def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int]) -> Pr
             outside[number] += [place for place in op.allocates if traced.blocks[place].layer is None]
     if len(outside[0]) != len(outside[1]):
         raise TraceError(f"{len(outside[0])} blocks outside the layers, {len(outside[1])} in a deeper model")
-    values = monomials(shape[0], shape[1], shape[0] * (shape[1] - 1))
+    values = monomials(*shape)
     blocks = list(profile.blocks)
     for here, there in zip(outside[0], outside[1], strict=True):
         gain = deeper.blocks[there].size[0] - sum(x * y for x, y in zip(blocks[here].size, values, strict=True))

@@ -4,12 +4,15 @@ Leaves out what runs under it (trace.py) and what the record means (assembly.py)
 """
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from autotune import contracts
 
 aten = torch.ops.aten
 
@@ -41,11 +44,14 @@ class Ran:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note every storage that an operator makes, and when it dies."""
+    """Note every storage that an operator makes, and when it dies.
 
-    def __init__(self, *, masked: bool) -> None:
+    labels: label positions of a micro-batch of each traced step; None on a device where none of it depends on them.
+    """
+
+    def __init__(self, *, masked: bool, labels: Sequence[int] | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.masked = masked
+        self.masked, self.labels = masked, labels
         self.step, self.micro, self.phase = -1, 0, "load"
         self.collated = -1  # step whose micro-batch was made last
         self.layer: int | None = None  # whose forward is running
@@ -62,8 +68,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
             dtype = args[0].dtype
             return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-        result = func(*args, **(kwargs or {}))
-        outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        result, workspace = None, 0
+        if self.labels is not None:  # on CUDA
+            result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
+            workspace = contracts.workspace_bytes(func, args)
+        if result is None:
+            result = func(*args, **(kwargs or {}))
+        outputs = [value for value in tree_leaves(result) if _is_on_device(value)]
         fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
         if fresh:
             layers = self._layers(args, len(outputs))
@@ -73,7 +84,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
             for place in fresh:
                 self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
+            if workspace:
+                self._take(workspace)
         return result
+
+    def _take(self, size: int) -> None:
+        """Note memory that the operator which ran last needed only while it ran."""
+        ran = self.ran[-1]
+        ran.made.append(len(self.made))
+        ran.died.append(len(self.made))
+        self.made.append(Made(size, self.step, self.step, self.micro, self.phase, ran.layer, "workspace"))
 
     @staticmethod
     def _key(tensor: torch.Tensor) -> int:
@@ -130,3 +150,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.layer_of_parameter.get(id(variable))
         number = node._sequence_nr()
         return next((layer for first, end, layer in self.spans if first <= number < end), None)
+
+
+def _is_on_device(value: Any) -> bool:
+    """Whether a value is a tensor; counters of random numbers are `meta` tensors where torch does not say where."""
+    return isinstance(value, torch.Tensor) and value.device.type != "meta"

@@ -25,25 +25,27 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.initialization import no_init_weights
 
 from autotune import sft
 from autotune.assembly import WARMUP, Shapes, TraceError, assemble, with_growth
+from autotune.attention_kernels import Capability
+from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
 from autotune.core.profile import Profile, traced_layers
 from autotune.core.recipe import Recipe
 from autotune.recorder import Recorder
 from autotune.task import Measure, Task
 
-# Shapes (B, S) of the traced steps. Sizes are sums of at most two monomials; four shapes tell them apart. A single row
-# is a case of its own: what is contiguous there is copied with more. So are more label positions than TRL's head
-# scores in one tile; two tiles then stand for any number.
+# Shapes (B, S, N) of the traced steps. Sizes are sums of at most two monomials; four shapes tell them apart. Lengths
+# are multiples of 128, to which kernels of attention round them. A single row is a case of its own: what is contiguous
+# there is copied with more. So are more label positions than TRL's head scores in one tile; two stand for any number.
 SHAPES: dict[tuple[bool, bool], Shapes] = {  # (one row, more than one tile)
-    (True, False): ((1, 64), (1, 128), (1, 192), (1, 320)),
-    (False, False): ((2, 64), (3, 128), (4, 64), (2, 192)),
-    (True, True): ((1, 4480), (1, 5120), (1, 6400), (1, 7680)),
-    (False, True): ((2, 2240), (3, 1600), (2, 3200), (4, 1920)),
+    (True, False): ((1, 128, 70), (1, 256, 95), (1, 384, 320), (1, 640, 410)),
+    (False, False): ((2, 128, 150), (3, 256, 410), (4, 128, 190), (2, 384, 610)),
+    (True, True): ((1, 4480, 4200), (1, 5120, 4900), (1, 6400, 5200), (1, 7680, 7000)),
+    (False, True): ((2, 2304, 4300), (3, 1664, 4800), (2, 3200, 5000), (4, 1920, 7500)),
 }
 TAIL = 1  # step: accelerate collates a micro-batch ahead, and at the end there is none
 
@@ -54,6 +56,7 @@ class TraceRequest:
 
     config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
     tiled: whether a micro-batch has more label positions than one tile of TRL's head (TOKEN_CHUNK_SIZE).
+    capability: of the CUDA device that is asked about, which decides between kernels; None for a CPU.
     loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
 
@@ -62,6 +65,7 @@ class TraceRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
+    capability: Capability | None = None
     loss: Literal["fused", "full_logits"] = "fused"
 
 
@@ -73,12 +77,18 @@ def trace(request: TraceRequest, *, depth: int | None = None) -> Profile:
     config = AutoConfig.for_model(**request.config)
     layers, period = config.num_hidden_layers, layer_period(config)
     depth = traced_layers(layers, period) if depth is None else depth
-    shapes = SHAPES[request.candidate.per_device_train_batch_size == 1, request.tiled]
+    shapes = traced_shapes(request)
     profile = assemble(_run(request, depth, shapes), shapes, depth, period)
     if depth == layers:
         return profile
     deeper = assemble(_run(request, depth + period, shapes[:1]), shapes[:1], depth + period, period)
     return with_growth(profile, deeper, shapes[0])
+
+
+def traced_shapes(request: TraceRequest) -> Shapes:
+    """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
+    shapes = SHAPES[request.candidate.per_device_train_batch_size == 1, request.tiled]
+    return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
 
 
 def layer_period(config: Any) -> int:
@@ -154,8 +164,9 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
 
 def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
     """Train one step of each shape, with the first shape before and the last one after them."""
-    recorder = Recorder(masked=request.masked)
     steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
+    on_cpu = request.capability is None
+    recorder = Recorder(masked=request.masked, labels=None if on_cpu else [labels for _, _, labels in steps])
     accumulation = min(2, request.candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
@@ -171,9 +182,10 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
         )
         arguments = sft.sft_config(task)
         arguments.max_length, arguments.model_init_kwargs, arguments.max_steps = None, None, len(steps)
-        rows = [[1] * length for _, length in steps]
-        micro_batches = [[place] * rows for place, (rows, _) in enumerate(steps) for _ in range(accumulation)]
-        with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched():
+        rows = [[1] * length for _, length, _ in steps]
+        micro_batches = [[place] * rows for place, (rows, _, _) in enumerate(steps) for _ in range(accumulation)]
+        paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
+        with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
             trainer = _Trainer(
                 recorder,
                 micro_batches,
@@ -185,6 +197,7 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
                 peft_config=sft.lora_config(request.recipe) if request.candidate.method != "full" else None,
                 callbacks=[_Phases(recorder)],
             )
+            trainer.remove_callback(PrinterCallback)
             _mark_layers(trainer.model, depth, recorder)
             _name_weights(trainer.model, recorder)
             with _no_garbage_collection():

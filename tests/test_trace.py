@@ -71,6 +71,6 @@ def test_every_tile_more_than_one_has_the_peak_of_two() -> None:
 def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
     """The fewest monomials that give every size."""
     shapes = SHAPES[False, False]
-    values = [monomials(B, S, B * (S - 1)) for B, S in shapes]
-    found = fit([size(B, S) for B, S in shapes], values)
+    values = [monomials(B, S, B * (S - 1)) for B, S, _ in shapes]
+    found = fit([size(B, S) for B, S, _ in shapes], values)
     assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected

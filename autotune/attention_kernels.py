@@ -1,0 +1,173 @@
+"""Attention kernels on CUDA, as contracts: what each allocates, for tensors that have neither data nor a GPU.
+
+A build of torch without CUDA takes the CPU's kernel on fake tensors. Here the kernel is chosen as CUDA's dispatcher
+chooses it, and torch's own operator of that kernel is called: its registration gives outputs and saved tensors, and
+WORKSPACES what the kernel takes beside them while it runs.
+
+Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
+.../mem_eff_attention/kernel_backward.h (workspaces); flash-attn 2.8 and 3 have the same buffers but for what is said.
+
+Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+aten = torch.ops.aten
+Capability = tuple[int, int]
+Kernel = Literal["flash", "efficient", "math"]
+
+HALF = (torch.bfloat16, torch.float16)
+FLASH_WIDTH = 256  # head width up to which there are flash kernels
+SMALL_SHARED_MEMORY = ((8, 6), (8, 9), (12, 0), (12, 1))  # no flash backward above a head width of 192
+MASK_MULTIPLE = (
+    16  # elements to which the memory-efficient kernel pads the last side of a mask (attention.cpp, pad_bias)
+)
+
+
+def sdpa_kernel(capability: Capability, dtype: torch.dtype, width: int, *, masked: bool, grouped: bool) -> Kernel:
+    """The kernel that `scaled_dot_product_attention` takes for training.
+
+    grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
+    """
+    half_there = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
+    width_there = width <= (192 if capability in SMALL_SHARED_MEMORY else FLASH_WIDTH)
+    if capability >= (8, 0) and dtype in HALF and width_there and not masked:
+        return "flash"
+    if (half_there or dtype == torch.float32) and width % (8 if dtype in HALF else 4) == 0 and not grouped:
+        return "efficient"
+    return "math"
+
+
+@contextlib.contextmanager
+def cuda_attention(capability: Capability) -> Iterator[None]:
+    """Let models take CUDA's attention kernels while this is on."""
+    flash = dict.fromkeys(("flash_attention_2", "flash_attention_3"), _flash_attention)
+    with (
+        patch.object(F, "scaled_dot_product_attention", partial(_sdpa, capability)),
+        patch.object(F, "softmax", partial(_softmax, F.softmax)),
+        patch.dict(ALL_ATTENTION_FUNCTIONS._global_mapping, flash),
+    ):
+        yield
+
+
+def _sdpa(
+    capability: Capability,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """`scaled_dot_product_attention` of CUDA; shapes (B, H, S, D), of keys and values (B, K, S, D)."""
+    query, key, value = _autocast(query, key, value)
+    kernel = sdpa_kernel(
+        capability, query.dtype, query.shape[-1], masked=attn_mask is not None, grouped=key.shape[1] != query.shape[1]
+    )
+    if kernel == "flash":
+        return _flash(query, key, value, dropout_p, is_causal, scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # becomes one of numbers, anew in every layer
+        zero = torch.zeros((), dtype=query.dtype)
+        attn_mask = torch.where(attn_mask.logical_not(), float("-inf"), zero)
+    if kernel == "math":
+        return aten._scaled_dot_product_attention_math(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )[0]
+    if attn_mask is not None:
+        attn_mask = _padded(attn_mask).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    return aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def _padded(mask: torch.Tensor) -> torch.Tensor:
+    """A mask whose last side is stored as a multiple of MASK_MULTIPLE."""
+    length = mask.shape[-1]
+    missing = -length % MASK_MULTIPLE
+    return F.pad(mask, (0, missing))[..., :length] if missing else mask
+
+
+def _flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
+    missing = -query.shape[-1] % 8
+    if missing:  # the kernel's widths are multiples of 8
+        width, scale = query.shape[-1], scale or query.shape[-1] ** -0.5
+        query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
+        return _flash(query, key, value, dropout_p, is_causal, scale)[..., :width]
+    out: torch.Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[
+        0
+    ]
+    return out
+
+
+def _flash_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The flash-attn package as transformers calls it; shapes (B, H, S, D), the result (B, S, H, D).
+
+    Where rows are padded it takes the tokens out first and puts them back afterwards: copies as large as their tensors.
+    """
+    query, key, value = _autocast(query, key, value)
+    if query.dtype == torch.float32:  # norms in fp32 hand on fp32; transformers casts to the type of the weights
+        query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
+    if attention_mask is not None:
+        query, key, value = (tensor.transpose(1, 2).clone().transpose(1, 2) for tensor in (query, key, value))
+    out = _flash(query, key, value, dropout, True, scaling).transpose(1, 2)
+    return (out.clone() if attention_mask is not None else out), None
+
+
+def _softmax(softmax: Callable[..., torch.Tensor], input: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
+    """Softmax of fp16 into fp32 is one kernel on CUDA, without a copy in fp32 of what goes in (SoftMax.cpp)."""
+    if input.dtype == torch.float16 and keywords.get("dtype") == torch.float32:
+        dimension = keywords.get("dim", arguments[0] if arguments else -1)
+        return aten._softmax(input, dimension, True)
+    return softmax(input, *arguments, **keywords)
+
+
+def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
+
+
+def _flash_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
+    """mha_bwd: the gradient of queries in fp32 and a sum per row, lengths rounded to 128 and widths to 32 or 64.
+
+    With fewer heads of keys than of queries, the gradients of keys and values are made for every head first.
+    """
+    B, H, S, D = query.shape
+    rounded, width = _up(S, 128), _up(D, 32 if D <= 128 else 64)
+    expanded = 2 * B * key.shape[2] * H * D * key.element_size() if key.shape[1] != H else 0
+    return 4 * B * H * rounded * (width + 1) + expanded
+
+
+def _efficient_backward(grad: torch.Tensor, query: torch.Tensor, *_: Any) -> int:
+    """workspace_elements_gq in fp32 in blocks of 64 by 64, and the sum per row `delta`."""
+    B, H, S, D = query.shape
+    return 4 * B * H * (_up(S, 64) * _up(D, 64) + S)
+
+
+WORKSPACES: Mapping[Any, Callable[..., int]] = {  # bytes, by the operator's arguments
+    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+}
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

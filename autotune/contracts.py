@@ -1,0 +1,114 @@
+"""Contracts: what CUDA's code paths allocate, for tensors that have neither data nor a GPU.
+
+A build of torch without CUDA runs the CPU's paths on fake tensors. Here CUDA's are chosen and stood in for, each by
+what its source says it returns, keeps for the backward pass and needs while it runs. Attention has a file of its own
+(attention_kernels.py). Leaves out rounding, which is the allocator's, and the CUDA context, which the probe measures.
+
+torch 2.13, trl 1.16. Symbols: N label positions.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+import torch.optim.optimizer as optimizer
+import trl.trainer.utils
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _foreach_utils
+from trl.kernels import chunked_logprob
+
+from autotune.attention_kernels import HALF, WORKSPACES, Capability, cuda_attention
+
+aten = torch.ops.aten
+
+# What CUDA's autocast runs in fp32 and the CPU's does not (aten/src/ATen/autocast_mode.h, AT_FORALL_FP32 and
+# AT_FORALL_FP32_SET_OPT_DTYPE), as far as decoder models call it. The latter are told a dtype, which needs no copy.
+FP32_NAMES = ("pow", "__pow__", "exp", "log", "rsqrt", "reciprocal", "logsumexp", "norm", "softplus", "layer_norm")
+DTYPE_NAMES = ("softmax", "log_softmax", "sum", "cumsum", "prod")
+
+
+def _functions(names: Iterable[str]) -> frozenset[Any]:
+    return frozenset(
+        getattr(place, name) for name in names for place in (torch, torch.Tensor, F) if hasattr(place, name)
+    )
+
+
+FP32_FUNCTIONS = _functions((*FP32_NAMES, "cross_entropy", "nll_loss"))
+DTYPE_FUNCTIONS = _functions(DTYPE_NAMES)
+
+
+@contextlib.contextmanager
+def cuda_paths(capability: Capability) -> Iterator[None]:
+    """Take CUDA's paths through TRL's head, attention, autocast and the optimizers while this is on."""
+    types = [FakeTensor]
+    with (
+        patch.object(chunked_logprob, "_use_triton", lambda device: True),
+        patch.object(trl.trainer.utils, "_use_triton", lambda device: True),
+        patch.object(chunked_logprob, "_forward_kernel", _Launch()),
+        patch.object(chunked_logprob, "_backward_kernel", _Launch()),
+        patch.object(chunked_logprob, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b)), create=True),
+        patch.object(chunked_logprob, "_addmm_fp32", lambda total, left, right: None),  # cuBLAS adds in place
+        patch.object(_foreach_utils, "_foreach_supported_types", types),
+        patch.object(optimizer, "_foreach_supported_types", types),
+        patch.object(optimizer, "_get_foreach_kernels_supported_devices", lambda: ["cpu"]),
+        cuda_attention(capability),
+        _Autocast(),
+    ):
+        yield
+
+
+class _Launch:
+    """A Triton kernel that does nothing: TRL's write into buffers that they are given."""
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class _Autocast(TorchFunctionMode):
+    """CUDA's autocast has a list of functions that run in fp32; the CPU's has hardly any."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(kwargs or {})
+        if torch.is_autocast_enabled("cpu"):
+            if func in FP32_FUNCTIONS:
+                args = tuple(value.float() if _is_half(value) else value for value in args)
+            elif func in DTYPE_FUNCTIONS and args and _is_half(args[0]) and keywords.get("dtype") is None:
+                keywords["dtype"] = torch.float32
+        return func(*args, **keywords)
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype in HALF
+
+
+def stand_in(func: Any, args: tuple[Any, ...], labels: int) -> Any:
+    """The result of an operator whose shape depends on values, where N are set in a mask; None for any other.
+
+    TRL's head picks the label positions with a mask, `hidden_states[mask]`, and puts their scores back.
+    """
+    if func is aten.index.Tensor and _is_mask(args[1]):
+        return args[0].new_empty((labels, *args[0].shape[args[1][0].dim() :]))
+    if func is aten.masked_select.default:
+        return args[0].new_empty((labels,))
+    if func in (aten._index_put_impl_.default, aten.index_put_.default) and _is_mask(args[1]):
+        return args[0]
+    if func is aten.index_put.default and _is_mask(args[1]):
+        return args[0].clone()
+    return None
+
+
+def _is_mask(indices: Any) -> bool:
+    return indices[0] is not None and indices[0].dtype == torch.bool
+
+
+def workspace_bytes(func: Any, args: tuple[Any, ...]) -> int:
+    """Bytes that a kernel takes beside its outputs while it runs."""
+    needs = WORKSPACES.get(func)
+    return needs(*args) if needs else 0
