@@ -1,0 +1,98 @@
+"""CUDA's attention without CUDA: the kernel that its dispatcher takes, and what that kernel allocates."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autotune.attention_kernels import Capability, cuda_attention, sdpa_kernel
+from autotune.recorder import Recorder
+
+T4, A100, RTX_4090, H100 = (7, 5), (8, 0), (8, 9), (9, 0)
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+B, H, K, S, D = 2, 8, 2, 256, 64
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "masked", "grouped", "kernel"),
+    [
+        (A100, BF16, 64, False, True, "flash"),
+        (A100, BF16, 256, False, False, "flash"),
+        (A100, BF16, 64, True, False, "efficient"),  # no flash kernel takes a mask
+        (A100, FP32, 64, False, False, "efficient"),  # nor fp32
+        (A100, FP32, 64, False, True, "math"),  # the efficient one does not share keys among heads
+        (RTX_4090, BF16, 256, False, False, "efficient"),  # too little shared memory for the backward
+        (T4, FP16, 64, False, False, "efficient"),  # flash needs Ampere
+        (T4, FP16, 64, False, True, "math"),
+        (T4, BF16, 64, False, False, "math"),
+        (H100, BF16, 96, False, False, "flash"),
+    ],
+)
+def test_the_dispatcher_of_torch(
+    capability: Capability, dtype: torch.dtype, width: int, masked: bool, grouped: bool, kernel: str
+) -> None:
+    """The table of sdp_utils.cpp."""
+    assert sdpa_kernel(capability, dtype, width, masked=masked, grouped=grouped) == kernel
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """Records what is made of fake tensors."""
+    recorder = Recorder(masked=False, labels=[0])
+    with FakeTensorMode(), recorder:
+        yield recorder
+
+
+def query_key_value(keys: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Inputs of attention as a model makes them: (B, S, H, D) transposed."""
+    return [torch.empty(B, S, n, D, dtype=dtype, requires_grad=True).transpose(1, 2) for n in (H, keys, keys)]
+
+
+def sizes(recorder: Recorder, since: int) -> list[int]:
+    """Bytes of all that was made since."""
+    return sorted((made.bytes for made in recorder.made[since:]), reverse=True)
+
+
+def test_flash_attention_keeps_its_output_and_a_sum_per_row(recorder: Recorder) -> None:
+    """Forward: out (B, H, S, D) in half precision, log-sum-exp (B, H, S) in fp32, nothing of S x S."""
+    inputs = query_key_value(K, BF16)
+    since = len(recorder.made)
+    with cuda_attention(A100):
+        out = F.scaled_dot_product_attention(*inputs, is_causal=True, enable_gqa=True)
+    out_and_sums, random_state = [2 * B * H * S * D, 4 * B * H * S], 32
+    made = sizes(recorder, since)
+    assert made[:2] == out_and_sums
+    assert sum(made[2:]) <= random_state
+    since = len(recorder.made)
+    out.sum().backward()
+    grads, accumulated = 2 * B * S * D * (H + 2 * K), 4 * B * H * S * (D + 1)
+    expanded = 2 * 2 * B * S * H * D  # keys and values have fewer heads than queries
+    assert accumulated + expanded in sizes(recorder, since)
+    assert sum(sizes(recorder, since)) >= grads + accumulated + expanded
+
+
+def test_a_mask_of_booleans_becomes_one_of_numbers_that_is_kept(recorder: Recorder) -> None:
+    """The efficient kernel keeps (B, 1, S, S) in the dtype of the queries for the backward, once a layer."""
+    inputs = query_key_value(H, FP16)
+    mask = torch.ones(B, 1, S, S, dtype=torch.bool)
+    since = len(recorder.made)
+    with cuda_attention(A100):
+        out = F.scaled_dot_product_attention(*inputs, attn_mask=mask)
+    alive = [recorder.made[place].bytes for place in recorder.living.values() if place >= since]
+    assert sorted(alive, reverse=True)[:2] == [2 * B * H * S * D, 2 * B * S * S]
+    out.sum().backward()
+    assert 4 * B * H * (S * D + S) in sizes(recorder, since)  # the gradient of queries in fp32, and delta
+
+
+def test_softmax_of_fp16_into_fp32_makes_no_copy(recorder: Recorder) -> None:
+    """CUDA's kernel reads fp16 and writes fp32; bf16 is copied into fp32 first."""
+    scores = {dtype: torch.empty(B, H, S, S, dtype=dtype) for dtype in (FP16, BF16)}
+    made = {}
+    for dtype, tensor in scores.items():
+        since = len(recorder.made)
+        with cuda_attention(T4):
+            assert F.softmax(tensor, dim=-1, dtype=FP32).dtype == FP32
+        made[dtype] = len(sizes(recorder, since))
+    assert made == {FP16: 1, BF16: 2}
