@@ -16,10 +16,10 @@ ORDER = (
     "errors",
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "workload", "candidate")),
     *(f"core.{name}" for name in ("context", "legality", "fidelity", "pins", "shapes", "space", "opening")),
-    *(f"core.{name}" for name in ("comparison", "budget", "profile", "memory", "allocator")),
+    *(f"core.{name}" for name in ("comparison", "budget", "regime", "profile", "memory", "allocator")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
-    *("task", "sft", "recorder", "assembly", "trace", "measure", "preload", "worker", "trial"),
+    *("task", "sft", "plain_step", "quantized", "cpu_kernels", "recorder", "assembly", "trace", "measure", "preload", "worker", "trial"),
     *("journal", "proposals", "display", "verdict", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
