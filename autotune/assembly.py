@@ -6,6 +6,7 @@ The recorded steps have the same structure at different shapes; their blocks are
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
@@ -19,7 +20,7 @@ class TraceError(Exception):
     """The step cannot be traced; says why."""
 
 
-def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profile:
+def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading: int = 0) -> Profile:
     """Make one steady step out of the recorded ones, with sizes as polynomials of the shape."""
     steps = [_Step(record, WARMUP + number) for number in range(len(shapes))]
     first = steps[0]
@@ -32,7 +33,14 @@ def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profi
         size = fit([like.bytes for like in likes], [_monomials(like.shape, shapes) for like in likes])
         blocks.append(Block(owner=first.owner(place), layer=made.layer, size=size))
     micro_steps = max(op.micro for op in first.ops)
-    return Profile(layers=depth, period=period, micro_steps=micro_steps, blocks=tuple(blocks), ops=tuple(first.ops))
+    return Profile(
+        layers=depth,
+        period=period,
+        leading=leading,
+        micro_steps=micro_steps,
+        blocks=tuple(blocks),
+        ops=tuple(first.ops),
+    )
 
 
 def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:
@@ -123,13 +131,15 @@ def fit(sizes: Sequence[int], values: Sequence[Sequence[int]]) -> tuple[int, ...
 
 
 def _solve(sizes: Sequence[int], values: Sequence[Sequence[int]], first: int, second: int) -> tuple[int, int] | None:
-    (a, b), (c, d) = ((row[first], row[second]) for row in values[:2])
-    if (determinant := a * d - b * c) == 0:
-        return None
-    x, x_rest = divmod(sizes[0] * d - b * sizes[1], determinant)
-    y, y_rest = divmod(a * sizes[1] - sizes[0] * c, determinant)
-    fits = all(size == x * row[first] + y * row[second] for size, row in zip(sizes, values, strict=True))
-    return (x, y) if not x_rest and not y_rest and fits else None
+    for one, other in combinations(range(len(sizes)), 2):
+        (a, b), (c, d) = ((values[place][first], values[place][second]) for place in (one, other))
+        if (determinant := a * d - b * c) == 0:
+            continue
+        x, x_rest = divmod(sizes[one] * d - b * sizes[other], determinant)
+        y, y_rest = divmod(a * sizes[other] - sizes[one] * c, determinant)
+        fits = all(size == x * row[first] + y * row[second] for size, row in zip(sizes, values, strict=True))
+        return (x, y) if not x_rest and not y_rest and fits else None
+    return None
 
 
 def _size(factors: Mapping[int, int]) -> tuple[int, ...]:

@@ -18,7 +18,8 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+import transformers.modeling_utils
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 aten = torch.ops.aten
 Capability = tuple[int, int]
@@ -54,6 +55,8 @@ def cuda_attention(capability: Capability) -> Iterator[None]:
         patch.object(F, "scaled_dot_product_attention", partial(_sdpa, capability)),
         patch.object(F, "softmax", partial(_softmax, F.softmax)),
         patch.dict(ALL_ATTENTION_FUNCTIONS._global_mapping, flash),
+        patch.object(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True),  # needs its package and a GPU
+        patch.object(transformers.modeling_utils, "lazy_import_flash_attention", lambda *_, **__: None),
     ):
         yield
 

@@ -3,28 +3,36 @@
 The trainer is the worker's own (sft.py), with its real PEFT adapters, checkpointing, loss and optimizer, under torch's
 `FakeTensorMode`: no weights, no device. A recorder notes every storage that an operator makes and when it dies. A few
 optimizer steps of different shapes, on a model of a few layers, give the profile of a model of any depth
-(core/profile.py). Leaves out memory that kernels take inside an operator.
+(core/profile.py). Experts need no guess at how tokens are routed: transformers computes all of them in one grouped
+product, whose size is the tokens times the experts of each. Leaves out most of the memory that kernels take inside an
+operator (cpu_kernels.py has what counts).
 
 torch 2.13, transformers 5.23, trl 1.16: torch swaps a module's fake parameters in place and cannot, hence `_apply`;
-transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`.
+transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`; a packed
+micro-batch is collated by its values, hence without fake tensors.
 """
 
 import contextlib
 import gc
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from unittest.mock import patch
 
+import bitsandbytes.functional
 import torch
 import transformers.masking_utils
 from datasets import Dataset
+from peft import PeftModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from transformers.initialization import no_init_weights
 
@@ -33,21 +41,18 @@ from autotune.assembly import WARMUP, Shapes, TraceError, assemble, with_growth
 from autotune.attention_kernels import Capability
 from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
-from autotune.core.profile import Profile, traced_layers
+from autotune.core.profile import Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
+from autotune.core.regime import Regime, keeps_documents_apart, micro_batch, traced_shapes
+from autotune.plain_step import LogitsTrainer
+from autotune.quantized import quantize, statistics
 from autotune.recorder import Recorder
 from autotune.task import Measure, Task
 
-# Shapes (B, S, N) of the traced steps. Sizes are sums of at most two monomials; four shapes tell them apart. Lengths
-# are multiples of 128, to which kernels of attention round them. A single row is a case of its own: what is contiguous
-# there is copied with more. So are more label positions than TRL's head scores in one tile; two stand for any number.
-SHAPES: dict[tuple[bool, bool], Shapes] = {  # (one row, more than one tile)
-    (True, False): ((1, 128, 70), (1, 256, 95), (1, 384, 320), (1, 640, 410)),
-    (False, False): ((2, 128, 150), (3, 256, 410), (4, 128, 190), (2, 384, 610)),
-    (True, True): ((1, 4480, 4200), (1, 5120, 4900), (1, 6400, 5200), (1, 7680, 7000)),
-    (False, True): ((2, 2304, 4300), (3, 1664, 4800), (2, 3200, 5000), (4, 1920, 7500)),
-}
+UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label, so that N is not B (S - 1)
 TAIL = 1  # step: accelerate collates a micro-batch ahead, and at the end there is none
+
+Prepare = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class TraceRequest:
     """What decides a profile.
 
     config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
-    tiled: whether a micro-batch has more label positions than one tile of TRL's head (TOKEN_CHUNK_SIZE).
+    tiled, beyond_window: of the micro-batch's regime (core/regime.py).
     capability: of the CUDA device that is asked about, which decides between kernels; None for a CPU.
     loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
@@ -66,37 +71,67 @@ class TraceRequest:
     masked: bool
     tiled: bool = False
     capability: Capability | None = None
+    beyond_window: bool = False
     loss: Literal["fused", "full_logits"] = "fused"
 
 
-def trace(request: TraceRequest, *, depth: int | None = None) -> Profile:
+def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare | None = None) -> Profile:
     """Trace one optimizer step of a model of `depth` layers; None takes the fewest that stand for all of them.
 
+    prepare: what another script does to the model before it trains; adapters are added unless it has added them.
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
-    config = AutoConfig.for_model(**request.config)
-    layers, period = config.num_hidden_layers, layer_period(config)
-    depth = traced_layers(layers, period) if depth is None else depth
-    shapes = traced_shapes(request)
-    profile = assemble(_run(request, depth, shapes), shapes, depth, period)
+    kinds = layer_kinds(request)
+    layers = len(kinds)
+    leading, period = repetition(kinds)
+    depth = traced_layers(layers, period, leading) if depth is None else depth
+    on_cpu = request.capability is None
+    shapes = _with_labels(traced_shapes(_regime(request), sliding_window(request.config)), on_cpu)
+    profile = assemble(_run(request, depth, shapes, prepare), shapes, depth, period, leading)
     if depth == layers:
         return profile
-    deeper = assemble(_run(request, depth + period, shapes[:1]), shapes[:1], depth + period, period)
+    deeper = assemble(_run(request, depth + period, shapes[:1], prepare), shapes[:1], depth + period, period, leading)
     return with_growth(profile, deeper, shapes[0])
 
 
-def traced_shapes(request: TraceRequest) -> Shapes:
-    """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
-    shapes = SHAPES[request.candidate.per_device_train_batch_size == 1, request.tiled]
-    return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
+def _with_labels(shapes: Sequence[tuple[int, int]], on_cpu: bool) -> Shapes:
+    """Give each shape its N. On a CPU TRL's head scores every position but the last of each row."""
+    unscored = (0, 0, 0, 0) if on_cpu else UNSCORED
+    return tuple((B, S, B * (S - 1) - less) for (B, S), less in zip(shapes, unscored, strict=True))
 
 
-def layer_period(config: Any) -> int:
-    """After how many decoder layers their kinds repeat."""
-    kinds = getattr(config.get_text_config(), "layer_types", None)
-    if not kinds:
-        return 1
-    return next(p for p in range(1, len(kinds) + 1) if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))))
+def sliding_window(config: Mapping[str, Any]) -> int | None:
+    """Positions that the model's sliding window reaches back; None when it has none."""
+    text = AutoConfig.for_model(**config).get_text_config()
+    window: int | None = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None)
+    return window if kinds is None or "sliding_attention" in kinds else None
+
+
+def layer_kinds(request: TraceRequest) -> list[Any]:
+    """What tells each decoder layer from others: its modules and parameters, their plain attributes, checkpointing."""
+    config = AutoConfig.for_model(**request.config)
+    text = config.get_text_config()
+    with torch.device("meta"), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config)
+    types = getattr(text, "layer_types", None) or [None] * text.num_hidden_layers
+    every = request.candidate.every_n_layers
+    layers = decoder_layers(model, text.num_hidden_layers)
+    return [(types[number], number % every, *_traits(layer)) for number, layer in enumerate(layers)]
+
+
+def _traits(layer: torch.nn.Module) -> Iterator[Any]:
+    for name, module in layer.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        plain.pop("layer_idx", None)
+        yield name, type(module).__name__, tuple(sorted(plain.items()))
+    for name, parameter in layer.named_parameters():
+        yield name, tuple(parameter.shape)
+
+
+def _regime(request: TraceRequest) -> Regime:
+    rows, _ = micro_batch(request.candidate, 1)
+    return Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled)
 
 
 class _Trainer(sft.Trainer):
@@ -109,11 +144,14 @@ class _Trainer(sft.Trainer):
         self.micro_batches = micro_batches
         super().__init__(task, **arguments)
         count, collate = itertools.count(), self.data_collator
+        collate.collator.padding_free = keeps_documents_apart(task.candidate)
 
         def collate_and_count(rows: list[dict[str, Any]]) -> dict[str, Any]:
             recorder.collated = next(count) // self.args.gradient_accumulation_steps
-            batch: dict[str, Any] = collate(rows)
-            return batch
+            with _disable_current_modes():
+                batch: dict[str, Any] = collate(rows)
+            fakes = {id(value): torch.empty_like(value) for value in batch.values() if isinstance(value, torch.Tensor)}
+            return {name: fakes.get(id(value), value) for name, value in batch.items()}
 
         self.data_collator = collate_and_count
 
@@ -142,6 +180,10 @@ class _Trainer(sft.Trainer):
         return super()._clip_grad_norm(model)
 
 
+class _LogitsTrainer(_Trainer, LogitsTrainer):
+    """The same for a step that keeps the logits."""
+
+
 class _Phases(TrainerCallback):  # type: ignore[misc]
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -162,15 +204,17 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
                     self.recorder.made[place].layer = self.recorder.layer_of_parameter.get(id(parameter))
 
 
-def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
+def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | None) -> Recorder:
     """Train one step of each shape, with the first shape before and the last one after them."""
+    candidate, on_cpu = request.candidate, request.capability is None
+    apart = keeps_documents_apart(candidate)
     steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
-    on_cpu = request.capability is None
-    recorder = Recorder(masked=request.masked, labels=None if on_cpu else [labels for _, _, labels in steps])
-    accumulation = min(2, request.candidate.gradient_accumulation_steps)
+    labels = None if on_cpu else [labels for _, _, labels in steps]
+    recorder = Recorder(masked=request.masked or apart, labels=labels)
+    accumulation = min(2, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
-            candidate=replace(request.candidate, gradient_accumulation_steps=accumulation, batching="random"),
+            candidate=replace(candidate, gradient_accumulation_steps=accumulation, dataloader_num_workers=0),
             recipe=request.recipe,
             model_path="",
             tokenized_path="",
@@ -182,19 +226,28 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
         )
         arguments = sft.sft_config(task)
         arguments.max_length, arguments.model_init_kwargs, arguments.max_steps = None, None, len(steps)
-        rows = [[1] * length for _, length, _ in steps]
+        arguments.packing, arguments.pad_to_multiple_of = False, None
+        arguments.train_sampling_strategy = "random"
+        rows = {"input_ids": [[1] * length for _, length, _ in steps]}
+        rows["labels"] = rows["input_ids"]
+        if apart:  # two documents in a row
+            rows["seq_lengths"] = [[length // 2, length - length // 2] for _, length, _ in steps]
         micro_batches = [[place] * rows for place, (rows, _, _) in enumerate(steps) for _ in range(accumulation)]
         paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
         with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
-            trainer = _Trainer(
+            model = _model(request, depth)
+            if prepare is not None:
+                model = prepare(model)
+            adapted = candidate.method == "full" or isinstance(model, PeftModel)
+            trainer = (_Trainer if request.loss == "fused" else _LogitsTrainer)(
                 recorder,
                 micro_batches,
                 task,
-                model=_model(request, depth),
+                model=model,
                 args=arguments,
-                train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+                train_dataset=Dataset.from_dict(rows),
                 processing_class=_tokenizer(),
-                peft_config=sft.lora_config(request.recipe) if request.candidate.method != "full" else None,
+                peft_config=None if adapted else sft.lora_config(request.recipe),
                 callbacks=[_Phases(recorder)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -208,13 +261,17 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
 def _model(request: TraceRequest, depth: int) -> Any:
     config = AutoConfig.for_model(**request.config)
     text = config.get_text_config()
-    text.num_hidden_layers = depth
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:depth]
+    layers, text.num_hidden_layers = text.num_hidden_layers, depth
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == layers:  # an entry for each layer
+            setattr(text, name, value[:depth])
     dtype = getattr(torch, request.candidate.weights_dtype)
     with no_init_weights():  # ties no weights either
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=request.candidate.attention)
     model.tie_weights()
+    quantization = sft.quantization_config(request.candidate)
+    if quantization is not None:
+        quantize(model, quantization)
     return model
 
 
@@ -224,14 +281,19 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
 
 
-def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
-    """Tell the recorder when each decoder layer's forward begins and ends, and when the last is over."""
+def decoder_layers(model: Any, depth: int) -> torch.nn.ModuleList:
+    """The list of a model's decoder layers. Raises TraceError when there is none of so many."""
     lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
     layers = next(lists, None)
     if layers is None:
         raise TraceError(f"{type(model).__name__} has no list of {depth} decoder layers")
-    for number, layer in enumerate(layers):
-        _mark(layer, number, recorder)
+    return layers
+
+
+def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
+    """Tell the recorder when each decoder layer's forward begins and ends, and when the last is over."""
+    for number, layer in enumerate(decoder_layers(model, depth)):
+        _mark(layer, number, recorder, last=number == depth - 1)
 
     def end(*_: Any) -> None:
         if recorder.phase == "forward":
@@ -241,8 +303,11 @@ def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
     base.base_model.register_forward_hook(end)
 
 
-def _mark(layer: Any, number: int, recorder: Recorder) -> None:
-    """Note which autograd nodes a layer's forward makes; its backward is known by them."""
+def _mark(layer: Any, number: int, recorder: Recorder, *, last: bool) -> None:
+    """Note which autograd nodes a layer's forward makes; its backward is known by them.
+
+    What stands between two layers counts to the one before it, what follows the last to none.
+    """
     first = 0
 
     def enter(*_: Any) -> None:
@@ -253,6 +318,7 @@ def _mark(layer: Any, number: int, recorder: Recorder) -> None:
     def leave(*_: Any) -> None:
         if recorder.phase == "forward":
             recorder.spans.append((first, _get_sequence_nr(), number))
+            recorder.layer = None if last else number
 
     layer.register_forward_pre_hook(enter)
     layer.register_forward_hook(leave)
@@ -261,10 +327,12 @@ def _mark(layer: Any, number: int, recorder: Recorder) -> None:
 
 
 def _name_weights(model: Any, recorder: Recorder) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
+    tensors = [(tensor, tensor) for tensor in (*model.parameters(), *model.buffers())]
+    tensors += [(tensor, module.weight) for module in model.modules() for tensor in statistics(module)]
+    for tensor, parameter in tensors:
         if (place := recorder.block_of(tensor)) is not None:
             made = recorder.made[place]
-            made.layer = recorder.layer_of_parameter.get(id(tensor))
+            made.layer = recorder.layer_of_parameter.get(id(parameter))
             made.owner = "weights"
     for name, parameter in model.named_parameters():
         if "lora_" in name and (place := recorder.block_of(parameter)) is not None:
@@ -274,7 +342,7 @@ def _name_weights(model: Any, recorder: Recorder) -> None:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     """Let modules of fake parameters be moved, and transformers ask whether a mask is needed."""
-    made: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}  # shared parameters stay shared
+    made: Any = WeakIdKeyDictionary()  # shared parameters stay shared, and those that nobody holds die
 
     def apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torch.nn.Module:
         for child in module.children() if recurse else ():
@@ -284,14 +352,18 @@ def _patched() -> Iterator[None]:
                 with torch.no_grad():
                     new = function(parameter)
                 if new is not parameter:
-                    pair = parameter, torch.nn.Parameter(new, requires_grad=parameter.requires_grad)
-                    module._parameters[name] = made.setdefault(id(parameter), pair)[1]
+                    shared = made[parameter]() if parameter in made else None
+                    if shared is None:
+                        shared = torch.nn.Parameter(new, requires_grad=parameter.requires_grad)
+                        made[parameter] = weakref.ref(shared)
+                    module._parameters[name] = shared
         module._buffers.update({name: function(value) for name, value in module._buffers.items() if value is not None})
         return module
 
     with (
         patch.object(torch.nn.Module, "_apply", apply),
         patch.object(transformers.masking_utils, "is_tracing", lambda tensor=None: False),
+        patch.dict(bitsandbytes.functional.name2qmap),  # a cache that would keep fake tensors
     ):
         yield
 

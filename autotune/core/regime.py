@@ -1,0 +1,98 @@
+"""Regimes: the shapes of micro-batches whose steps have one structure, and which of them to trace.
+
+Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Its borders: a
+single row (what is contiguous there is copied with more), rows as long as the model's sliding window (shorter ones
+need no mask for it), and more label positions than TRL's head scores in one tile (then it reuses its buffers).
+
+Symbols: B rows of a micro-batch, S positions of a row, W positions that a sliding window reaches back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import log
+
+from autotune.core.candidate import Candidate
+
+TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
+STEP = 128  # positions between traced lengths, where there is room for it: kernels of attention round to it
+SHAPES = 4
+LENGTHS = 64  # to choose from
+UNSCORED_AT_MOST = 8  # label positions by which a traced micro-batch may have less than B (S - 1)
+ALIGNMENT = 8  # positions: masks are padded to it on CUDA
+
+Shapes = tuple[tuple[int, int], ...]  # (B, S) of each traced step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regime:
+    """Where a micro-batch lies between the borders."""
+
+    one_row: bool
+    beyond_window: bool
+    tiled: bool
+
+
+def micro_batch(candidate: Candidate, positions: int) -> tuple[int, int]:
+    """(B, S) of a candidate's micro-batch whose rows have `positions`.
+
+    TRL lays packed rows whose documents are kept apart one behind the other: they are one row to the model.
+    """
+    rows = candidate.per_device_train_batch_size
+    return (1, rows * positions) if keeps_documents_apart(candidate) else (rows, positions)
+
+
+def keeps_documents_apart(candidate: Candidate) -> bool:
+    """Whether rows hold several samples that must not see each other; only `pack_wrapped` mixes them."""
+    return candidate.batching in ("pack_bfd", "pack_bfd_split", "padding_free")
+
+
+def regime_of(rows: int, positions: int, window: int | None) -> Regime:
+    """The regime of a micro-batch. window: W, None for a model without one."""
+    return Regime(
+        one_row=rows == 1,
+        beyond_window=window is not None and positions >= window,
+        tiled=rows * (positions - 1) > TILE,
+    )
+
+
+def traced_shapes(regime: Regime, window: int | None) -> Shapes:
+    """Shapes to trace: four tell sizes apart that are sums of two monomials. All have as many tiles.
+
+    Where a regime has no room for four with the fewest tiles, because W is about as long as a tile, they are those of
+    more: its buffers differ by less than one tile's.
+    """
+    step = STEP if window is None or regime.beyond_window else _step_below(window)
+    first = -(-window // step) * step if window is not None and regime.beyond_window else step
+    last = window if window is not None and not regime.beyond_window else first + LENGTHS * step
+    for tiles in count(2 if regime.tiled else 1):
+        least, most = (tiles - 1) * TILE + UNSCORED_AT_MOST, tiles * TILE
+        room = [
+            (rows, length)
+            for length in range(first, last, step)
+            for rows in ((1,) if regime.one_row else range(2, max(3, most // length) + 1))
+            if least < rows * (length - 1) <= most
+        ]
+        if len(room) >= SHAPES:
+            return _far_apart(room)
+        if tiles > LENGTHS:
+            break
+    raise ValueError(f"no {SHAPES} shapes in {regime} with a window of {window}")
+
+
+def _step_below(window: int) -> int:
+    """Positions between traced lengths below W: the largest that leaves room for a few."""
+    return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step >= SHAPES or step == 1)
+
+
+def _far_apart(room: Sequence[tuple[int, int]]) -> Shapes:
+    """SHAPES of them with different B S, each as far from those before it as can be."""
+
+    def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+        rows, positions = log(one[0] / other[0]), log(one[1] / other[1])
+        return min(abs(rows) + abs(positions), 4 * abs(rows + positions))
+
+    chosen = [room[0]]
+    while len(chosen) < SHAPES:
+        chosen.append(max(room, key=lambda shape: min(distance(shape, other) for other in chosen)))
+    return tuple(chosen)

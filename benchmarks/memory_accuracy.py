@@ -1,0 +1,268 @@
+"""Predicted against publicly measured peaks of GPU memory: torch's own counters, from other people's runs.
+
+    python benchmarks/memory_accuracy.py --points measured_points.jsonl --models models.json --json
+
+Each row of the points says what was run and what `torch.cuda.max_memory_allocated` gave; `--models` holds the
+architectures, so no hub and no GPU is needed. The rows are split by a hash of their id into `tune`, which may be looked
+at while the code is changed, and `blind`, which may not. Rows of other software paths than the installed one
+(`stack_matches` false) and with eager attention are counted apart.
+
+What other people's scripts do and this project does not is imitated here: full logits, scales that are not quantized
+themselves, and `prepare_model_for_kbit_training`.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import transformers.integrations.sdpa_attention
+from peft import get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig
+from transformers.utils import logging
+
+from autotune import sft
+from autotune.core.candidate import Candidate
+from autotune.core.memory import Peak, memory_law, peak
+from autotune.core.profile import Profile, monomials
+from autotune.core.recipe import Recipe
+from autotune.core.regime import regime_of
+from autotune.plain_step import LogitsTrainer
+from autotune.trace import TraceRequest, sliding_window, trace
+
+ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
+CAPABILITIES = {  # https://developer.nvidia.com/cuda-gpus
+    "Tesla T4": (7, 5),
+    "A100-80GB": (8, 0),
+    "NVIDIA GeForce RTX 4080": (8, 9),
+}
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+OPTIMIZERS = ("paged_adamw_8bit", "adamw_8bit", "adamw_torch_fused", "adafactor")
+ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A measured row, as a trace wants it."""
+
+    request: TraceRequest
+    rows: int
+    length: int
+    measured_bytes: int
+    stack_matches: bool
+
+
+class Skipped(Exception):
+    """The row cannot be predicted; says why."""
+
+
+def main() -> None:
+    """Predict every row and print the errors."""
+    arguments = _arguments()
+    logging.set_verbosity_error()
+    models = json.loads(arguments.models.read_text(encoding="utf-8")) if arguments.models else {}
+    found, skipped = [], []
+    profiles: dict[Any, Profile] = {}
+    for line in arguments.points.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        if arguments.half not in (None, half(values["id"])):
+            continue
+        try:
+            point = read(values, models)
+        except Skipped as reason:
+            skipped.append({"id": values["id"], "why": str(reason)})
+            continue
+        predicted = predict(point, values, profiles)
+        row = {
+            "id": values["id"],
+            "half": half(values["id"]),
+            "group": group(point),
+            "stack_matches": point.stack_matches,
+            "predicted_allocated_bytes": predicted.bytes,
+            "measured_bytes": point.measured_bytes,
+            "error": predicted.bytes / point.measured_bytes - 1,
+            "phase": predicted.phase,
+        }
+        found.append(row)
+        print(f"{row['error']:+7.2%}  {row['id']}  {predicted.phase} {predicted.op}", file=sys.stderr, flush=True)
+    summary = {"rows": found, "skipped": skipped, **errors(found), "groups": {}}
+    for key in sorted({(row["group"], row["half"]) for row in found}):
+        summary["groups"][" ".join(key)] = errors([row for row in found if (row["group"], row["half"]) == key])
+    print(json.dumps(summary) if arguments.json else json.dumps(summary["groups"], indent=1))
+
+
+def half(identifier: str) -> str:
+    """Whether a row may be looked at while the code is changed."""
+    return "tune" if int(sha256(identifier.encode()).hexdigest(), 16) % 2 == 0 else "blind"
+
+
+def group(point: Point) -> str:
+    """What a row counts to."""
+    if not point.stack_matches:
+        return "other stack"
+    return "eager" if point.request.candidate.attention == "eager" else "same stack"
+
+
+def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Median and 95th percentile of the absolute errors."""
+    found = [abs(row["error"]) for row in rows]
+    if not found:
+        return {"count": 0, "median_abs_error": None, "p95_abs_error": None}
+    return {
+        "count": len(found),
+        "median_abs_error": median(found),
+        "p95_abs_error": float(np.quantile(found, 0.95)),
+    }
+
+
+def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> Point:
+    """What a row says was run. Raises Skipped."""
+    for wrong, why in (
+        (values.get("tier") != "A", "tier A has the exact configuration, this is not in it"),
+        (values.get("n_gpus") != 1, "more than one GPU"),
+        (not str(values.get("kernels", "none")).startswith("none"), "foreign kernels"),
+        (values.get("status") != "ok" or not values.get("peak_alloc_bytes"), "no peak of allocated bytes"),
+        (values.get("model") not in models, f"architecture of {values.get('model')} not given"),
+        (values.get("gpu") not in CAPABILITIES, f"compute capability of {values.get('gpu')} not known here"),
+        (values.get("seq_len") is None or values.get("micro_batch") is None, "shape not given"),
+        (str(values.get("quantization")).startswith("gptq"), "GPTQ is not trained here"),
+    ):
+        if wrong:
+            raise Skipped(why)
+    facts = {key: value for key, value in models[values["model"]].items() if key not in ABOUT_THE_MODEL}
+    config = AutoConfig.for_model(**facts).to_dict()
+    mixed = values.get("mixed_precision") or "no"
+    optimizer = str(values.get("optimizer"))
+    candidate = Candidate(
+        max_length=values["seq_len"],
+        per_device_train_batch_size=values["micro_batch"],
+        gradient_accumulation_steps=values.get("grad_accum") or 1,
+        method=values["method"],
+        checkpointing="full" if values["gradient_checkpointing"] else "off",
+        attention=values["attention"].split()[0],
+        optimizer=next((name for name in OPTIMIZERS if name == optimizer), "adamw_torch"),
+        weights_dtype=DTYPES.get(values["dtype"], values["dtype"]),
+        mixed_precision="no" if mixed.startswith("no") else mixed,
+    )
+    targets = values.get("lora_targets") or "all-linear"
+    recipe = Recipe(
+        method=candidate.method,
+        lora_rank=values.get("lora_r") or 16,
+        lora_target_modules=TARGETS.get(targets, tuple(targets.split(","))),
+        max_grad_norm=0.0 if by_hand(values) else 1.0,
+    )
+    rows, length = values["micro_batch"], values["seq_len"]
+    regime = regime_of(rows, length, sliding_window(config))
+    request = TraceRequest(
+        config=config,
+        candidate=candidate,
+        recipe=recipe,
+        masked=False,
+        tiled=regime.tiled,
+        beyond_window=regime.beyond_window,
+        loss="full_logits",
+        capability=CAPABILITIES[values["gpu"]],
+    )
+    return Point(
+        request=request,
+        rows=rows,
+        length=length,
+        measured_bytes=round(values["peak_alloc_bytes"]),
+        stack_matches=stack_matches(values.get("versions") or {}),
+    )
+
+
+def stack_matches(versions: Mapping[str, str]) -> bool:
+    """Whether a row took the paths of the installed libraries: transformers of the same major version, without TRL.
+
+    TRL until 0.2x kept logits and cast adapters and norms otherwise; transformers 5 masks and caches otherwise than 4.
+    """
+    installed = version("transformers").partition(".")[0]
+    return versions.get("transformers", "").partition(".")[0] == installed and "trl" not in versions
+
+
+def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile]) -> Peak:
+    """The peak of a row, from a profile that rows of other shapes share."""
+    request = point.request
+    candidate = request.candidate
+    alike = replace(
+        candidate,
+        max_length=1,
+        per_device_train_batch_size=min(candidate.per_device_train_batch_size, 2),
+        gradient_accumulation_steps=min(candidate.gradient_accumulation_steps, 2),
+    )
+    key = json.dumps([request.config, alike.to_dict(), str(request.recipe), request.tiled, request.capability])
+    key += str([values[name] for name in ("quantization", "attention", "framework", "kernels")])
+    if key not in profiles:
+        with foreign(values):
+            profiles[key] = trace(request, prepare=partial(prepare, values, request))
+    layers = AutoConfig.for_model(**request.config).num_hidden_layers
+    law = memory_law(profiles[key], layers=layers, accumulation=candidate.gradient_accumulation_steps)
+    return peak(law, monomials(point.rows, point.length, point.rows * (point.length - 1)))
+
+
+def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any:
+    """Do to a model what a row's script does before it trains.
+
+    TRL casts the adapters of a quantized model to bf16; a loop of its own leaves them in PEFT's fp32.
+    """
+    method = request.candidate.method
+    if method == "qlora" and (by_hand(values) or "kbit" in values["kernels"]):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if method == "full" or not by_hand(values):
+        return model
+    model = get_peft_model(model, sft.lora_config(request.recipe))
+    model.is_loaded_in_4bit = False
+    return model
+
+
+def by_hand(values: Mapping[str, Any]) -> bool:
+    """Whether the row's step is a loop of its own: `out = model(...)`, so that the logits live until the next one."""
+    return "manual" in values["framework"]
+
+
+@contextlib.contextmanager
+def foreign(values: Mapping[str, Any]) -> Iterator[None]:
+    """What a row's script set otherwise than this project."""
+    ours = sft.quantization_config
+
+    def quantization_config(candidate: Candidate) -> Any:
+        config = ours(candidate)
+        if candidate.method == "qlora":
+            config.bnb_4bit_use_double_quant = values["quantization"] == "nf4-dq"
+            config.bnb_4bit_compute_dtype = getattr(torch, candidate.weights_dtype)
+        return config
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(patch.object(sft, "quantization_config", quantization_config))
+        if by_hand(values):
+            stack.enter_context(patch.object(LogitsTrainer, "keeps_outputs", True))
+        if "k/v expanded" in values["attention"]:
+            sdpa = transformers.integrations.sdpa_attention
+            stack.enter_context(patch.object(sdpa, "use_gqa_in_sdpa", lambda *_: False))
+        yield
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=Path, required=True, help="JSON lines, a measured row each")
+    parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
+    parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
+    parser.add_argument("--json", action="store_true", help="one JSON object with every row")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

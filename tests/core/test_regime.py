@@ -1,0 +1,43 @@
+"""Regimes: the shapes that are traced have the structure of the micro-batch that is asked about."""
+
+from itertools import combinations, product
+
+import pytest
+
+from autotune.core.profile import MONOMIALS, monomials
+from autotune.core.regime import TILE, UNSCORED_AT_MOST, Regime, regime_of, traced_shapes
+
+REGIMES = [
+    (Regime(one_row=one_row, beyond_window=beyond, tiled=tiled), window)
+    for one_row, beyond, tiled in product((True, False), repeat=3)
+    for window in (None, 64, 128, 512, 1024, 4096)
+    if window is not None or not beyond  # without a window nothing is beyond it
+    if not (one_row and tiled and window and not beyond)  # a row shorter than these windows fits one tile
+]
+
+
+@pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
+def test_traced_shapes_lie_in_their_regime(regime: Regime, window: int | None) -> None:
+    """One row or several, on the same side of the window, and as many tiles, whatever positions are not scored."""
+    shapes = traced_shapes(regime, window)
+    found = [regime_of(rows, length, window) for rows, length in shapes]
+    assert {(one.one_row, one.beyond_window) for one in found} == {(regime.one_row, regime.beyond_window)}
+    labels = [rows * (length - 1) - less for rows, length in shapes for less in (0, UNSCORED_AT_MOST)]
+    assert len({-(-count // TILE) for count in labels}) == 1
+    if window is None or window < TILE:
+        assert {one.tiled for one in found} == {regime.tiled}
+
+
+@pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
+def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) -> None:
+    """No two of them are alike up to a factor at all four shapes, but those that one row makes equal."""
+    shapes = traced_shapes(regime, window)
+    assert len({B * S for B, S in shapes[1:]}) == 3  # a micro-batch that is collated ahead is that of the next step
+    values = list(zip(*(monomials(B, S, B * (S - 1) - B - S % 7) for B, S in shapes), strict=True))
+    equal = {frozenset(pair) for pair in (("1", "B"), ("S", "BS"), ("SS", "BSS"))} if regime.one_row else set()
+    alike = {
+        frozenset((one, other))
+        for (one, first), (other, second) in combinations(zip(MONOMIALS, values, strict=True), 2)
+        if len({a / b for a, b in zip(first, second, strict=True)}) == 1
+    }
+    assert alike == equal
