@@ -33,16 +33,18 @@ class CachingAllocator:
     """Hand out blocks as torch would, and keep count.
 
     allocated, reserved: bytes now, as `torch.cuda.memory_allocated` and `memory_reserved` count them; peak_allocated
-    and peak_reserved: at most so far.
+    and peak_reserved: at most so far. peak_needed: the most that was reserved less what the allocator would give back
+    to the driver before it runs out of memory: segments that are wholly free, and free pages of expandable ones.
     """
 
     def __init__(self, *, expandable_segments: bool) -> None:
         self.expandable_segments = expandable_segments
-        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
+        self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_needed = 0
+        self._idle = 0  # bytes that would be given back
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
         self._at: dict[int, _Block] = {}  # free blocks by address
         self._end: dict[bool, _Block | None] = {True: None, False: None}  # last block of an expandable pool
-        self._next_address = {True: 0, False: 2**60}  # the pools never meet
+        self._next_address = {True: 0, False: 2**40 * LARGE_BUFFER}  # the pools never meet
 
     def allocate(self, size: int) -> _Block:
         """Take a block for `size` bytes; hand it to `release` when it is freed."""
@@ -55,6 +57,7 @@ class CachingAllocator:
         block.free = False
         self.allocated += block.size
         self.peak_allocated = max(self.peak_allocated, self.allocated)
+        self.peak_needed = max(self.peak_needed, self.reserved - self._idle)
         return block
 
     def release(self, block: _Block) -> None:
@@ -132,8 +135,17 @@ class CachingAllocator:
     def _remember(self, block: _Block) -> None:
         insort(self._free[block.small], (block.size, block.address))
         self._at[block.address] = block
+        self._idle += self._returnable(block)
 
     def _forget(self, block: _Block) -> None:
         blocks = self._free[block.small]
         del blocks[bisect_left(blocks, (block.size, block.address))]
         del self._at[block.address]
+        self._idle -= self._returnable(block)
+
+    def _returnable(self, block: _Block) -> int:
+        """Bytes of a free block that the driver would get back."""
+        if self.expandable_segments:
+            page = SMALL_BUFFER if block.small else LARGE_BUFFER
+            return max(0, (block.address + block.size) // page - -(-block.address // page)) * page
+        return block.size if block.before is None and block.after is None else 0

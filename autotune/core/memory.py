@@ -9,11 +9,13 @@ Symbols: R moments kept, O owners, M monomials, C candidates; B, S, N as in prof
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.profile import MONOMIALS, ON_THE_HOST, Profile, deepen, repeated_layers
+from autotune.core.profile import MONOMIALS, Profile, deepen, repeated_layers
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +31,15 @@ class MemoryLaw:
     phases: tuple[str, ...]
     ops: tuple[str, ...]
     coefficients: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `law_from_dict` reads them back."""
+        return {
+            "owners": self.owners,
+            "phases": self.phases,
+            "ops": self.ops,
+            "coefficients": self.coefficients.tolist(),
+        }
 
     def live(self, shapes: Floats) -> Floats:
         """Live bytes at each moment. shapes: values of the monomials, shape (C, M). Returns shape (C, R)."""
@@ -49,24 +60,25 @@ class Peak:
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
 
-    What the host holds is left out. Batches of all micro-steps are fetched before the first, so theirs is the only
-    memory that grows with them.
+    Batches of all micro-steps are fetched before the first, so theirs is the only memory that grows with them.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
     place = {owner: index for index, owner in enumerate(owners)}
     sizes = np.array([block.size for block in deep.blocks], dtype=np.float64)
     sizes[[block.owner == "batch" for block in deep.blocks]] *= accumulation / profile.micro_steps
-    sizes[[block.owner in ON_THE_HOST for block in deep.blocks]] = 0
     owner_of = np.array([place[block.owner] for block in deep.blocks])
-    made = np.zeros((len(deep.ops), len(owners), len(MONOMIALS)))
-    freed = np.zeros_like(made)
-    for index, op in enumerate(deep.ops):
-        for where, blocks in ((made, op.allocates), (freed, op.frees)):
-            chosen = list(blocks)
-            np.add.at(where[index], owner_of[chosen], sizes[chosen])
+
+    def per_op(blocks: Sequence[Sequence[int]]) -> Floats:
+        totals = np.zeros((len(deep.ops), len(owners), len(MONOMIALS)))
+        chosen = np.fromiter(chain.from_iterable(blocks), dtype=np.int64)
+        ops = np.repeat(np.arange(len(blocks)), [len(of_op) for of_op in blocks])
+        np.add.at(totals, (ops, owner_of[chosen]), sizes[chosen])
+        return totals
+
+    made, freed = per_op([op.allocates for op in deep.ops]), per_op([op.frees for op in deep.ops])
+    made[1:] -= freed[:-1]
     live = np.cumsum(made, axis=0)
-    live[1:] -= np.cumsum(freed, axis=0)[:-1]
     kept = _worst(live.sum(axis=1), _candidates(profile, deep))
     return MemoryLaw(
         owners=owners,
@@ -74,6 +86,18 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
         ops=tuple(deep.ops[index].name for index in kept),
         coefficients=live[kept],
     )
+
+
+def law_from_dict(values: Mapping[str, Any]) -> MemoryLaw:
+    """Read a law back."""
+    words = {name: tuple(values[name]) for name in ("owners", "phases", "ops")}
+    return MemoryLaw(**words, coefficients=np.array(values["coefficients"], dtype=np.float64))
+
+
+def peaks(law: MemoryLaw, shapes: Floats) -> NDArray[np.int64]:
+    """Live bytes at the worst moment of many micro-batches at once. shapes: (C, M). Returns shape (C,)."""
+    worst: NDArray[np.int64] = np.rint(law.live(shapes).max(axis=1)).astype(np.int64)
+    return worst
 
 
 def peak(law: MemoryLaw, shape: Sequence[int]) -> Peak:
@@ -98,8 +122,10 @@ def _candidates(profile: Profile, deep: Profile) -> list[int]:
 
 def _worst(totals: Floats, candidates: Sequence[int]) -> list[int]:
     """Of the candidates, those that no other one exceeds in every monomial."""
+    chosen = np.array(candidates)
+    left = chosen[np.argsort(-totals[chosen].sum(axis=1), kind="stable")]
     kept: list[int] = []
-    for index in sorted(candidates, key=lambda index: -totals[index].sum()):
-        if not kept or not (totals[kept] >= totals[index]).all(axis=1).any():
-            kept.append(index)
+    while len(left):
+        kept.append(int(left[0]))
+        left = left[(totals[left] > totals[left[0]]).any(axis=1)]
     return kept

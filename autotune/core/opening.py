@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.candidate import Batching, Candidate
+from autotune.core.batches import sampled_order
+from autotune.core.candidate import Candidate
 
 LITTLE_PADDING = 0.05  # share of positions: what a grouped epoch of short chats still pads
-GROUP_STEPS = 50  # transformers' LengthGroupedSampler sorts within 50 steps
 
 
 def opening(
@@ -44,10 +44,8 @@ def padded_share(tokens: Sequence[int] | NDArray[np.int64], candidate: Candidate
     if candidate.packs or candidate.batching == "padding_free":
         return 0.0
     lengths = np.minimum(tokens, candidate.max_length)
-    size, step = candidate.per_device_train_batch_size, candidate.rows_per_step
-    sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * GROUP_STEPS}
-    window = sorted_within.get(candidate.batching, 1)
-    lengths = np.concatenate([np.sort(lengths[i : i + window]) for i in range(0, len(lengths), window)])
+    size = candidate.per_device_train_batch_size
+    lengths = lengths[sampled_order(lengths, candidate)]
     rows = lengths[: len(lengths) // size * size].reshape(-1, size)
     if not len(rows):
         return 0.0

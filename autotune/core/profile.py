@@ -18,8 +18,6 @@ from typing import Any, Literal
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
 LEAST_LAYERS = 5  # first, last, and three alike between them
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
-PAGED = "paged optimizer states"
-ON_THE_HOST = (PAGED,)  # owners whose blocks are not in the device's memory
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
 
@@ -164,7 +162,7 @@ class _Deepening:
                 self._copy(op, None)
         extra = self.layers - self.profile.layers
         blocks = tuple(
-            replace(block, size=(block.size[0] + extra * block.per_layer, *block.size[1:]), per_layer=block.per_layer)
+            replace(block, size=(block.size[0] + extra * gain, *block.size[1:])) if (gain := block.per_layer) else block
             for block in self.blocks
         )
         return replace(self.profile, layers=self.layers, blocks=blocks, ops=tuple(self.ops))
@@ -175,7 +173,8 @@ class _Deepening:
         for index, target in self._copies(op.allocates, op, layer):
             made.append(len(self.blocks))
             self.place[self.names[index], target] = len(self.blocks)
-            self.blocks.append(replace(self.profile.blocks[index], layer=target))
+            block = self.profile.blocks[index]
+            self.blocks.append(block if block.layer == target else replace(block, layer=target))
         freed = []
         for index, target in self._copies(op.frees, op, layer):
             place = self.place.pop((self.names[index], target), None)

@@ -1,0 +1,92 @@
+"""Batches: the shapes of the micro-batches that a candidate makes of a dataset.
+
+The worst one decides whether a candidate fits; a sequence of them, as the sampler would draw it, decides how much
+the allocator reserves. Leaves out what a shape costs (memory.py).
+
+Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.candidate import Batching, Candidate
+from autotune.core.profile import Size, monomials
+from autotune.core.regime import micro_batch
+from autotune.core.workload import Lengths
+
+Integers = NDArray[np.int64]
+GROUP_STEPS = 50  # transformers' LengthGroupedSampler sorts within 50 steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The shape of one micro-batch. labels: positions that the loss may score, at most rows x (positions - 1)."""
+
+    rows: int
+    positions: int
+    labels: int
+
+    @property
+    def monomials(self) -> Size:
+        """Its monomials, as a profile's sizes want them."""
+        return monomials(self.rows, self.positions, self.labels)
+
+
+def full_batch(candidate: Candidate) -> Batch:
+    """A micro-batch whose rows are as long as the candidate lets them be, every token a label."""
+    rows, positions = micro_batch(candidate, padded(candidate.row_length, candidate))
+    return Batch(rows=rows, positions=positions, labels=rows * (positions - 1))
+
+
+def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
+    """The largest micro-batch that the dataset can make: its longest rows together, and its most labels."""
+    if candidate.packs:
+        return full_batch(candidate)
+    rows = min(candidate.per_device_train_batch_size, lengths.rows)
+    tokens = np.minimum(lengths.tokens, candidate.max_length)
+    labels = np.sort(np.minimum(lengths.labels, tokens - 1))[-rows:]
+    return Batch(rows=rows, positions=padded(int(tokens.max()), candidate), labels=int(labels.sum()))
+
+
+def drawn_batches(candidate: Candidate, lengths: Lengths, *, seed: int) -> Iterator[Batch]:
+    """An epoch's micro-batches in an order like the sampler's; packed rows are taken as full."""
+    rows = candidate.per_device_train_batch_size
+    if candidate.packs:
+        yield from (full_batch(candidate) for _ in range(lengths.rows // rows))
+        return
+    tokens = np.minimum(lengths.tokens, candidate.max_length)
+    order = np.random.default_rng(seed).permutation(lengths.rows)
+    order = order[sampled_order(tokens[order], candidate)]
+    tokens, labels = tokens[order], np.minimum(lengths.labels, tokens - 1)[order]
+    for start in range(0, len(order) - rows + 1, rows):
+        here = slice(start, start + rows)
+        positions = padded(int(tokens[here].max()), candidate)
+        yield Batch(rows=rows, positions=positions, labels=int(labels[here].sum()))
+
+
+def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
+    """Where the samplers move rows that came in a random order: they sort by length within windows. Shape (rows,)."""
+    step = candidate.rows_per_step
+    sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * GROUP_STEPS}
+    if (window := sorted_within.get(candidate.batching)) is None:
+        return np.arange(len(tokens))
+    return np.concatenate([i + np.argsort(tokens[i : i + window]) for i in range(0, len(tokens), window)])
+
+
+def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
+    """Whether attention needs a mask in some large micro-batch: rows of several lengths are padded to one.
+
+    Without a dataset every row is full and none is padded.
+    """
+    if lengths is None or candidate.packs or candidate.per_device_train_batch_size == 1:
+        return not candidate.packs and padded(candidate.row_length, candidate) != candidate.row_length
+    return len(np.unique(np.minimum(lengths.tokens, candidate.max_length))) > 1
+
+
+def padded(tokens: int, candidate: Candidate) -> int:
+    """Positions of a row of so many tokens."""
+    multiple = candidate.pad_to_multiple_of or 1
+    return -(-tokens // multiple) * multiple

@@ -1,0 +1,53 @@
+"""Batches: the worst one by hand, and that no drawn one is larger."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, sampled_order, worst_batch
+from autotune.core.workload import Lengths
+from tests.core.examples import candidate, lengths
+
+TWO = candidate(max_length=100, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+
+
+def test_the_worst_batch_by_hand() -> None:
+    """The two longest of 10, 50, 30 and 400 tokens, cut at 100: 2 x 100 positions; most labels are 20 and 99."""
+    rows = Lengths(tokens=np.array([10, 50, 30, 400]), labels=np.array([9, 5, 20, 399]))
+    assert worst_batch(TWO, rows) == Batch(rows=2, positions=100, labels=119)
+    assert worst_batch(replace(TWO, pad_to_multiple_of=64), rows).positions == 128
+    assert full_batch(TWO) == Batch(rows=2, positions=100, labels=198)
+    packed = replace(TWO, batching="pack_bfd", packed_length=100)
+    assert worst_batch(packed, rows) == Batch(rows=1, positions=200, labels=199)  # TRL lays its rows end to end
+
+
+@given(
+    tokens=st.lists(st.integers(1, 500), min_size=2, max_size=60),
+    batching=st.sampled_from(["random", "batch_rebalance", "group_by_length"]),
+    seed=st.integers(0, 9),
+)
+def test_no_drawn_batch_is_larger_than_the_worst(tokens: list[int], batching: str, seed: int) -> None:
+    """Whatever the sampler draws needs no more rows, positions or labels."""
+    asked = replace(TWO, batching=batching)  # type: ignore[arg-type]
+    worst = worst_batch(asked, lengths(tokens))
+    for batch in drawn_batches(asked, lengths(tokens), seed=seed):
+        assert (batch.rows, batch.positions) <= (worst.rows, worst.positions)
+        assert batch.labels <= worst.labels
+
+
+@pytest.mark.parametrize(("batching", "order"), [("random", [0, 1, 2, 3]), ("batch_rebalance", [0, 2, 3, 1])])
+def test_samplers_sort_within_a_step(batching: str, order: list[int]) -> None:
+    """Batch rebalancing sorts the four rows of a step by length; random order stays."""
+    asked = replace(TWO, batching=batching)  # type: ignore[arg-type]
+    assert sampled_order(np.array([1, 4, 2, 3]), asked).tolist() == order
+
+
+def test_a_mask_is_needed_where_rows_differ() -> None:
+    """One row, full rows and rows that are all cut at one length need none."""
+    assert is_masked(TWO, lengths([10, 50]))
+    assert not is_masked(TWO, lengths([100, 400]))
+    assert not is_masked(TWO, None)
+    assert not is_masked(replace(TWO, per_device_train_batch_size=1), lengths([10, 50]))
