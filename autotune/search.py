@@ -68,7 +68,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     if hardware.other_devices:
         display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
-    limit = int(MEMORY_SHARE * hardware.host_free_bytes) if device == "cpu" else None
+    limit = int(MEMORY_SHARE * hardware.free_bytes) if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
         workload = describe(
             model=request.model,

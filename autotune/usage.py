@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import settings as schemas
+from autotune.catalogue import CONF
 from autotune.commands import COMMANDS, Key, keys_of
 from autotune.errors import UsageError
-from autotune.settings import CONF, FREE_FORM, ProbeSettings
+from autotune.settings import FREE_FORM, ProbeSettings
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override

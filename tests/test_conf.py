@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from autotune import settings as schemas
+from autotune.catalogue import CONF
 from autotune.commands import COMMANDS
-from autotune.settings import CONF, RunSettings, SearchSettings
+from autotune.settings import RunSettings, SearchSettings
 
 OPTIONS = [
     (command, group, option)

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from math import prod
 from statistics import median
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from autotune.errors import UsageError
 
+Facts = TypeVar("Facts")
 Kind = Literal["cuda", "cpu"]
 What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
@@ -104,8 +105,8 @@ class Hardware:
     free_bytes: int
     used_by_others_bytes: int
     cores: int
-    host_memory_bytes: int
-    host_free_bytes: int
+    host_memory_bytes: int | None
+    host_free_bytes: int | None
     supports_bf16: bool = False
     supports_tf32: bool = False
     device_index: int | None = None
@@ -155,12 +156,17 @@ class Hardware:
     @classmethod
     def from_dict(cls, values: Any, *, where: str = "hardware") -> "Hardware":
         """Read back what `to_dict` wrote. Raises UsageError listing all that is wrong, each with its place."""
-        problems: list[str] = []
-        hardware = _decode_dataclass(values, cls, where, problems)
-        if problems:
-            raise UsageError(*problems)
-        assert isinstance(hardware, cls)
-        return hardware
+        return read_dataclass(values, cls, where=where)
+
+
+def read_dataclass(values: Any, cls: type[Facts], *, where: str) -> Facts:
+    """Read plain values as one of our dataclasses. Raises UsageError listing all that is wrong, each with its place."""
+    problems: list[str] = []
+    facts = _decode_dataclass(values, cls, where, problems)
+    if problems:
+        raise UsageError(*problems)
+    assert isinstance(facts, cls)
+    return facts
 
 
 def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:

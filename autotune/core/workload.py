@@ -55,6 +55,7 @@ class ModelFacts:
 
     path: directory or hub id that `from_pretrained` takes. name: what people call it.
     parameters: of the whole model, unquantized. limit: positions the model was made for, None when it has no limit.
+    window: positions that its sliding window reaches back, None without one.
     attention: `attn_implementation` values that the class supports.
     fingerprint: of config, tokenizer and the weights' identity; two equal fingerprints train identically.
     """
@@ -70,6 +71,7 @@ class ModelFacts:
     supports_checkpointing: bool
     is_mixture_of_experts: bool
     fingerprint: str
+    window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,23 @@
+"""The catalogue: what `conf/` knows of models and GPUs without a hub and without a machine.
+
+Leaves out what the entries mean (architectures.py, core/gpu_specs.py).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# A wheel carries conf/ inside the package; in a checkout it stands beside it.
+CONF = next(place / "conf" for place in Path(__file__).parents if (place / "conf").is_dir())
+
+
+def catalogued_config(hub_id: str) -> Mapping[str, Any] | None:
+    """The configuration that the catalogue holds of a hub model; None when it does not."""
+    import yaml
+
+    for path in sorted((CONF / "model").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if f"\npath: {hub_id}\n" in text:
+            config: Mapping[str, Any] | None = yaml.safe_load(text).get("config")
+            return config
+    return None

@@ -1,0 +1,85 @@
+"""GPU specifications: what is published of a GPU, for planning without it.
+
+The catalogue's entries (conf/hardware/) have this form, each with its sources. Leaves out how fast a GPU really is:
+a probe measures that (hardware.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.core.hardware import Hardware, read_dataclass
+from autotune.core.units import GIB, MIB
+from autotune.errors import UsageError
+
+# Device memory of a process beside torch's allocator where nobody has measured it. Contexts grow with the number of
+# multiprocessors and with the kernels that are loaded: 141 MiB on a T4 (40), about 0.5 GB on an A100 (108).
+UNKNOWN_CONTEXT_BYTES = 640 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSpec:
+    """One GPU as it is published; None is unknown, or what it does not have.
+
+    memory_gib: torch's `total_memory` where memory_is_reported, else as marketed. Peaks are dense, in fp32
+    accumulation; measured_bf16_tflops is the best product that anybody has published. sources: of the figures.
+    """
+
+    name: str
+    compute_capability: str
+    memory_gib: float
+    memory_is_reported: bool
+    bandwidth_gb_s: float
+    sm_count: int
+    sources: tuple[str, ...]
+    context_mib: int | None = None
+    fp32_tflops: float | None = None
+    tf32_tflops: float | None = None
+    fp16_tflops: float | None = None
+    bf16_tflops: float | None = None
+    measured_bf16_tflops: float | None = None
+    interconnect_gb_s: float | None = None
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Major and minor number."""
+        major, _, minor = self.compute_capability.partition(".")
+        return int(major), int(minor)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What cuBLAS takes of torch's allocator: one workspace for the forward's thread, one for the backward's.
+
+        8 MiB and 128 KiB each (`:4096:2:16:8`), 32 MiB on compute capability 9.0 (aten/src/ATen/cuda/
+        CublasHandlePool.cpp, `parseChosenWorkspaceSize`, torch 2.13).
+        """
+        return 2 * (32 * MIB if self.capability == (9, 0) else 2 * 4 * MIB + 8 * 16 * 1024)
+
+    def hardware(self, *, cores: int) -> Hardware:
+        """The machine around this GPU, empty but for it; its host memory is unknown. cores: of its CPU."""
+        memory = int(self.memory_gib * GIB)
+        return Hardware(
+            kind="cuda",
+            name=self.name,
+            uuid="catalogue",
+            memory_bytes=memory,
+            free_bytes=memory,
+            used_by_others_bytes=0,
+            cores=cores,
+            host_memory_bytes=None,
+            host_free_bytes=None,
+            supports_bf16=self.bf16_tflops is not None,
+            supports_tf32=self.tf32_tflops is not None,
+            compute_capability=self.capability,
+            context_bytes=UNKNOWN_CONTEXT_BYTES if self.context_mib is None else self.context_mib * MIB,
+            workspace_bytes=self.workspace_bytes,
+        )
+
+
+def read_gpu_spec(values: Mapping[str, Any], *, where: str = "hardware.gpu") -> GpuSpec:
+    """Read a specification. Raises UsageError listing all that is wrong, each with its place."""
+    spec = read_dataclass(values, GpuSpec, where=where)
+    major, _, minor = spec.compute_capability.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise UsageError(f"{where}.compute_capability: got {spec.compute_capability!r}, expected as in '8.0'")
+    return spec
