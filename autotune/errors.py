@@ -28,5 +28,9 @@ class NothingFits(AutotuneError):
     """No configuration can do what was asked; each problem says what to try."""
 
 
+class NotPredicted(AutotuneError):
+    """The memory of a configuration cannot be predicted; the problem says why."""
+
+
 class TrainingFailed(AutotuneError):
     """A training run ended without its result; each problem says why and what to try."""

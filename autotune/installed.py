@@ -34,8 +34,8 @@ def installed() -> Installed:
     versions = {name: found for name in DISTRIBUTIONS if (found := _version(name)) is not None}
     return Installed(
         versions=versions,
-        flash_attention_2="flash-attn" in _owners("flash_attn"),
-        flash_attention_3="flash-attn-3" in _owners("flash_attn_interface"),
+        flash_attention_2="flash-attn" in versions and "flash-attn" in _owners("flash_attn"),
+        flash_attention_3="flash-attn-3" in versions and "flash-attn-3" in _owners("flash_attn_interface"),
         kernels="kernels" in versions,
         cpp_compiler=any(map(shutil.which, (os.environ["CXX"],) if "CXX" in os.environ else COMPILERS)),
     )

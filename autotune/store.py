@@ -1,4 +1,4 @@
-"""Directories of the cache that are whole or not there.
+"""Directories and files of the cache that are whole or not there.
 
 A directory is filled under a temporary name, sealed with a list of its files, then renamed into place; whoever finds
 the seal broken makes the directory anew. Leaves out what the directories hold and how their names are chosen.
@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autotune.errors import AutotuneError, UsageError
 
@@ -60,6 +61,26 @@ def build(directory: Path, fill: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return directory
+
+
+def remember(path: Path, question: Any, answer: Callable[[], Any], progress: Callable[[str], None]) -> Any:
+    """The answer to a question, as plain JSON values: out of the file `path`, else found by `answer` and kept there.
+
+    The file holds the question too. One that is damaged, or of another question, is made anew, and `progress` told.
+    """
+    question = json.loads(json.dumps(question))
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["question"] != question:
+            raise ValueError("it answers another question")
+        return kept["answer"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        progress(f"{path} is damaged or not ours ({type(error).__name__}: {error}); it is made anew")
+    found = json.dumps({"question": question, "answer": answer()})
+    write_text(path, found)
+    return json.loads(found)["answer"]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,10 +27,15 @@ def test_versions_are_those_of_the_environment() -> None:
 
 def test_flash_attention_four_is_not_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both packages provide the module flash_attn; transformers asks which of them does, and so do we."""
+    monkeypatch.setattr(module, "_version", lambda distribution: "1.0")
     monkeypatch.setattr(module, "packages_distributions", lambda: {"flash_attn": ["flash_attn_4"]})
     assert not installed().flash_attention_2
     installed.cache_clear()
-    monkeypatch.setattr(module, "packages_distributions", lambda: {"flash_attn": ["flash_attn"]})
+    monkeypatch.setattr(
+        module,
+        "packages_distributions",
+        lambda: {"flash_attn": ["flash_attn"], "flash_attn_interface": ["flash_attn_3"]},
+    )
     assert installed().flash_attention_2
 
 

@@ -1,0 +1,149 @@
+"""Profiles, kept: traced once for an architecture, a way of training and a stack, then read from the cache.
+
+What is asked is first reduced to what a trace depends on, and exactly that is traced, so that two requests with one
+key have one profile. Neither torch nor transformers is imported for a profile that is there.
+"""
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from autotune import store
+from autotune.core.candidate import Candidate
+from autotune.core.profile import Profile, profile_from_dict
+from autotune.core.recipe import Recipe
+from autotune.errors import NotPredicted
+from autotune.installed import installed
+
+Loss = Literal["fused", "full_logits"]
+
+FORMAT = 1  # of the files, and of what the trace writes into them; counts up when either changes
+STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
+LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
+TRACED_KNOBS = (  # besides the number of rows and of micro-steps
+    "method",
+    "checkpointing",
+    "every_n_layers",
+    "activation_offloading",
+    "attention",
+    "optimizer",
+    "weights_dtype",
+    "mixed_precision",
+    "torch_compile",
+    "use_kernels",
+)
+# GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared
+# memory, with it. Each kind is traced as one of its capabilities.
+NO_FLASH, LITTLE_SHARED, PLAIN = (7, 5), (8, 6), (8, 0)
+LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 9), (12, 0), (12, 1)})
+ADAPTERS = ("lora_rank", "lora_target_modules")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest:
+    """What decides a profile, as TraceRequest has it; it is made here without importing what traces."""
+
+    config: Mapping[str, Any]
+    candidate: Candidate
+    recipe: Recipe
+    masked: bool
+    tiled: bool = False
+    capability: tuple[int, int] | None = None
+    beyond_window: bool = False
+    loss: Loss = "fused"
+
+
+def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str], None]) -> Profile:
+    """The profile of a request: the cached one, else a new trace, which takes seconds.
+
+    A file that is damaged or not ours is made anew. Raises NotPredicted when a step cannot be traced.
+    """
+    request = reduced(request)
+
+    def answer() -> dict[str, Any]:
+        words = f"{request.candidate.method}, checkpointing {request.candidate.checkpointing}"
+        shape = "one row" if request.candidate.per_device_train_batch_size == 1 else "several rows"
+        progress(f"tracing a training step ({words}, {shape}); this is done once")
+        with _quiet():
+            from autotune.assembly import TraceError
+            from autotune.trace import TraceRequest, trace
+
+        asked = {field.name: getattr(request, field.name) for field in fields(request)}
+        try:
+            with _quiet():
+                return trace(TraceRequest(**asked)).to_dict()
+        except TraceError as error:
+            raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {error}") from error
+
+    question = describe_request(request)
+    path = home / "profiles" / f"{key_of(question)}.json"
+    try:
+        return profile_from_dict(store.remember(path, question, answer, progress))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        progress(f"{path} holds no profile ({type(error).__name__}: {error}); it is made anew")
+        path.unlink()
+        return profile_from_dict(store.remember(path, question, answer, progress))
+
+
+def reduced(request: ProfileRequest) -> ProfileRequest:
+    """The same request, with all that a trace does not depend on at one value.
+
+    Kept of the batch are one row or several and packed or not, of accumulation one micro-step or several.
+    """
+    asked, recipe = request.candidate, request.recipe
+    candidate = Candidate(
+        max_length=LENGTH,
+        packed_length=LENGTH if asked.packs else None,
+        batching=asked.batching if asked.packs else "random",
+        per_device_train_batch_size=min(asked.per_device_train_batch_size, 2),
+        gradient_accumulation_steps=min(asked.gradient_accumulation_steps, 2),
+        **{knob: getattr(asked, knob) for knob in TRACED_KNOBS},
+    )
+    kept = {name: getattr(recipe, name) for name in ADAPTERS} if asked.method != "full" else {}
+    return replace(
+        request,
+        candidate=candidate,
+        recipe=Recipe(
+            method=asked.method,
+            max_grad_norm=1.0 if recipe.max_grad_norm else 0.0,
+            neftune_noise_alpha=1.0 if recipe.neftune_noise_alpha else None,
+            lora_dropout=0.1 if kept and recipe.lora_dropout else 0.0,
+            **kept,
+        ),
+        tiled=request.tiled and request.loss == "fused",
+        capability=None if request.capability is None else _kind(request.capability),
+    )
+
+
+def _kind(capability: tuple[int, int]) -> tuple[int, int]:
+    if capability < PLAIN:
+        return NO_FLASH
+    return LITTLE_SHARED if capability in LITTLE_SHARED_MEMORY else PLAIN
+
+
+def describe_request(request: ProfileRequest) -> dict[str, Any]:
+    """A reduced request and the stack that answers it, as plain values: two equal ones have one profile."""
+    versions = installed().versions
+    return {**asdict(request), "format": FORMAT, "versions": {name: versions.get(name) for name in STACK}}
+
+
+def key_of(question: Any) -> str:
+    """A name for the file that answers a question."""
+    return blake2b(json.dumps(question, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the libraries and the trainer tell their user to ourselves: nobody is training."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,98 @@
+"""Kept profiles: what has one key, what is made anew, and that the reduced request is what is traced."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.profile import Profile
+from autotune.core.recipe import Recipe
+from autotune.profiles import LITTLE_SHARED_MEMORY, ProfileRequest, describe_request, key_of, load_profile, reduced
+from tests.core.test_profile import step
+
+CANDIDATE = Candidate(max_length=300, per_device_train_batch_size=4, gradient_accumulation_steps=3, method="lora")
+REQUEST = ProfileRequest(config={"model_type": "llama"}, candidate=CANDIDATE, recipe=Recipe(method="lora"), masked=True)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is traced: noted, and answered at once."""
+    requests: list[Any] = []
+
+    def trace(request: Any) -> Profile:
+        requests.append(request)
+        return step(5)
+
+    monkeypatch.setattr("autotune.trace.trace", trace)
+    return requests
+
+
+def key(request: ProfileRequest, **knobs: Any) -> str:
+    return key_of(describe_request(reduced(replace(request, candidate=replace(CANDIDATE, **knobs)))))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "same"),
+    [
+        ({"max_length": 64}, True),
+        ({"per_device_train_batch_size": 2}, True),
+        ({"gradient_accumulation_steps": 2}, True),
+        ({"batching": "group_by_length"}, True),
+        ({"tuned_allocator": False, "dataloader_num_workers": 3}, True),
+        ({"per_device_train_batch_size": 1}, False),
+        ({"gradient_accumulation_steps": 1}, False),
+        ({"batching": "pack_bfd", "packed_length": 300}, False),
+        ({"checkpointing": "full"}, False),
+        ({"weights_dtype": "bfloat16"}, False),
+        ({"optimizer": "adafactor"}, False),
+    ],
+)
+def test_what_shares_a_profile(knobs: dict[str, Any], same: bool) -> None:
+    """Lengths, rows beyond one and loading share a profile; whatever changes the step does not."""
+    assert (key(REQUEST) == key(REQUEST, **knobs)) is same
+
+
+def test_the_recipe_counts_as_far_as_it_is_traced() -> None:
+    """The rank counts under adapters; the learning rate and the batch never do."""
+
+    def of(**recipe: Any) -> str:
+        return key(replace(REQUEST, recipe=Recipe(method="lora", **recipe)))
+
+    assert of() == of(learning_rate=1e-3, effective_batch_size=64, lora_alpha=8)
+    assert len({of(), of(lora_rank=4), of(lora_target_modules=("q_proj",)), of(lora_dropout=0.1)}) == 4
+
+
+def test_a_profile_is_traced_once_and_as_it_is_keyed(traced: list[Any], tmp_path: Path) -> None:
+    """The second request with the same key is answered from the file."""
+    first = load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+    other = replace(REQUEST, candidate=replace(CANDIDATE, max_length=99))
+    assert load_profile(other, home=tmp_path, progress=lambda line: None) == first == step(5)
+    assert [request.candidate for request in traced] == [reduced(REQUEST).candidate]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"question": 1, "answer": 2}', "no profile"])
+def test_a_file_that_is_not_ours_is_made_anew(traced: list[Any], tmp_path: Path, content: str) -> None:
+    """Silently for the result, but said: cut short, foreign, of another question, or with another answer."""
+    load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+    [path] = (tmp_path / "profiles").iterdir()
+    if content == "no profile":
+        content = json.dumps({**json.loads(path.read_text()), "answer": {"layers": 5}})
+    path.write_text(content)
+    said: list[str] = []
+    assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
+    assert len(traced) == 2
+    assert "made anew" in said[0]
+    assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
+    assert len(traced) == 2
+
+
+def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
+    """A card is traced as its kind, which must run the same kernels."""
+    from autotune.attention_kernels import SMALL_SHARED_MEMORY
+
+    assert set(SMALL_SHARED_MEMORY) == LITTLE_SHARED_MEMORY
+    asked = [replace(REQUEST, capability=capability) for capability in ((7, 0), (7, 5), (8, 0), (9, 0), (8, 9), (8, 6))]
+    assert [reduced(request).capability for request in asked] == [(7, 5), (7, 5), (8, 0), (8, 0), (8, 6), (8, 6)]
