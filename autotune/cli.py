@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import __version__, usage
 from autotune import settings as schemas
+from autotune.catalogue import CONF
 from autotune.commands import COMMANDS, help_text
 from autotune.errors import AutotuneError, UsageError
-from autotune.settings import CONF, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
+from autotune.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMPLETION = ("-sc", "--shell-completion")
+_headed: list[int] = []  # jobs of this sweep that have a row in its table; the first has the heading too
 
 
 class _JobFailed(Exception):
@@ -128,6 +130,7 @@ def _call_hydra(command: str, argv: Sequence[str]) -> None:
     from hydra.core.utils import env_override
 
     app = hydra.main(config_path=str(CONF), config_name=command, version_base="1.3")(JOBS[command])
+    _headed.clear()
     before, sys.argv = sys.argv, ["autotune", *argv]
     try:
         with env_override({"HYDRA_FULL_ERROR": "1"}):
@@ -195,6 +198,26 @@ def probe(settings: ProbeSettings) -> str:
 
 
 @_job
+def estimate(settings: EstimateSettings) -> str:
+    """Predict what one configuration takes."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from autotune import forecast
+    from autotune.estimate import estimate
+
+    hydra = HydraConfig.get()
+    hardware, at_hand = _planned_hardware(settings)
+    found = estimate(schemas.build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=_say)
+    if hydra.mode is RunMode.MULTIRUN:
+        lines = forecast.table_lines(found, with_heading=not _headed)
+        _headed.append(hydra.job.num)
+    else:
+        lines = forecast.summary_lines(found)
+    return _shown(settings, forecast.document(found), lines)
+
+
+@_job
 def search(settings: SearchSettings) -> str:
     """Find the fastest configuration."""
     from hydra.core.hydra_config import HydraConfig
@@ -231,12 +254,31 @@ def run(settings: RunSettings) -> str:
     return _shown(settings, result, summary_lines(result))
 
 
-JOBS = {"probe": probe, "search": search, "run": run}
+JOBS = {"probe": probe, "estimate": estimate, "search": search, "run": run}
+
+
+def _planned_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
+    """The machine that is asked about, and whether it is the one at hand."""
+    from autotune.core.gpu_specs import read_gpu_spec
+
+    if settings.hardware.gpu:
+        return read_gpu_spec(settings.hardware.gpu).hardware(cores=os.cpu_count() or 1), False
+    from autotune.probe import load_hardware, probe
+
+    if settings.hardware.file is not None:
+        return load_hardware(Path(settings.hardware.file).expanduser()), False
+    use_gpu = settings.hardware.device != "cpu"
+    return probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say), True
 
 
 def _hardware(settings: TrainingSettings) -> "Hardware":
     from autotune.probe import load_own_probe, probe
 
+    if settings.hardware.gpu:
+        raise UsageError(
+            f"hardware={settings.hardware.gpu.get('name')}: is a GPU of the catalogue, for `autotune estimate`; search "
+            "and run train on the machine at hand: expected hardware=auto, hardware=cpu or its own probe"
+        )
     if settings.hardware.file is not None:
         return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
     use_gpu = settings.hardware.device != "cpu"

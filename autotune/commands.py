@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from autotune import settings as schemas
 from autotune.rules import Rule
-from autotune.settings import ProbeSettings, RunSettings, SearchSettings
+from autotune.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings
 
 WIDTH = 120  # columns of the help
 
@@ -35,6 +35,12 @@ COMMANDS: Mapping[str, Command] = {
         settings=ProbeSettings,
         arguments="",
         summary="measures this machine and keeps the result in the cache",
+    ),
+    "estimate": Command(
+        settings=EstimateSettings,
+        arguments="model=...",
+        summary="predicts the memory of one configuration on any machine; needs no GPU and no weights",
+        groups=("model", "data", "hardware", "recipe"),
     ),
     "search": Command(
         settings=SearchSettings,

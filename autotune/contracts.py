@@ -13,12 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import bitsandbytes.functional
 import torch
 import torch.nn.functional as F
 import torch.optim.optimizer as optimizer
 import trl.trainer.utils
-from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
@@ -58,20 +56,10 @@ def cuda_paths(capability: Capability) -> Iterator[None]:
         patch.object(_foreach_utils, "_foreach_supported_types", types),
         patch.object(optimizer, "_foreach_supported_types", types),
         patch.object(optimizer, "_get_foreach_kernels_supported_devices", lambda: ["cpu"]),
-        patch.object(Optimizer8bit, "get_state_buffer", _state_buffer),
-        patch.object(bitsandbytes.functional, "prefetch_tensor", lambda *_, **__: None),
         cuda_attention(capability),
         _Autocast(),
     ):
         yield
-
-
-def _state_buffer(optimizer: Any, parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A state of bitsandbytes' optimizers; of a paged one with 100,000 numbers or more in managed memory."""
-    state = torch.zeros_like(parameter, dtype=dtype)
-    if optimizer.is_paged and parameter.numel() >= 1e5:
-        state.is_paged = True  # type: ignore[attr-defined]
-    return state
 
 
 class _Launch:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from autotune import store
 from autotune.core.recipe import Recipe
-from autotune.core.workload import DataFacts, Lengths, Workload
+from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data import Source, locate_data, survey
 from autotune.errors import AutotuneError, UsageError
 from autotune.models import fetch_weights, resolve_model, tokenizer_fingerprint
@@ -66,6 +66,34 @@ def describe(
     """
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
+    found = describe_data(
+        facts,
+        data=data,
+        columns=columns,
+        recipe=recipe,
+        seed=seed,
+        home=home,
+        progress=progress,
+        most_rows=most_rows,
+    )
+    return Workload(model=facts, data=found, recipe=recipe)
+
+
+def describe_data(
+    facts: ModelFacts,
+    *,
+    data: str,
+    columns: Mapping[str, str],
+    recipe: Recipe,
+    seed: int,
+    home: Path,
+    progress: Progress,
+    most_rows: int | None = SAMPLED_ABOVE,
+) -> DataFacts:
+    """Find the data, tokenize it for a model as TRL does, and return its facts.
+
+    facts: of the model, whose tokenizer lies at `path`; its weights are not needed. The rest is as in `describe`.
+    """
     source = locate_data(data, columns, progress)
     options = {
         "layout": LAYOUT,
@@ -94,7 +122,7 @@ def describe(
         )
         progress(f"tokenizing {len(found.characters) if indices is None else len(indices):,} rows of {source.name}")
         store.build(kept, lambda fresh: _tokenize_apart(job, fresh, progress))
-    return Workload(model=facts, data=_data_facts(kept, source), recipe=recipe)
+    return _data_facts(kept, source)
 
 
 def _data_facts(directory: Path, source: Source) -> DataFacts:

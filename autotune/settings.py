@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from autotune.catalogue import CONF
 from autotune.core import candidate as knobs
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.recipe import METHODS, Recipe
@@ -22,11 +23,9 @@ from autotune.rules import Rule, number, one_of
 
 if TYPE_CHECKING:
     from autotune.core.hardware import Hardware
+    from autotune.estimate import EstimateRequest
     from autotune.run import RunRequest
     from autotune.search import SearchRequest
-
-# A wheel carries conf/ inside the package; in a checkout it stands beside it.
-CONF = next(place / "conf" for place in Path(__file__).parents if (place / "conf").is_dir())
 
 # Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
@@ -60,6 +59,8 @@ class HardwareSettings:
     """what trains here: auto: the first GPU, else the CPU; cpu: the CPU, also beside a GPU"""
     file: str | None = None
     """JSON that `autotune probe format=json` wrote on the machine in question"""
+    gpu: dict[str, Any] = field(default_factory=dict)
+    """facts of a GPU that is not at hand, as an option of the catalogue gives them; for estimate"""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +69,8 @@ class ModelSettings:
 
     path: str | None = None
     """name of a shipped model, hub id, or local directory"""
+    config: dict[str, Any] = field(default_factory=dict)
+    """the architecture as config.json has it, for estimate; empty: the catalogue's, or the model's own"""
 
 
 @dataclass(kw_only=True)
@@ -228,6 +231,21 @@ class RunSettings(TrainingSettings):
     """kind of device that the configuration was made for; null: any"""
 
 
+@dataclass(kw_only=True)
+class EstimateSettings(ProbeSettings):
+    """Keys of `autotune estimate`; knobs of `candidate.*` that are not set are TRL's defaults."""
+
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+    loss: str = one_of(("fused", "full_logits"), "fused")
+    """fused: TRL's head, which never holds all logits; full_logits: other trainers keep them"""
+    seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
+    """seed of the order in which the data's batches are drawn"""
+
+
 def options(group: str) -> tuple[str, ...]:
     """Names of the shipped options of a group of conf/."""
     return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
@@ -245,6 +263,8 @@ def problems(settings: ProbeSettings) -> list[str]:
         for key, value, rule in _leaves(settings)
         if rule is not None and value is not None and not rule.allows(value)
     ]
+    if isinstance(settings, EstimateSettings) and not settings.model.path:
+        found.append(f"model= is missing: expected {group_words('model')}")
     if isinstance(settings, TrainingSettings):
         found += [
             f"{group}= is missing: expected {group_words(group)}"
@@ -275,6 +295,31 @@ def build_recipe(settings: RecipeSettings) -> Recipe:
 def build_fixed(settings: CandidateSettings) -> dict[str, Any]:
     """The knobs that were set, and only those."""
     return {knob: value for knob, value in vars(settings).items() if value is not None}
+
+
+def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand: bool) -> "EstimateRequest":
+    """The estimate that was asked for. at_hand: whether the hardware is this machine.
+
+    Raises UsageError with everything that `problems` finds.
+    """
+    if found := problems(settings):
+        raise UsageError(*found)
+
+    from autotune.estimate import EstimateRequest
+
+    return EstimateRequest(
+        model=_expand(settings.model.path or ""),
+        config=dict(settings.model.config) or None,
+        data=_expand(settings.data.path) if settings.data.path else None,
+        columns=dict(settings.data.columns),
+        recipe=build_recipe(settings.recipe),
+        fixed=build_fixed(settings.candidate),
+        loss="full_logits" if settings.loss == "full_logits" else "fused",
+        hardware=hardware,
+        at_hand=at_hand,
+        seed=settings.seed,
+        home=build_home(settings),
+    )
 
 
 def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -> "SearchRequest":
@@ -346,6 +391,7 @@ def store_configs(run_file: Mapping[str, Any]) -> None:
 
     store = ConfigStore.instance()
     store.store(name="probe_schema", node=ProbeSettings)
+    store.store(name="estimate_schema", node=EstimateSettings)
     store.store(name="search_schema", node=SearchSettings)
     store.store(name="run_schema", node=RunSettings)
     store.store(name="run_file", node=dict(run_file))

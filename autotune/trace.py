@@ -41,7 +41,7 @@ from autotune.assembly import WARMUP, Shapes, TraceError, assemble, with_growth
 from autotune.attention_kernels import Capability
 from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
-from autotune.core.profile import PAGED, Profile, repetition, traced_layers
+from autotune.core.profile import Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, keeps_documents_apart, micro_batch, traced_shapes
 from autotune.plain_step import LogitsTrainer
@@ -200,8 +200,7 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
             for value in state.values():
                 place = self.recorder.block_of(value) if isinstance(value, torch.Tensor) else None
                 if place is not None:
-                    paged = getattr(value, "is_paged", False)
-                    self.recorder.made[place].owner = PAGED if paged else "optimizer states"
+                    self.recorder.made[place].owner = "optimizer states"
                     self.recorder.made[place].layer = self.recorder.layer_of_parameter.get(id(parameter))
 
 

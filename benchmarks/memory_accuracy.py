@@ -247,7 +247,8 @@ def foreign(values: Mapping[str, Any]) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(sft, "quantization_config", quantization_config))
-        stack.enter_context(patch.object(LogitsTrainer, "keeps_outputs", by_hand(values)))
+        if by_hand(values):
+            stack.enter_context(patch.object(LogitsTrainer, "keeps_outputs", True))
         if "k/v expanded" in values["attention"]:
             sdpa = transformers.integrations.sdpa_attention
             stack.enter_context(patch.object(sdpa, "use_gqa_in_sdpa", lambda *_: False))

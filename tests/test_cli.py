@@ -214,7 +214,7 @@ def test_mistakes_in_the_file_and_on_the_line_come_together(work: Work, capsys: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["serach"], "serach: no such command, expected one of probe, search, run; the nearest is search"),
+        (["serach"], "serach: no such command, expected one of probe, estimate, search, run; the nearest is search"),
         (["run"], "FILE is missing: autotune run FILE, the run.yaml of a search or its directory"),
         (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
         (
@@ -260,7 +260,7 @@ def test_hydra_leaves_nothing_behind(work: Work) -> None:
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("autotune ", "probe search run"),
+        ("autotune ", "probe estimate search run"),
         ("autotune se", "search"),
         ("autotune search sam", "sampler. sampler="),
         ("autotune search sampler=", "sampler=gp sampler=grid sampler=random sampler=tpe"),

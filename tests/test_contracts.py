@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from bitsandbytes.optim import PagedAdamW8bit
 from torch._subclasses.fake_tensor import FakeTensorMode
 from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
 
@@ -69,13 +68,3 @@ def test_adamw_goes_over_all_parameters_at_once(recorder: Recorder) -> None:
         parameter.grad = torch.empty(1000)
     optimizer.step()
     assert any(op.name == "aten._foreach_sqrt.default" and len(op.made) == 4 for op in recorder.ran)
-
-
-@pytest.mark.parametrize(("numbers", "paged"), [(99_999, False), (100_000, True)])
-def test_large_states_of_a_paged_optimizer_are_not_on_the_device(recorder: Recorder, numbers: int, paged: bool) -> None:
-    """bitsandbytes keeps smaller states where the parameter is."""
-    parameter = torch.nn.Parameter(torch.empty(numbers))
-    optimizer = PagedAdamW8bit([parameter])
-    parameter.grad = torch.empty(numbers)
-    optimizer.step()
-    assert getattr(optimizer.state[parameter]["state1"], "is_paged", False) == paged

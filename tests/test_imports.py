@@ -14,13 +14,15 @@ import autotune
 PACKAGE = Path(autotune.__file__).parent
 ORDER = (
     "errors",
-    *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "workload", "candidate")),
-    *(f"core.{name}" for name in ("context", "legality", "fidelity", "pins", "shapes", "space", "opening")),
-    *(f"core.{name}" for name in ("comparison", "budget", "regime", "profile", "memory", "calibrate", "allocator")),
+    *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "gpu_specs", "workload")),
+    *(f"core.{name}" for name in ("candidate", "context", "legality", "fidelity", "pins", "shapes", "space")),
+    *(f"core.{name}" for name in ("regime", "profile", "batches", "opening", "comparison", "budget", "memory")),
+    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
-    *("store", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models", "tokenization", "describe"),
-    *("task", "sft", "plain_step", "quantized", "cpu_kernels", "attention_kernels", "contracts"),
-    *("recorder", "assembly", "trace", "measure", "preload", "worker", "trial"),
+    *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
+    *("tokenization", "describe", "task", "sft", "plain_step", "quantized", "cpu_kernels", "attention_kernels"),
+    *("contracts", "recorder", "assembly", "trace"),
+    *("profiles", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
     *("journal", "proposals", "display", "verdict", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
@@ -63,7 +65,8 @@ def test_core_is_pure(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--help"], ["probe", "--help"], ["search", "-h"], ["run", "--help"], ["--version"]]
+    "words",
+    [[], ["--help"], ["probe", "--help"], ["estimate", "--help"], ["search", "-h"], ["run", "--help"], ["--version"]],
 )
 def test_help_loads_neither_torch_nor_hydra(words: list[str]) -> None:
     """Help and version answer at once: the libraries that take seconds to import are not touched."""

@@ -16,7 +16,13 @@ from autotune.core.candidate import Candidate
 from autotune.core.workload import Workload
 
 README = Path(__file__).parents[1] / "README.md"
-SMALLER = {"model=smollm2": "model=tiny", "budget.minutes=10": "budget.minutes=1.5"}
+SMALLER = {
+    "model=smollm2": "model=tiny",
+    "model=llama_3_1_8b": "model=tiny",
+    "model=qwen2_5_7b": "model=tiny",
+    "candidate.max_length=1024,4096": "candidate.max_length=128,256",
+    "budget.minutes=10": "budget.minutes=1.5",
+}
 QUICK = (
     "budget.minutes=1.5",
     "budget.trials=2",
@@ -45,7 +51,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> P
 
 def test_the_readme_shows_every_command() -> None:
     """What is tested below is not an empty list."""
-    assert {shlex.split(line)[1] for line in commands()} == {"probe", "search", "run"}
+    assert {shlex.split(line)[1] for line in commands()} == {"probe", "estimate", "search", "run"}
 
 
 @pytest.mark.parametrize("line", commands())
@@ -68,7 +74,8 @@ def test_a_command_of_the_readme(line: str, directory: Path, home: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     if "format=json" in words:
-        assert all("best" in json.loads(line) for line in done.stdout.splitlines())
+        key = "fits" if words[0] == "estimate" else "best"
+        assert all(key in json.loads(line) for line in done.stdout.splitlines())
 
 
 def test_the_readmes_run_file_is_one_that_a_search_writes() -> None:

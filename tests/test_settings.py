@@ -128,7 +128,7 @@ def test_problems_are_listed_together() -> None:
     assert schemas.problems(settings) == [
         "recipe.effective_batch_size=0: must be at least 1",
         "recipe.coverage=0.0: must be above 0 and at most 1",
-        "model= is missing: expected smollm2, tiny, a hub id (owner/name) or a local directory",
+        f"model= is missing: expected {schemas.group_words('model')}",
         "budget.minutes and budget.trials are both null: a search needs one of them to end",
     ]
 

@@ -7,10 +7,11 @@ import pytest
 
 from autotune import settings as schemas
 from autotune.errors import UsageError
+from autotune.settings import group_words
 from autotune.usage import check, load_run_file, nearest
 
 NEEDED = ["model=tiny", "data=demo"]
-MODELS = "expected smollm2, tiny, a hub id (owner/name) or a local directory"
+MODELS = f"expected {group_words('model')}"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[
         ("candidate={max_lenght: 3}", "candidate.max_lenght=3: no such key; the nearest is candidate.max_length"),
         ("sampler=tp", "sampler=tp: expected gp, grid, random, tpe; the nearest is tpe"),
         ("recipe={epochs: 3}", "recipe={'epochs': 3}: expected default, small_data"),
-        ("hardware=t4", "hardware=t4: expected auto, cpu, FILE.json as another probe wrote it"),
+        ("hardware=rtx_409", f"hardware=rtx_409: expected {group_words('hardware')}; the nearest is rtx_4090"),
         ("~seed", "~seed: only a group can be left out"),
         ("seed=1,2", "seed=1,2: several values need -m; a list is [a,b], a text with commas 'a,b'"),
         ("out=a(b", "out=a(b: cannot be read; expected key=value, with quotes as in key='a (b)'"),

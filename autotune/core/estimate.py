@@ -1,0 +1,224 @@
+"""The estimate of a candidate's memory: peaks by phase, what the device and the host must have, and whether it fits.
+
+Puts a profile's law (memory.py), a replay through the allocator (replay.py) and a machine (hardware.py) together.
+Leaves out where profiles come from and what batches a dataset makes.
+
+On a CPU there is no caching allocator: reserved is allocated, and both are the sum of live tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from autotune.core.batches import Batch
+from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
+from autotune.core.memory import Floats, MemoryLaw, Peak, peaks
+from autotune.core.profile import Profile
+from autotune.core.replay import Replayed
+from autotune.core.units import MIB
+
+MEMORY_SHARE = 0.9  # of what a device can give: the default limit (docs/interface.md)
+SHARD_BYTES = 50 * 10**9  # save_pretrained's max_shard_size (transformers 5.23): what passes through the host at once
+
+# Host memory of a process that has imported torch, transformers, trl, peft and bitsandbytes. The CPU build: unique
+# set size measured with the versions of constraints.txt, 513 MiB. A CUDA build's is a guess, on the safe side: it
+# maps the driver and loads cuBLAS and cuDNN as well.
+LIBRARY_BYTES = {"cpu": 513 * MIB, "cuda": 3072 * MIB}
+WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
+QUANTIZED_BYTES = {"qlora": 0.5, "lora_int8": 1.0}  # a weight, without its scales
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a machine lets one training have.
+
+    limit_bytes: 90 % of what the device can give, less what others hold. host_free_bytes: None where unknown.
+    """
+
+    limit_bytes: int
+    context_bytes: int
+    workspace_bytes: int
+    host_free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a candidate asks of any machine, in bytes.
+
+    peak: of the tensors in a training step. phases: peaks on the device of the other phases as well. reserved_bytes:
+    at most held by torch's allocator. allowance_bytes: what fragmentation keeps it from giving back. host_items: what
+    the host holds at its worst moment.
+    """
+
+    peak: Peak
+    phases: Mapping[str, int]
+    reserved_bytes: int
+    allowance_bytes: int
+    host_items: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `demand_from_dict` reads them back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """A candidate's demand on a machine."""
+
+    demand: Demand
+    room: Room
+
+    @property
+    def peak(self) -> Peak:
+        """The worst moment of a training step."""
+        return self.demand.peak
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest peak of all phases."""
+        return max(self.demand.phases.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """What the driver shows of the process at its worst moment."""
+        return self.demand.reserved_bytes + self.room.context_bytes + self.room.workspace_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """What must be there: a process gives its cached blocks back before it runs out of memory."""
+        return self.peak_bytes + self.demand.allowance_bytes + self.room.context_bytes + self.room.workspace_bytes
+
+    @property
+    def host_peak_bytes(self) -> int:
+        """What the host holds at its worst moment."""
+        return sum(self.demand.host_items.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits on the device and, where that is known, in the host's memory."""
+        free = self.room.host_free_bytes
+        return self.needed_bytes <= self.room.limit_bytes and (free is None or self.host_peak_bytes <= free)
+
+
+def demand_from_dict(values: Mapping[str, Any]) -> Demand:
+    """Read a demand back."""
+    return Demand(**{**values, "peak": Peak(**values["peak"])})
+
+
+def room_of(hardware: Hardware) -> Room:
+    """What a machine lets one training have."""
+    return Room(
+        limit_bytes=int(MEMORY_SHARE * hardware.memory_bytes) - hardware.used_by_others_bytes,
+        context_bytes=(hardware.context_bytes or 0) if hardware.kind == "cuda" else 0,
+        workspace_bytes=(hardware.workspace_bytes or 0) if hardware.kind == "cuda" else 0,
+        host_free_bytes=hardware.host_free_bytes,
+    )
+
+
+def demand_of(
+    profile: Profile,
+    peak: Peak,
+    replayed: Replayed | None,
+    *,
+    candidate: Candidate,
+    batch: Batch,
+    offloaded_bytes: int = 0,
+) -> Demand:
+    """What a candidate asks whose worst micro-batch is `batch`.
+
+    profile: at its full depth. peak: of a training step. replayed: None on a CPU. offloaded_bytes: activations that
+    wait in host memory.
+    """
+    sizes = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
+    return Demand(
+        peak=peak,
+        phases={
+            "training": peak.bytes,
+            "evaluation": _evaluation_bytes(profile, sizes),
+            "saving": _resting_bytes(profile, sizes),
+            "loading": _loading_bytes(profile, sizes, candidate),
+        },
+        reserved_bytes=peak.bytes if replayed is None else replayed.reserved_bytes,
+        allowance_bytes=0 if replayed is None else max(0, replayed.needed_bytes - peak.bytes),
+        host_items=_host_items(profile, sizes, peak, candidate, offloaded_bytes, on_cpu=replayed is None),
+    )
+
+
+def fitting(law: MemoryLaw, shapes: Floats, estimate: MemoryEstimate) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which of many micro-batches fit on the device, shape (C,): fragmentation takes the share that it has in
+    `estimate`. shapes: their monomials, shape (C, M)."""
+    share = 1 + estimate.demand.allowance_bytes / estimate.peak_bytes
+    fixed = estimate.room.context_bytes + estimate.room.workspace_bytes
+    fits: np.ndarray[tuple[int], np.dtype[np.bool_]] = peaks(law, shapes) * share + fixed <= estimate.room.limit_bytes
+    return fits
+
+
+def _resting_bytes(profile: Profile, sizes: Floats) -> int:
+    """What is there between two steps: weights, adapters and optimizer states. Saving adds nothing to it: a state
+    dict refers to the tensors themselves, and they are copied to the host one after another."""
+    return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
+
+
+def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
+    """The peak of a forward pass that saves nothing, over the micro-batch that is trained.
+
+    Of what training would save for the backward only two layers' is there at a time: the one that runs and, through
+    its output, the one before.
+    """
+    resting = _resting_bytes(profile, sizes)
+    live = worst = float(resting)
+    saved: dict[int | None, float] = {}
+    kept: set[int] = set()
+    for op in profile.ops:
+        if op.micro != 1 or op.phase not in ("forward", "loss"):
+            continue
+        for place in op.allocates:
+            live += float(sizes[place])
+            if profile.blocks[place].owner == "activations" and op.layer is not None:
+                if op.layer not in saved:
+                    for layer in [other for other in saved if other is not None and other < op.layer - 1]:
+                        live -= saved.pop(layer)
+                saved[op.layer] = saved.get(op.layer, 0.0) + float(sizes[place])
+                kept.add(place)
+        worst = max(worst, live)
+        live -= sum(float(sizes[place]) for place in op.frees if place not in kept)
+    return max(round(worst), resting)
+
+
+def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
+    """Weights, and the largest of them once more as it was before it is quantized. It is read from a mapped file."""
+    weights = [float(sizes[i]) for i, block in enumerate(profile.blocks) if block.owner in ("weights", "adapters")]
+    factor = 0.0
+    if candidate.method in QUANTIZED_BYTES:
+        factor = WEIGHT_BYTES[candidate.weights_dtype] / QUANTIZED_BYTES[candidate.method]
+    return round(sum(weights) + factor * max(weights, default=0.0))
+
+
+def _host_items(
+    profile: Profile, sizes: Floats, peak: Peak, candidate: Candidate, offloaded_bytes: int, *, on_cpu: bool
+) -> Mapping[str, int]:
+    """What the host holds at its worst moment: in training, or while weights pass through it to be saved.
+
+    Weights come out of a mapped file, whose pages the kernel takes back at will, so loading is not counted.
+    """
+    if on_cpu:
+        return {"python and libraries": LIBRARY_BYTES["cpu"], "tensors": peak.bytes}
+
+    def held(*owners: str) -> int:
+        return round(sum(float(sizes[i]) for i, block in enumerate(profile.blocks) if block.owner in owners))
+
+    training = {
+        "offloaded activations": offloaded_bytes,
+        "paged optimizer states": held("optimizer states") if candidate.optimizer.startswith("paged") else 0,
+        "batches": held("batch") * (2 + candidate.dataloader_num_workers),  # one in use, one ahead, and each worker's
+    }
+    saved = held("weights") if candidate.method == "full" else held("adapters")
+    saving = {"paged optimizer states": training["paged optimizer states"], "saved weights": min(saved, SHARD_BYTES)}
+    worst = max((training, saving), key=lambda items: sum(items.values()))
+    return {
+        "python and libraries": LIBRARY_BYTES["cuda"],
+        **{name: count for name, count in worst.items() if count},
+    }

@@ -1,0 +1,169 @@
+"""How an estimate is shown: lines with bars for people, a row of a table in a sweep, plain values for programs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from autotune.core.candidate import short_name
+from autotune.core.units import format_bytes
+from autotune.estimate import Forecast
+
+BAR = 32  # columns of the longest bar
+TABLE = (  # headings and widths; the last column is not padded
+    ("model", 24),
+    ("hardware", 24),
+    ("batch", 10),
+    ("length", 7),
+    ("allocated", 10),
+    ("reserved", 10),
+    ("device", 10),
+    ("limit", 10),
+    ("fits", 5),
+    ("largest batch", 14),
+    ("candidate", 0),
+)
+PHASES: Mapping[str, str] = {
+    "load": "before the step",
+    "batch": "fetching the batch",
+    "forward": "forward pass",
+    "loss": "loss",
+    "backward": "backward pass",
+    "clip": "clipping of gradients",
+    "optimizer": "optimizer step",
+    "end": "end of the step",
+}
+
+
+def document(found: Forecast) -> dict[str, Any]:
+    """The estimate as docs/interface.md has it."""
+    memory, room = found.memory, found.memory.room
+    return {
+        "fits": memory.fits,
+        "limit_bytes": room.limit_bytes,
+        "memory": {
+            "peak_allocated_bytes": memory.peak.bytes,
+            "peak_reserved_bytes": memory.demand.reserved_bytes,
+            "device_bytes": memory.device_bytes,
+            "peak_phase": memory.peak.phase,
+            "peak_operator": memory.peak.op,
+            "items": dict(memory.peak.items),
+            "phases": dict(memory.demand.phases),
+            "context_bytes": room.context_bytes,
+            "workspace_bytes": room.workspace_bytes,
+            "allowance_bytes": memory.demand.allowance_bytes,
+            "needed_bytes": memory.needed_bytes,
+            "host_peak_bytes": memory.host_peak_bytes,
+            "host_items": dict(memory.demand.host_items),
+        },
+        "time": None,
+        "largest": {"per_device_train_batch_size": found.largest_rows, "max_length": found.largest_length},
+        "suggestions": [
+            {"candidate": dict(each.changes), "needed_bytes": each.needed_bytes, "fits": each.fits}
+            for each in found.suggestions
+        ],
+        "candidate": found.candidate.to_dict(),
+        "batch": {
+            "rows": found.batch.rows,
+            "positions": found.batch.positions,
+            "labels": found.batch.labels,
+            "data": found.data,
+        },
+        "loss": found.loss,
+        "model": {
+            "name": found.model.name,
+            "model_type": found.model.model_type,
+            "parameters": found.model.parameters,
+            "layers": found.model.layers,
+            "limit": found.model.limit,
+        },
+        "hardware": {
+            "name": found.hardware.name,
+            "kind": found.hardware.kind,
+            "memory_bytes": found.hardware.memory_bytes,
+            "used_by_others_bytes": found.hardware.used_by_others_bytes,
+            "host_free_bytes": room.host_free_bytes,
+        },
+        "versions": dict(found.versions),
+    }
+
+
+def summary_lines(found: Forecast) -> list[str]:
+    """What a person wants to know, in the order of asking: does it fit, where does it go, what else would fit."""
+    return [*_heading(found), "", *_items(found), "", *_sums(found), "", *_advice(found)]
+
+
+def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
+    """The estimate as one row of a sweep's table, below the headings where they are asked for."""
+    memory, batch = found.memory, found.batch
+    row = (
+        found.model.name,
+        found.hardware.name,
+        f"{batch.rows} x {found.candidate.gradient_accumulation_steps}",
+        str(batch.positions),
+        format_bytes(memory.peak.bytes),
+        format_bytes(memory.demand.reserved_bytes),
+        format_bytes(memory.device_bytes),
+        format_bytes(memory.room.limit_bytes),
+        "yes" if memory.fits else "no",
+        "none" if found.largest_rows is None else str(found.largest_rows),
+        short_name(found.candidate),
+    )
+    lines = [tuple(heading for heading, _ in TABLE), row] if with_heading else [row]
+    widths = [width for _, width in TABLE]
+    return ["  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _heading(found: Forecast) -> Iterator[str]:
+    memory, room, model = found.memory, found.memory.room, found.model
+    yield f"{model.name}, {model.parameters:,} parameters: {short_name(found.candidate)}"
+    rows = "full rows" if found.data is None else f"the longest rows of {found.data}"
+    yield f"micro-batch {found.batch.rows} x {found.batch.positions} positions, {rows}; loss {found.loss}"
+    verdict = "fits" if memory.fits else "does not fit"
+    yield (
+        f"{verdict} on {found.hardware.name}: needs {format_bytes(memory.needed_bytes)}, "
+        f"limit {format_bytes(room.limit_bytes)} (90 % of {format_bytes(found.hardware.memory_bytes)}"
+        + (f", less {format_bytes(used)} that others hold)" if (used := found.hardware.used_by_others_bytes) else ")")
+    )
+    if room.host_free_bytes is not None and memory.host_peak_bytes > room.host_free_bytes:
+        yield (
+            f"the host needs {format_bytes(memory.host_peak_bytes)}, and {format_bytes(room.host_free_bytes)} are free"
+        )
+
+
+def _items(found: Forecast) -> Iterator[str]:
+    peak = found.memory.peak
+    yield f"peak of {format_bytes(peak.bytes)} in the {PHASES[peak.phase]} ({peak.op}):"
+    largest = max(peak.items.values())
+    for name, count in sorted(peak.items.items(), key=lambda item: -item[1]):
+        if count >= peak.bytes / 1000:
+            bar = "█" * max(1, round(BAR * count / largest))
+            yield f"  {name:18} {format_bytes(count):>9}  {count / peak.bytes:4.0%}  {bar}"
+
+
+def _sums(found: Forecast) -> Iterator[str]:
+    memory, room = found.memory, found.memory.room
+    yield "peaks by phase    " + ", ".join(
+        f"{name} {format_bytes(count)}" for name, count in memory.demand.phases.items()
+    )
+    if found.hardware.kind == "cuda":
+        yield f"reserved by torch {format_bytes(memory.demand.reserved_bytes)}"
+        yield (
+            f"on the device     {format_bytes(memory.device_bytes)}, with {format_bytes(room.context_bytes)} for the "
+            f"context and {format_bytes(room.workspace_bytes)} for workspaces"
+        )
+    hosted = ", ".join(f"{name} {format_bytes(count)}" for name, count in memory.demand.host_items.items())
+    yield f"on the host       {format_bytes(memory.host_peak_bytes)}: {hosted}"
+
+
+def _advice(found: Forecast) -> Iterator[str]:
+    length, rows = found.candidate.row_length, found.candidate.per_device_train_batch_size
+    if found.largest_rows is not None:
+        yield f"largest micro-batch at length {length}: {found.largest_rows}"
+    if found.largest_length is not None:
+        yield f"largest length at micro-batch {rows}: {found.largest_length}"
+    if found.suggestions:
+        yield "what would make it fit:"
+    for each in found.suggestions:
+        words = " ".join(f"candidate.{knob}={value}" for knob, value in each.changes.items())
+        yield f"  {words}: needs {format_bytes(each.needed_bytes)}, {'fits' if each.fits else 'does not fit'}"
+    if not found.memory.fits and not any(each.fits for each in found.suggestions):
+        yield "  nothing that was tried fits: a larger device, a smaller model, or a shorter length"

@@ -1,0 +1,76 @@
+"""What is estimated when only some knobs are said: a complete candidate, legal where it is to run.
+
+Knobs that are not given are TRL's defaults, as the baseline of a search has them. Leaves out the estimating.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autotune.core.candidate import Candidate
+from autotune.core.context import Context, Installed
+from autotune.core.hardware import Hardware
+from autotune.core.legality import RULES
+from autotune.core.pins import pins_in_words
+from autotune.core.space import baseline
+from autotune.core.workload import DataFacts, Lengths, Workload
+from autotune.errors import UsageError
+
+STAND_IN_ROWS = 2**16
+OF_A_DATASET = {"splits_nothing", "one_full_step"}  # rules that only real lengths can break
+OF_A_RECIPE = {"samples_per_step"}  # what is estimated need not be what the recipe asks for
+
+
+def stand_in_data(length: int) -> DataFacts:
+    """Rows of `length` tokens, all of them labels, where there is no dataset."""
+    tokens = np.full(STAND_IN_ROWS, length, dtype=np.int64)
+    return DataFacts(
+        path="",
+        name="full rows",
+        form="text",
+        lengths=Lengths(tokens=tokens, labels=tokens - 1),
+        rows_in_file=STAND_IN_ROWS,
+        coverage_error=0.0,
+        tokenized_path="",
+        fingerprint="",
+    )
+
+
+def complete(
+    fixed: Mapping[str, Any], *, workload: Workload, hardware: Hardware, installed: Installed, lengths_known: bool
+) -> Candidate:
+    """The candidate that `fixed` names. lengths_known: whether the workload's data is real.
+
+    Raises UsageError listing every way in which it would be refused, or would train something else.
+    """
+    recipe = workload.recipe
+    problems = []
+    if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
+        problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
+    method = fixed.get("method", recipe.asked_method)
+    workload = replace(workload, recipe=replace(recipe, method=method))
+    context = Context(installed=installed, hardware=hardware, workload=workload)
+    start = replace(baseline(workload=workload, hardware=hardware, installed=installed)[0], method=method)
+    if not lengths_known:
+        start = replace(start, max_length=workload.data.lengths.longest)
+    candidate = replace(start, **fixed)
+    if candidate.packs:
+        length = candidate.packed_length or candidate.max_length
+        candidate = replace(candidate, packed_length=length, max_length=fixed.get("max_length", length))
+    if candidate.checkpointing == "every_n" and "every_n_layers" not in fixed:
+        candidate = replace(candidate, every_n_layers=2)
+    if "gradient_accumulation_steps" not in fixed:
+        rows = candidate.per_device_train_batch_size * candidate.devices
+        candidate = replace(candidate, gradient_accumulation_steps=max(1, recipe.effective_batch_size // rows))
+    excused = OF_A_RECIPE | (set() if lengths_known else OF_A_DATASET)
+    for rule in RULES:
+        if rule.name not in excused and rule.broken(candidate, context):
+            said = {knob: fixed[knob] for knob in rule.knobs if knob in fixed}
+            shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
+            limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
+            problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")
+    if problems:
+        raise UsageError(*problems)
+    return candidate

@@ -1,0 +1,70 @@
+"""The estimate: what must be there is compared with what is there, in bytes worked out by hand."""
+
+import numpy as np
+import pytest
+
+from autotune.core.batches import Batch
+from autotune.core.estimate import Demand, MemoryEstimate, Room, demand_from_dict, demand_of, fitting, room_of
+from autotune.core.memory import Peak, memory_law, peak
+from autotune.core.profile import monomials
+from autotune.core.replay import Replayed
+from tests.core.examples import A100, CPU, candidate
+from tests.core.test_profile import step
+
+DEMAND = Demand(
+    peak=Peak(bytes=700, phase="loss", op="mm", items={"weights": 700}),
+    phases={"training": 700, "saving": 300},
+    reserved_bytes=900,
+    allowance_bytes=50,
+    host_items={"python and libraries": 400},
+)
+
+
+def on(limit: int, host_free: int | None = None) -> MemoryEstimate:
+    """DEMAND on a device of a limit, with a context of 30 and workspaces of 20."""
+    room = Room(limit_bytes=limit, context_bytes=30, workspace_bytes=20, host_free_bytes=host_free)
+    return MemoryEstimate(demand=DEMAND, room=room)
+
+
+def test_three_numbers() -> None:
+    """700 allocated; 900 reserved; 950 on the device; 800 that must be there."""
+    assert (on(800).peak.bytes, on(800).device_bytes, on(800).needed_bytes) == (700, 950, 800)
+
+
+@pytest.mark.parametrize(
+    ("limit", "host_free", "fits"), [(800, None, True), (799, None, False), (800, 400, True), (800, 399, False)]
+)
+def test_it_fits_to_the_byte(limit: int, host_free: int | None, fits: bool) -> None:
+    """On the device and, where its free memory is known, on the host."""
+    assert on(limit, host_free).fits is fits
+
+
+def test_the_room_is_90_percent_less_what_others_hold() -> None:
+    """docs/interface.md's limit; a CPU has neither context nor workspaces."""
+    assert room_of(A100).limit_bytes == int(0.9 * 2**34)
+    assert (room_of(CPU).context_bytes, room_of(CPU).workspace_bytes) == (0, 0)
+
+
+def test_a_cpu_rounds_nothing() -> None:
+    """Without an allocator of torch's reserved is allocated, and the host holds the tensors."""
+    batch = Batch(rows=1, positions=1, labels=0)
+    worst = peak(memory_law(step(5), layers=5, accumulation=1), batch.monomials)
+    found = demand_of(step(5), worst, None, candidate=candidate(), batch=batch)
+    assert (found.reserved_bytes, found.allowance_bytes, found.host_items["tensors"]) == (worst.bytes, 0, worst.bytes)
+    assert max(found.phases.values()) == found.phases["training"]
+    assert demand_from_dict(found.to_dict()) == found
+
+
+def test_many_at_once_are_judged_like_one() -> None:
+    """The largest of a thousand shapes that fits is the last one whose peak, with its share, is within the limit."""
+    law = memory_law(step(5), layers=5, accumulation=1)
+    shapes = np.array([monomials(rows, 10, 0) for rows in range(1, 1001)], dtype=np.float64)
+    batch = Batch(rows=1, positions=10, labels=0)
+    worst = peak(law, batch.monomials)
+    replayed = Replayed(
+        allocated_bytes=worst.bytes, reserved_bytes=2 * worst.bytes, needed_bytes=round(1.1 * worst.bytes)
+    )
+    demand = demand_of(step(5), worst, replayed, candidate=candidate(), batch=batch)
+    half = peak(law, monomials(500, 10, 0)).bytes
+    room = Room(limit_bytes=round(1.1 * half) + 60, context_bytes=30, workspace_bytes=20, host_free_bytes=None)
+    assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room)).sum() == 500

@@ -1,0 +1,202 @@
+"""An estimate from the command line to the answer: traced once for all of these tests, on a llama of one layer."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from autotune.cli import main
+from autotune.core.gpu_specs import GpuSpec
+from autotune.core.hardware import Hardware
+from autotune.core.recipe import Recipe
+from autotune.errors import UsageError
+from autotune.estimate import EstimateRequest, Forecast, estimate
+from tests.core.examples import CPU
+
+CONFIG = LlamaConfig(
+    vocab_size=1152,  # of `tiny`, whose tokenizer serves the test with data
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=1,  # a trace of one layer takes two seconds
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+).to_dict()
+GPU = GpuSpec(
+    name="a GPU",
+    compute_capability="8.0",
+    memory_gib=1.0,
+    memory_is_reported=True,
+    bandwidth_gb_s=1.0,
+    sm_count=1,
+    sources=("made up",),
+    context_mib=0,
+    bf16_tflops=1.0,
+    tf32_tflops=1.0,
+).hardware(cores=2)
+PINS = {"max_length": 128, "checkpointing": "off"}
+WORDS = ["hardware=a100_80gb", "candidate.max_length=128", "candidate.checkpointing=off"]
+
+
+@pytest.fixture
+def model(home: Path) -> Path:
+    """A directory with nothing but a config.json."""
+    directory = home / "only-a-config"
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    return directory
+
+
+def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: Any) -> Forecast:
+    values: dict[str, Any] = {
+        "model": "mine",
+        "config": CONFIG,
+        "data": None,
+        "columns": {},
+        "recipe": Recipe(),
+        "fixed": PINS,
+        "loss": "fused",
+        "hardware": hardware,
+        "at_hand": False,
+        "seed": 0,
+        "home": home,
+    }
+    return estimate(EstimateRequest(**{**values, **changes}), progress=progress)
+
+
+def with_memory(count: int) -> Hardware:
+    return replace(GPU, memory_bytes=count)
+
+
+def test_the_answer_for_programs(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/interface.md: every key is there, items add up to the peak, and each number holds the one before."""
+    assert main(["estimate", f"model={model}", *WORDS, f"home={home}", "format=json"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    memory = answer["memory"]
+    assert sum(memory["items"].values()) == pytest.approx(memory["peak_allocated_bytes"], abs=len(memory["items"]))
+    assert memory["peak_allocated_bytes"] == memory["phases"]["training"] <= memory["peak_reserved_bytes"]
+    assert memory["device_bytes"] == (
+        memory["peak_reserved_bytes"] + memory["context_bytes"] + memory["workspace_bytes"]
+    )
+    assert memory["host_peak_bytes"] == sum(memory["host_items"].values())
+    assert answer["fits"]
+    assert answer["time"] is None
+    assert {"limit_bytes", "candidate", "versions", "largest", "suggestions"} <= answer.keys()
+    assert (answer["candidate"]["per_device_train_batch_size"], answer["batch"]["labels"]) == (8, 8 * 127)
+
+
+def test_a_sweep_is_one_table(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """-m: one heading, a row for each combination, in its columns."""
+    words = [*WORDS[1:], "hardware=t4,a100_80gb"]
+    assert main(["estimate", "-m", f"model={model}", *words, f"home={home}"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert [row[heading.index("hardware") :].split("  ")[0] for row in rows] == ["Tesla T4", "NVIDIA A100-SXM4-80GB"]
+    assert {row[heading.index("fits") :].split()[0] for row in rows} == {"yes"}
+
+
+def test_a_warm_estimate_imports_no_library_and_takes_no_second(model: Path, home: Path) -> None:
+    """What is in the cache is answered without torch, transformers, trl or peft, in a second of CPU time."""
+    words = ["estimate", f"model={model}", *WORDS, f"home={home}"]
+    code = (
+        "import sys, time; from autotune.cli import main; code = main(sys.argv[1:]); "
+        "print(code, time.process_time(), *{'torch', 'transformers', 'trl', 'peft'} & set(sys.modules))"
+    )
+    main(words)
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+    status, seconds, *loaded = done.stdout.splitlines()[-1].split()
+    assert (status, loaded) == ("0", [])
+    assert float(seconds) < 1.0
+
+
+def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
+    """The micro-batch and the length that are named are at the border."""
+    small = with_memory(400 * 2**20)
+    found = ask(home, small)
+    assert found.largest_rows is not None
+    assert found.largest_length is not None
+    limit = found.memory.room.limit_bytes
+    at, beyond = (
+        ask(home, small, fixed={**PINS, "per_device_train_batch_size": round(found.largest_rows * share)}).memory
+        for share in (0.98, 1.05)  # fragmentation is taken to be that of the batch that was asked about
+    )
+    assert at.needed_bytes <= limit < beyond.needed_bytes
+    assert found.largest_length == 512
+
+
+def test_what_does_not_fit_is_told_what_would(home: Path) -> None:
+    """A smaller micro-batch first; where none fits, changes one on top of the other, the last of which may fit."""
+    needed = ask(home).memory.needed_bytes
+    found = ask(home, with_memory(needed))  # 90 % of it are the limit
+    assert not found.memory.fits
+    [smaller] = found.suggestions
+    assert smaller.fits
+    assert smaller.changes["per_device_train_batch_size"] < 8
+    hopeless = ask(home, with_memory(2**20), fixed={**PINS, "checkpointing": "full", "method": "lora"})
+    assert hopeless.largest_rows is None
+    assert not any(each.fits for each in hopeless.suggestions)
+    assert [each.changes.get("method") for each in hopeless.suggestions] == ["lora", "qlora"]
+
+
+def test_a_cpu_has_no_allocator_of_its_own(home: Path) -> None:
+    """There reserved is allocated, nothing is added, and the host must hold it."""
+    found = ask(home, replace(CPU, host_free_bytes=2**20))
+    demand = found.memory.demand
+    assert demand.reserved_bytes == demand.peak.bytes == found.memory.device_bytes
+    assert demand.host_items["tensors"] == demand.peak.bytes
+    assert not found.memory.fits
+
+
+def test_data_decides_the_worst_batch(home: Path) -> None:
+    """With a dataset the longest rows count; `tiny` has the tokenizer."""
+    found = ask(home, model="tiny", data="demo", fixed={"checkpointing": "off"})
+    assert found.data is not None
+    assert found.batch.rows == 8
+    assert 200 < found.batch.positions <= found.candidate.max_length
+    assert found.batch.labels < found.batch.rows * (found.batch.positions - 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "fixed", "said"),
+    [
+        ({**CONFIG, "model_type": "lama"}, {}, ["model_type 'lama' is unknown"]),
+        ({**CONFIG, "model_type": "lama", "auto_map": {}}, {}, ["needs code of its own"]),
+        ({key: value for key, value in CONFIG.items() if key != "model_type"}, {}, ["has no model_type"]),
+        ({**CONFIG, "hidden_size": "wide"}, {}, ["no causal language model"]),
+        (
+            CONFIG,
+            {"max_length": 5000, "tf32": True},
+            ["longer than the positions that the model was made for (512)", "tf32"],
+        ),
+        (CONFIG, {"every_n_layers": 3, "optimizer": "adafactor", "devices": 2}, ["several devices", "every_n_layers"]),
+    ],
+)
+def test_one_message_lists_all_that_is_wrong(
+    home: Path, config: dict[str, Any], fixed: dict[str, Any], said: list[str]
+) -> None:
+    """An unknown type, remote code, a broken configuration, a length beyond the limit, impossible knobs."""
+    with pytest.raises(UsageError) as refused:
+        ask(home, config=config, fixed=fixed)
+    assert len(refused.value.problems) == len(said)
+    assert all(word in problem for word, problem in zip(said, sorted(refused.value.problems), strict=True)), refused
+
+
+def test_a_damaged_answer_is_found_again(home: Path) -> None:
+    """Whatever of the cache is damaged is made anew with the same result."""
+    first = ask(home)
+    for path in (home / "profiles").rglob("*.json"):
+        path.write_text(path.read_text()[:100])
+    said: list[str] = []
+    assert ask(home, progress=said.append).memory == first.memory
+    assert sum("made anew" in line for line in said) >= 3
+
+
+def test_search_refuses_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """The catalogue is for planning: what trains, trains here."""
+    assert main(["search", "model=tiny", "data=demo", "hardware=t4"]) == 2
+    assert "train on the machine at hand" in capsys.readouterr().err
