@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
+from autotune.core.regime import Shapes
 from autotune.recorder import Made, Ran, Recorder
 
-Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of the steps
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
 
 
@@ -19,7 +19,7 @@ class TraceError(Exception):
     """The step cannot be traced; says why."""
 
 
-def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profile:
+def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading: int = 0) -> Profile:
     """Make one steady step out of the recorded ones, with sizes as polynomials of the shape."""
     steps = [_Step(record, WARMUP + number) for number in range(len(shapes))]
     first = steps[0]
@@ -32,7 +32,14 @@ def assemble(record: Recorder, shapes: Shapes, depth: int, period: int) -> Profi
         size = fit([like.bytes for like in likes], [_monomials(like.shape, shapes) for like in likes])
         blocks.append(Block(owner=first.owner(place), layer=made.layer, size=size))
     micro_steps = max(op.micro for op in first.ops)
-    return Profile(layers=depth, period=period, micro_steps=micro_steps, blocks=tuple(blocks), ops=tuple(first.ops))
+    return Profile(
+        layers=depth,
+        period=period,
+        leading=leading,
+        micro_steps=micro_steps,
+        blocks=tuple(blocks),
+        ops=tuple(first.ops),
+    )
 
 
 def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:

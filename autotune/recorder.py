@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._C._autograd import _get_sequence_nr
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autotune import contracts
+from autotune import contracts, kernels
 
 aten = torch.ops.aten
 
@@ -61,6 +62,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
         self.living: dict[int, int] = {}  # storage -> its place in `made`
         self._watched: dict[int, Any] = {}
+        self._last_node = 0  # autograd sequence number after the last operator of the loss
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -68,6 +70,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
             dtype = args[0].dtype
             return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+        if self.phase == "loss":
+            self._note_loss(args)
+        if substitute := kernels.substitute(func, on_cpu=self.labels is None):
+            with self:
+                return substitute(*args, **(kwargs or {}))
         result, workspace = None, 0
         if self.labels is not None:  # on CUDA
             result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
@@ -115,9 +122,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def died(_: Any) -> None:
             del self.living[key], self._watched[place]
-            self.ran[-1].died.append(place)
+            self._last().died.append(place)
 
         self._watched[place] = weakref.ref(storage, died)
+
+    def _last(self) -> Ran:
+        """What a storage that dies now is freed by: the last operator, or the end of the backward.
+
+        Functions that keep tensors as plain attributes free them with the whole graph, for all layers at once.
+        """
+        last = self.ran[-1]
+        if self.phase == "backward" and last.layer is not None and torch._C._current_autograd_node() is None:
+            self.ran.append(Ran(self.step, self.micro, self.phase, None, "release", [], []))
+        return self.ran[-1]
 
     def _owner(self, func: Any, args: tuple[Any, ...]) -> str | None:
         """Autocast's copies of the weights are worth a name of their own."""
@@ -135,6 +152,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if len(inputs) == outputs:
                 return [self._layer_of(tensor) for tensor in inputs]
         return [self.layer] * outputs
+
+    def _note_loss(self, args: tuple[Any, ...]) -> None:
+        """Find the layer that a loss is about: a router's logits outlive their layer, and each has a loss of its own.
+
+        What uses no layer's tensors counts to the layer before it.
+        """
+        blocks = (self.block_of(value) for value in args if isinstance(value, torch.Tensor))
+        made = [self.made[place] for place in blocks if place is not None]
+        layers = [block.layer for block in made if block.layer is not None and block.phase in ("forward", "loss")]
+        self.layer = max(layers, default=self.layer)
+        node = _get_sequence_nr()
+        if self.layer is not None and node > self._last_node:
+            self.spans.append((self._last_node, node, self.layer))
+        self._last_node = node
 
     def _layer_of(self, tensor: Any) -> int | None:
         place = self.block_of(tensor) if isinstance(tensor, torch.Tensor) else None

@@ -3,21 +3,26 @@
 The trainer is the worker's own (sft.py), with its real PEFT adapters, checkpointing, loss and optimizer, under torch's
 `FakeTensorMode`: no weights, no device. A recorder notes every storage that an operator makes and when it dies. A few
 optimizer steps of different shapes, on a model of a few layers, give the profile of a model of any depth
-(core/profile.py). Leaves out memory that kernels take inside an operator.
+(core/profile.py). Experts need no guess at how tokens are routed: transformers computes all of them in one grouped
+product, whose size is the tokens times the experts of each. Leaves out most of the memory that kernels take inside an
+operator: kernels.py, contracts.py and attention_kernels.py have what counts.
 
 torch 2.13, transformers 5.23, trl 1.16: torch swaps a module's fake parameters in place and cannot, hence `_apply`;
-transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`.
+transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`; a packed
+micro-batch is collated by its values, hence without fake tensors.
 """
 
 import contextlib
 import gc
 import itertools
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from unittest.mock import patch
 
+import bitsandbytes.functional
 import torch
 import transformers.masking_utils
 from datasets import Dataset
@@ -25,28 +30,24 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
-from transformers.initialization import no_init_weights
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
 from autotune import sft
-from autotune.assembly import WARMUP, Shapes, TraceError, assemble, with_growth
+from autotune.assembly import WARMUP, assemble, with_growth
 from autotune.attention_kernels import Capability
 from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
-from autotune.core.profile import Profile, traced_layers
+from autotune.core.profile import Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
+from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
+from autotune.plain_step import LogitsTrainer
+from autotune.quantized import statistics
 from autotune.recorder import Recorder
+from autotune.shallow import decoder_layers, layer_kinds, shallow_model, sliding_window
 from autotune.task import Measure, Task
 
-# Shapes (B, S, N) of the traced steps. Sizes are sums of at most two monomials; four shapes tell them apart. Lengths
-# are multiples of 128, to which kernels of attention round them. A single row is a case of its own: what is contiguous
-# there is copied with more. So are more label positions than TRL's head scores in one tile; two stand for any number.
-SHAPES: dict[tuple[bool, bool], Shapes] = {  # (one row, more than one tile)
-    (True, False): ((1, 128, 70), (1, 256, 95), (1, 384, 320), (1, 640, 410)),
-    (False, False): ((2, 128, 150), (3, 256, 410), (4, 128, 190), (2, 384, 610)),
-    (True, True): ((1, 4480, 4200), (1, 5120, 4900), (1, 6400, 5200), (1, 7680, 7000)),
-    (False, True): ((2, 2304, 4300), (3, 1664, 4800), (2, 3200, 5000), (4, 1920, 7500)),
-}
 TAIL = 1  # step: accelerate collates a micro-batch ahead, and at the end there is none
 
 
@@ -55,7 +56,7 @@ class TraceRequest:
     """What decides a profile.
 
     config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
-    tiled: whether a micro-batch has more label positions than one tile of TRL's head (TOKEN_CHUNK_SIZE).
+    tiled, beyond_window: of the micro-batch's regime (core/regime.py).
     capability: of the CUDA device that is asked about, which decides between kernels; None for a CPU.
     loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
@@ -65,6 +66,7 @@ class TraceRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
+    beyond_window: bool = False
     capability: Capability | None = None
     loss: Literal["fused", "full_logits"] = "fused"
 
@@ -74,29 +76,24 @@ def trace(request: TraceRequest, *, depth: int | None = None) -> Profile:
 
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
-    config = AutoConfig.for_model(**request.config)
-    layers, period = config.num_hidden_layers, layer_period(config)
-    depth = traced_layers(layers, period) if depth is None else depth
+    kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
+    layers = len(kinds)
+    leading, period = repetition(kinds)
+    depth = traced_layers(layers, period, leading) if depth is None else depth
     shapes = traced_shapes(request)
-    profile = assemble(_run(request, depth, shapes), shapes, depth, period)
+    profile = assemble(_run(request, depth, shapes), shapes, depth, period, leading)
     if depth == layers:
         return profile
-    deeper = assemble(_run(request, depth + period, shapes[:1]), shapes[:1], depth + period, period)
+    deeper = assemble(_run(request, depth + period, shapes[:1]), shapes[:1], depth + period, period, leading)
     return with_growth(profile, deeper, shapes[0])
 
 
 def traced_shapes(request: TraceRequest) -> Shapes:
     """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
-    shapes = SHAPES[request.candidate.per_device_train_batch_size == 1, request.tiled]
+    rows, _ = micro_batch(request.candidate, 1)
+    regime = Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled)
+    shapes = shapes_of(regime, sliding_window(request.config))
     return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
-
-
-def layer_period(config: Any) -> int:
-    """After how many decoder layers their kinds repeat."""
-    kinds = getattr(config.get_text_config(), "layer_types", None)
-    if not kinds:
-        return 1
-    return next(p for p in range(1, len(kinds) + 1) if all(kinds[i] == kinds[i - p] for i in range(p, len(kinds))))
 
 
 class _Trainer(sft.Trainer):
@@ -109,11 +106,14 @@ class _Trainer(sft.Trainer):
         self.micro_batches = micro_batches
         super().__init__(task, **arguments)
         count, collate = itertools.count(), self.data_collator
+        collate.collator.padding_free = keeps_documents_apart(task.candidate)
 
         def collate_and_count(rows: list[dict[str, Any]]) -> dict[str, Any]:
             recorder.collated = next(count) // self.args.gradient_accumulation_steps
-            batch: dict[str, Any] = collate(rows)
-            return batch
+            with _disable_current_modes():
+                batch: dict[str, Any] = collate(rows)
+            fakes = {id(value): torch.empty_like(value) for value in batch.values() if isinstance(value, torch.Tensor)}
+            return {name: fakes.get(id(value), value) for name, value in batch.items()}
 
         self.data_collator = collate_and_count
 
@@ -142,6 +142,10 @@ class _Trainer(sft.Trainer):
         return super()._clip_grad_norm(model)
 
 
+class _LogitsTrainer(_Trainer, LogitsTrainer):
+    """The same for a step that keeps the logits."""
+
+
 class _Phases(TrainerCallback):  # type: ignore[misc]
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -164,13 +168,16 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
 
 def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
     """Train one step of each shape, with the first shape before and the last one after them."""
-    steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
+    candidate = request.candidate
+    apart = keeps_documents_apart(candidate)
     on_cpu = request.capability is None
-    recorder = Recorder(masked=request.masked, labels=None if on_cpu else [labels for _, _, labels in steps])
-    accumulation = min(2, request.candidate.gradient_accumulation_steps)
+    steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
+    labels = None if on_cpu else [count for _, _, count in steps]
+    recorder = Recorder(masked=request.masked or apart, labels=labels)
+    accumulation = min(2, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
-            candidate=replace(request.candidate, gradient_accumulation_steps=accumulation, batching="random"),
+            candidate=replace(candidate, gradient_accumulation_steps=accumulation, dataloader_num_workers=0),
             recipe=request.recipe,
             model_path="",
             tokenized_path="",
@@ -182,19 +189,24 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
         )
         arguments = sft.sft_config(task)
         arguments.max_length, arguments.model_init_kwargs, arguments.max_steps = None, None, len(steps)
-        rows = [[1] * length for _, length, _ in steps]
-        micro_batches = [[place] * rows for place, (rows, _, _) in enumerate(steps) for _ in range(accumulation)]
+        arguments.packing, arguments.pad_to_multiple_of = False, None
+        arguments.train_sampling_strategy = "random"
+        rows = {"input_ids": [[1] * length for _, length, _ in steps]}
+        rows["labels"] = rows["input_ids"]
+        if apart:  # two documents in a row
+            rows["seq_lengths"] = [[length // 2, length - length // 2] for _, length, _ in steps]
+        micro_batches = [[place] * count for place, (count, _, _) in enumerate(steps) for _ in range(accumulation)]
         paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
         with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
-            trainer = _Trainer(
+            trainer = (_Trainer if request.loss == "fused" else _LogitsTrainer)(
                 recorder,
                 micro_batches,
                 task,
-                model=_model(request, depth),
+                model=shallow_model(request.config, depth, candidate),
                 args=arguments,
-                train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+                train_dataset=Dataset.from_dict(rows),
                 processing_class=_tokenizer(),
-                peft_config=sft.lora_config(request.recipe) if request.candidate.method != "full" else None,
+                peft_config=sft.lora_config(request.recipe) if candidate.method != "full" else None,
                 callbacks=[_Phases(recorder)],
             )
             trainer.remove_callback(PrinterCallback)
@@ -205,19 +217,6 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes) -> Recorder:
     return recorder
 
 
-def _model(request: TraceRequest, depth: int) -> Any:
-    config = AutoConfig.for_model(**request.config)
-    text = config.get_text_config()
-    text.num_hidden_layers = depth
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:depth]
-    dtype = getattr(torch, request.candidate.weights_dtype)
-    with no_init_weights():  # ties no weights either
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=request.candidate.attention)
-    model.tie_weights()
-    return model
-
-
 def _tokenizer() -> PreTrainedTokenizerFast:
     """TRL wants one; the traced rows are tokens already."""
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="a"))
@@ -226,12 +225,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
     """Tell the recorder when each decoder layer's forward begins and ends, and when the last is over."""
-    lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
-    layers = next(lists, None)
-    if layers is None:
-        raise TraceError(f"{type(model).__name__} has no list of {depth} decoder layers")
-    for number, layer in enumerate(layers):
-        _mark(layer, number, recorder)
+    for number, layer in enumerate(decoder_layers(model, depth)):
+        _mark(layer, number, recorder, last=number == depth - 1)
 
     def end(*_: Any) -> None:
         if recorder.phase == "forward":
@@ -241,8 +236,11 @@ def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
     base.base_model.register_forward_hook(end)
 
 
-def _mark(layer: Any, number: int, recorder: Recorder) -> None:
-    """Note which autograd nodes a layer's forward makes; its backward is known by them."""
+def _mark(layer: Any, number: int, recorder: Recorder, *, last: bool) -> None:
+    """Note which autograd nodes a layer's forward makes; its backward is known by them.
+
+    What stands between two layers counts to the one before it, what follows the last to none.
+    """
     first = 0
 
     def enter(*_: Any) -> None:
@@ -253,6 +251,7 @@ def _mark(layer: Any, number: int, recorder: Recorder) -> None:
     def leave(*_: Any) -> None:
         if recorder.phase == "forward":
             recorder.spans.append((first, _get_sequence_nr(), number))
+            recorder.layer = None if last else number
 
     layer.register_forward_pre_hook(enter)
     layer.register_forward_hook(leave)
@@ -261,10 +260,12 @@ def _mark(layer: Any, number: int, recorder: Recorder) -> None:
 
 
 def _name_weights(model: Any, recorder: Recorder) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
+    tensors = [(tensor, tensor) for tensor in (*model.parameters(), *model.buffers())]
+    tensors += [(tensor, module.weight) for module in model.modules() for tensor in statistics(module)]
+    for tensor, parameter in tensors:
         if (place := recorder.block_of(tensor)) is not None:
             made = recorder.made[place]
-            made.layer = recorder.layer_of_parameter.get(id(tensor))
+            made.layer = recorder.layer_of_parameter.get(id(parameter))
             made.owner = "weights"
     for name, parameter in model.named_parameters():
         if "lora_" in name and (place := recorder.block_of(parameter)) is not None:
@@ -274,7 +275,7 @@ def _name_weights(model: Any, recorder: Recorder) -> None:
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
     """Let modules of fake parameters be moved, and transformers ask whether a mask is needed."""
-    made: dict[int, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}  # shared parameters stay shared
+    made: Any = WeakIdKeyDictionary()  # shared parameters stay shared, and those that nobody holds die
 
     def apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torch.nn.Module:
         for child in module.children() if recurse else ():
@@ -284,14 +285,18 @@ def _patched() -> Iterator[None]:
                 with torch.no_grad():
                     new = function(parameter)
                 if new is not parameter:
-                    pair = parameter, torch.nn.Parameter(new, requires_grad=parameter.requires_grad)
-                    module._parameters[name] = made.setdefault(id(parameter), pair)[1]
+                    shared = made[parameter]() if parameter in made else None
+                    if shared is None:
+                        shared = torch.nn.Parameter(new, requires_grad=parameter.requires_grad)
+                        made[parameter] = weakref.ref(shared)
+                    module._parameters[name] = shared
         module._buffers.update({name: function(value) for name, value in module._buffers.items() if value is not None})
         return module
 
     with (
         patch.object(torch.nn.Module, "_apply", apply),
         patch.object(transformers.masking_utils, "is_tracing", lambda tensor=None: False),
+        patch.dict(bitsandbytes.functional.name2qmap),  # a cache that would keep fake tensors
     ):
         yield
 

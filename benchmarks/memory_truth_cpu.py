@@ -1,169 +1,169 @@
 """Predicted against real peak of live bytes on the CPU: real steps of the real worker, torch's own allocation events.
 
-    python benchmarks/memory_truth_cpu.py --json
+    python benchmarks/memory_truth_cpu.py --home DIR [--out FILE] [--jobs 2]
 
-Models are small ones of each architecture with random weights, and the shipped ones. Every row trains two optimizer
-steps in a process of its own under torch's profiler, which sees each allocation of the CPU allocator; the prediction
-was made before. Loading is watched too, for what it leaves behind, but the peak is that of the steps.
+Models are small ones of each architecture with random weights, and the shipped ones; cases cover the knobs in pairs
+(memory_cases.py). Every case is predicted by the trace, then trains in a process of its own under torch's profiler,
+which sees each allocation of the CPU allocator. Loading is watched too, for what it leaves behind, but the peak is
+that of the steps. Resident size is written beside it and predicts nothing. Rows are appended to FILE, and those
+that are there for the same versions are not run again. With `--json` one object for all rows of FILE is printed.
 """
 
 import argparse
 import json
 import multiprocessing
-import struct
+import os
 import tempfile
-from dataclasses import asdict, dataclass, replace
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
-from autotune.core.candidate import Candidate, short_name
+from memory_cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, plain_cpu, row_lengths
+
+from autotune.core.candidate import short_name
 from autotune.core.recipe import Recipe
 from autotune.core.units import format_bytes
+from autotune.core.workload import ModelFacts
+from autotune.installed import installed
 
-SHAPES = ((1, 192), (2, 320), (4, 128))
-SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
-ARCHITECTURES: dict[str, dict[str, Any]] = {  # small ones, with what is special about each
-    "qwen2": {**SMALL, "num_hidden_layers": 7, "tie_word_embeddings": True},
-    "qwen3": {**SMALL, "num_hidden_layers": 6, "head_dim": 64},
-    "llama": {**SMALL, "num_hidden_layers": 8, "rope_theta": 500000.0},
-    "mistral": {**SMALL, "num_hidden_layers": 6, "sliding_window": 128},
-    "gemma2": {**SMALL, "num_hidden_layers": 9, "head_dim": 64, "sliding_window": 128},
-    "gemma3_text": {**SMALL, "num_hidden_layers": 20, "head_dim": 64, "sliding_window": 128},
-    "phi3": {**SMALL, "num_hidden_layers": 6, "pad_token_id": 0},
-    "gpt2": {"n_embd": 256, "n_layer": 7, "n_head": 4},
-    "qwen3_moe": {
-        **SMALL,
-        "num_hidden_layers": 6,
-        "head_dim": 64,
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 128,
-    },
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One row: a model's directory, a candidate and the rows of a micro-batch, all of `length` tokens."""
-
-    model: str
-    candidate: Candidate
-    length: int
+RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 
 
 def main() -> None:
-    """Predict, measure, print."""
+    """Draw, predict, measure, append; then say how far off the predictions are."""
     arguments = _arguments()
+    names = arguments.models.split(",")
+    facts = {name: find_model(name, arguments.home) for name in names}
+    by_label = {model.name: model for model in facts.values()}
+    hardware = plain_cpu()
+    small = [model for name, model in facts.items() if name not in LARGE]
+    large = [model for name, model in facts.items() if name in LARGE]
+    cases = draw_cases(small, hardware, count=arguments.count, seed=arguments.seed) if small else []
+    cases += draw_cases(large, hardware, count=arguments.large, seed=arguments.seed) if large else []
+    versions = {name: installed().versions[name] for name in LIBRARIES}
+    done = [row["case"] for row in _rows(arguments.out) if row["versions"] == versions]
+    waiting = [case for case in cases if case.key not in done]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["autotune.preload", "autotune.trace"])
-    rows = []
-    directories = [
-        model if Path(model).is_dir() else make(model, arguments.tokenizer) for model in arguments.models.split(",")
-    ]
-    for case in cases(directories)[arguments.first :: arguments.every]:
-        with context.Pool(1) as pool:
-            predicted = pool.apply(predict, (case,))
-        with context.Pool(1) as pool:
-            measured = pool.apply(measure, (case,))
+    writing = threading.Lock()
+
+    def run(case: Case) -> None:
+        with context.Pool(1, initializer=_be_quiet) as pool:
+            predicted = pool.apply(predict, (case, by_label[case.model]))
+        with context.Pool(1, initializer=_be_quiet) as pool:
+            measured = pool.apply(measure, (case, by_label[case.model]))
         row = {
-            "model": Path(case.model).name,
-            "candidate": short_name(case.candidate),
-            "rows": case.candidate.per_device_train_batch_size,
-            "length": case.length,
-            "predicted_bytes": predicted["bytes"],
+            "date": time.strftime("%Y-%m-%d"),
+            "case": case.key,
+            "name": f"{case.model} {case.loss} {'padded ' * case.padded}{short_name(case.candidate)}",
+            **predicted,
             **measured,
-            "error": predicted["bytes"] / measured["peak_bytes"] - 1,
-            "phase": predicted["phase"],
+            "error": predicted["predicted_bytes"] / measured["measured_bytes"] - 1,
+            "versions": versions,
         }
-        rows.append(row)
+        with writing, arguments.out.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
         if not arguments.json:
             print(
-                f"{row['error']:+8.2%}  {format_bytes(row['peak_bytes']):>10}  {row['model']} {row['candidate']} "
-                f"{row['rows']}x{row['length']}  {predicted['phase']} {predicted['op']}",
+                f"{row['error']:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {predicted['phase']}",
                 flush=True,
             )
+
+    def attempt(case: Case) -> None:
+        try:
+            run(case)
+        except Exception:
+            traceback.print_exc()
+            print(f"   failed: {case}", flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as threads:
+        list(threads.map(attempt, waiting))
+    rows = [row for row in _rows(arguments.out) if row["versions"] == versions]
+    print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The median and the largest error, without their signs."""
     errors = sorted(abs(row["error"]) for row in rows)
-    summary = {"rows": rows, "median_abs_error": median(errors), "max_abs_error": errors[-1]}
-    print(json.dumps(summary) if arguments.json else f"median {median(errors):.2%}, largest {errors[-1]:.2%}")
+    return {"count": len(rows), "median_abs_error": median(errors), "max_abs_error": errors[-1]}
 
 
-def make(model_type: str, tokenizer: str) -> str:
-    """Save a small model of an architecture with random weights, and return its directory."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    words = AutoTokenizer.from_pretrained(tokenizer)
-    directory = Path(tempfile.mkdtemp(prefix="memory-truth-")) / model_type
-    config = AutoConfig.for_model(
-        model_type, vocab_size=len(words), bos_token_id=0, eos_token_id=0, **ARCHITECTURES[model_type]
-    )
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    words.save_pretrained(directory)
-    return str(directory)
-
-
-def cases(models: list[str]) -> list[Case]:
-    """The rows: each model with each method, checkpointing and shape."""
-    found = []
-    for model in models:
-        for method in ("full", "lora"):
-            for checkpointing in ("off", "selective", "full"):
-                for rows, length in SHAPES:
-                    for accumulation in (1, 3):
-                        candidate = Candidate(
-                            max_length=length,
-                            per_device_train_batch_size=rows,
-                            gradient_accumulation_steps=accumulation,
-                            method=method,
-                            checkpointing=checkpointing,
-                            tuned_allocator=False,
-                        )
-                        found.append(Case(model=model, candidate=candidate, length=length))
-    return found
-
-
-def predict(case: Case) -> dict[str, Any]:
+def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes as the trace has it."""
     from transformers import AutoConfig
 
     from autotune.core.memory import memory_law, peak
     from autotune.core.profile import monomials
-    from autotune.trace import TraceRequest, trace
+    from autotune.core.regime import micro_batch, regime_of
+    from autotune.trace import TraceRequest, sliding_window, trace
 
-    config = AutoConfig.from_pretrained(case.model)
-    candidate = case.candidate
+    started = time.perf_counter()
+    config = AutoConfig.from_pretrained(facts.path).to_dict()
+    rows, positions = micro_batch(case.candidate, case.positions)
+    regime = regime_of(rows, positions, sliding_window(config))
     request = TraceRequest(
-        config=config.to_dict(), candidate=candidate, recipe=Recipe(method=candidate.method), masked=False
+        config=config,
+        candidate=case.candidate,
+        recipe=Recipe(method=case.candidate.method),
+        masked=case.padded,
+        tiled=regime.tiled,
+        beyond_window=regime.beyond_window,
+        loss=case.loss,
     )
-    law = memory_law(
-        trace(request), layers=config.num_hidden_layers, accumulation=candidate.gradient_accumulation_steps
-    )
-    rows = candidate.per_device_train_batch_size
-    return asdict(peak(law, monomials(rows, case.length, rows * (case.length - 1))))
+    profile = trace(request)
+    law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
+    predicted = asdict(peak(law, monomials(rows, positions, rows * (positions - 1))))
+    return {
+        "predicted_bytes": predicted.pop("bytes"),
+        **predicted,
+        "traced_layers": profile.layers,
+        "trace_s": time.perf_counter() - started,
+    }
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """The peak of live bytes of two real optimizer steps."""
-    import torch
+def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
+    """The peak of live bytes of real optimizer steps."""
+    from accelerate.data_loader import SeedableRandomSampler
     from datasets import Dataset
     from torch.autograd.profiler import profile
 
-    from autotune.measure import train
+    from autotune import measure, sft
+    from autotune.plain_step import LogitsTrainer
     from autotune.task import Measure, Task
 
-    candidate = replace(case.candidate, torch_threads=1)
-    samples = 2 * candidate.rows_per_step + candidate.per_device_train_batch_size
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(5, 1000, (samples, case.length), generator=generator).tolist()
-    weights_bytes = sum(_tensor_bytes(file) for file in Path(case.model).glob("*.safetensors"))
+    lengths = row_lengths(case)
+    if not case.candidate.packs:  # each row stands where the trainer's seeded order finds it
+        order = list(SeedableRandomSampler(range(len(lengths)), data_seed=0))
+        lengths = [length for _, length in sorted(zip(order, lengths, strict=True))]
+    tokens = [[5 + (row + place) % 500 for place in range(length)] for row, length in enumerate(lengths)]
+    trainers: list[Any] = []
+
+    def build(*arguments: Any, **keywords: Any) -> Any:
+        trainers.append(real_build(*arguments, **keywords))
+        return trainers[-1]
+
+    real_build = sft.build_trainer
+    loading, stepping = (profile(use_cpu=True, profile_memory=True) for _ in range(2))
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "loaded":
+            loading.__exit__(None, None, None)
+            stepping.__enter__()
+
     with tempfile.TemporaryDirectory() as scratch:
         Dataset.from_dict({"input_ids": tokens, "labels": tokens}).save_to_disk(f"{scratch}/data")
         task = Task(
-            candidate=candidate,
-            recipe=Recipe(method=candidate.method, effective_batch_size=candidate.rows_per_step),
-            model_path=case.model,
+            candidate=case.candidate,
+            recipe=Recipe(method=case.candidate.method, effective_batch_size=case.candidate.rows_per_step),
+            model_path=facts.path,
             tokenized_path=f"{scratch}/data",
             seed=0,
             device="cpu",
@@ -171,50 +171,79 @@ def measure(case: Case) -> dict[str, Any]:
             log_path=f"{scratch}/log.txt",
             work=Measure(budget_s=600.0, precision=0.0, least_steps=1, most_steps=1),
         )
-        loading, stepping = (profile(use_cpu=True, profile_memory=True) for _ in range(2))
-
-        def on_event(event: dict[str, Any]) -> None:
-            if event["event"] == "loaded":
-                loading.__exit__(None, None, None)
-                stepping.__enter__()
-
-        loading.__enter__()
-        train(task, on_event)
-        stepping.__exit__(None, None, None)
-    loaded, _ = _levels(loading)
-    _, most = _levels(stepping)
-    mapped = 0 if loaded > weights_bytes else weights_bytes  # safetensors are mapped, not allocated, on a CPU
-    return {"peak_bytes": most + mapped, "mapped_bytes": mapped}
+        trainer = sft.Trainer if case.loss == "fused" else LogitsTrainer
+        with patch.object(sft, "build_trainer", build), patch.object(sft, "Trainer", trainer):
+            loading.__enter__()
+            outcome = measure.train(task, on_event)
+            stepping.__exit__(None, None, None)
+    mapped = _mapped_bytes(trainers[0].model, set(_living(loading)))
+    most = max(total for _, _, _, total in _allocations(stepping))
+    return {
+        "measured_bytes": most + mapped,
+        "mapped_bytes": mapped,
+        "resident_bytes": getattr(outcome, "host_peak_bytes", None),
+    }
 
 
-def _tensor_bytes(file: Path) -> int:
-    """Bytes of the tensors in a safetensors file: all but the header, whose length stands in front of it."""
-    with file.open("rb") as stream:
-        (header,) = struct.unpack("<Q", stream.read(8))
-    return file.stat().st_size - 8 - int(header)
+def _be_quiet() -> None:
+    """Send what the libraries print in this process nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
-def _levels(profiler: Any) -> tuple[int, int]:
-    """Live bytes at the end and at most, of the CPU allocator."""
-    level, most = 0, 0
+def _mapped_bytes(model: Any, allocated: set[int]) -> int:
+    """Bytes of the frozen or trained weights that safetensors maps from the file, which no allocator sees.
+
+    They count as live all the same: on any other device they would be allocated.
+    """
+    tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in tensors.values()
+        if tensor.untyped_storage().data_ptr() not in allocated
+    )
+
+
+def _allocations(profiler: Any) -> list[tuple[int, int, int, int]]:
+    """(time, address, bytes, all live bytes after it) of each allocation (bytes > 0) and free, in order."""
     pending = list(profiler.kineto_results.experimental_event_tree())
     events = []
     while pending:
         event = pending.pop()
         pending += event.children
         if event.tag.name == "Allocation":
-            events.append((event.start_time_ns, event.extra_fields.total_allocated))
-    for _, level in sorted(events):
-        most = max(most, level)
-    return level, most
+            fields = event.extra_fields
+            events.append((event.start_time_ns, fields.ptr, fields.alloc_size, fields.total_allocated))
+    return sorted(events)
+
+
+def _living(profiler: Any) -> dict[int, int]:
+    """Bytes at each address that is still allocated at the end."""
+    living: dict[int, int] = {}
+    for _, address, size, _ in _allocations(profiler):
+        if size > 0:
+            living[address] = size
+        else:
+            living.pop(address, None)
+    return living
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(ARCHITECTURES), help="architectures or directories of models")
-    parser.add_argument("--tokenizer", required=True, help="directory of the tokenizer that the small models get")
-    parser.add_argument("--first", type=int, default=0, help="row to begin with")
-    parser.add_argument("--every", type=int, default=1, help="take one row in so many")
+    parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
+    parser.add_argument("--models", default=",".join(("tiny", *ARCHITECTURES, *LARGE)), help="names, comma between")
+    parser.add_argument("--count", type=int, default=160, help="cases of small models")
+    parser.add_argument("--large", type=int, default=4, help="cases of large models")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are appended to")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

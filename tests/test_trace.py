@@ -11,7 +11,8 @@ from autotune.core.candidate import Candidate
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.recipe import Recipe
-from autotune.trace import SHAPES, TraceRequest, trace
+from autotune.core.regime import Regime, shapes_of
+from autotune.trace import TraceRequest, trace
 
 CONFIG = LlamaConfig(
     vocab_size=600, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
@@ -70,7 +71,7 @@ def test_every_tile_more_than_one_has_the_peak_of_two() -> None:
 )
 def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
     """The fewest monomials that give every size."""
-    shapes = SHAPES[False, False]
+    shapes = shapes_of(Regime(one_row=False, beyond_window=False, tiled=False), None)
     values = [monomials(B, S, B * (S - 1)) for B, S, _ in shapes]
     found = fit([size(B, S) for B, S, _ in shapes], values)
     assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected

@@ -6,7 +6,7 @@ decoder layer it belongs to. `deepen` repeats the middle layers, so that a model
 one. Leaves out the allocator, which rounds and fragments, and what it all adds up to (memory.py).
 
 Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions that the head scores,
-D traced layers, L layers of the model, p layers after which their kinds repeat.
+D traced layers, L layers of the model, p layers after which their kinds repeat, behind q leading ones of other kinds.
 """
 
 from collections import defaultdict
@@ -58,13 +58,17 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One optimizer step in its steady state. The first op (phase `load`) holds what was there before it."""
+    """One optimizer step in its steady state. The first op (phase `load`) holds what was there before it.
+
+    layers: D. period: p. leading: q.
+    """
 
     layers: int
     period: int
     micro_steps: int
     blocks: tuple[Block, ...]
     ops: tuple[Op, ...]
+    leading: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `profile_from_dict` reads them back."""
@@ -80,15 +84,25 @@ def profile_from_dict(values: Mapping[str, Any]) -> Profile:
     return Profile(**{**values, "blocks": blocks, "ops": ops})
 
 
-def traced_layers(layers: int, period: int) -> int:
+def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
+    """(q, p) with the smallest sum such that the kinds of layers repeat after p behind the first q."""
+    for total in range(1, len(kinds) + 1):
+        for leading in range(total):
+            period = total - leading
+            if all(kinds[layer] == kinds[layer - period] for layer in range(total, len(kinds))):
+                return leading, period
+    raise ValueError("a model without layers")
+
+
+def traced_layers(layers: int, period: int, leading: int = 0) -> int:
     """How many layers to trace so that `deepen` makes `layers` of them: a period with its like on both sides."""
-    least = LEAST_LAYERS if period == 1 else 3 * period + layers % period
-    return min(layers, least)
+    least = LEAST_LAYERS if period == 1 else 3 * period + (layers - leading) % period
+    return min(layers, leading + least)
 
 
 def repeated_layers(profile: Profile) -> range:
     """The traced layers that `deepen` repeats."""
-    first = LEAST_LAYERS // 2 if profile.period == 1 else profile.period
+    first = profile.leading + (LEAST_LAYERS // 2 if profile.period == 1 else profile.period)
     return range(first, first + profile.period)
 
 
@@ -174,7 +188,7 @@ class _Deepening:
         if layer is not None and op.layer is not None:
             for index in indexes:
                 own = owning[index].layer
-                yield index, None if own is None else own + layer - op.layer
+                yield index, None if own is None else self._target(own, op.layer, layer)
             return
         for is_layered, group in groupby(indexes, key=lambda index: owning[index].layer is not None):
             members = list(group)
@@ -183,6 +197,16 @@ class _Deepening:
                 continue
             for target, source in enumerate(self.source):
                 yield from ((index, target) for index in members if owning[index].layer == source)
+
+    def _target(self, own: int, source: int, layer: int) -> int:
+        """The new layer of a block of traced layer `own`, named by the copy at `layer` of an op of layer `source`.
+
+        It is as far from that layer as it was, except where it is handed from one end of the layers to the other.
+        """
+        end_to_end = self.profile.layers - self.profile.leading - self.profile.period
+        if abs(own - source) >= end_to_end:
+            return own + (self.layers - self.profile.layers if own > source else 0)
+        return own + layer - source
 
 
 def _names(profile: Profile) -> list[Any]:
