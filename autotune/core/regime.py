@@ -14,7 +14,7 @@ from autotune.core.candidate import Candidate
 TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
 STEP = 128  # positions between traced lengths, where there is room for it: kernels of attention round lengths to it
 ALIGNMENT = 8  # positions: masks are padded to it on CUDA
-TILED_LENGTHS = {True: 4480, False: 2304}  # first traced S beyond one tile, for one row and for several
+TILED_SHAPES = ((2, 2304), (3, 1664), (2, 3200), (4, 1920))  # (B, S) of two tiles
 LABELS: dict[tuple[bool, bool], tuple[int, ...]] = {  # N of the traced steps: (one row, more than one tile)
     (True, False): (70, 95, 320, 410),
     (False, False): (150, 410, 190, 610),
@@ -60,24 +60,41 @@ def regime_of(rows: int, positions: int, window: int | None) -> Regime:
 def shapes_of(regime: Regime, window: int | None) -> Shapes:
     """Shapes to trace: four tell sizes apart that are sums of two monomials. N is for devices that choose labels.
 
-    Where a regime has no room for four, because W is about as long as a tile, they are those of several tiles: its
-    buffers differ by less than one tile's.
+    Label positions of all rows fill equally many tiles. Where a regime has no room for four shapes, because W is about
+    as long as a tile, they are those of several tiles: its buffers differ by less than one tile's.
     """
-    rows: tuple[int, ...] = (1, 1, 1, 1) if regime.one_row else (2, 3, 4, 2)
-    steps = (0, 1, 2, 4) if regime.one_row else (0, 1, 0, 2)
-    first = TILED_LENGTHS[regime.one_row] if regime.tiled else STEP
-    step = first
+    if regime.tiled:
+        shapes = _tiled(regime, window)
+    else:
+        shapes = _untiled(regime, window)
+        if max(rows * (length - 1) for rows, length in shapes) > TILE:
+            return shapes_of(Regime(one_row=regime.one_row, beyond_window=regime.beyond_window, tiled=True), window)
+    labels = LABELS[regime.one_row, regime.tiled]
+    return tuple((*shape, count) for shape, count in zip(shapes, labels, strict=True))
+
+
+def _untiled(regime: Regime, window: int | None) -> list[tuple[int, int]]:
+    rows, steps = ((1, 1, 1, 1), (0, 1, 2, 4)) if regime.one_row else ((2, 3, 4, 2), (0, 1, 0, 2))
+    first = step = STEP
     if window is not None and regime.beyond_window:
-        first = max(first, -(-window // STEP) * STEP)
-        step = STEP if not regime.tiled else step
+        first = max(STEP, -(-window // STEP) * STEP)
     elif window is not None and first + steps[-1] * step >= window:
         first = step = _below(window, steps[-1] + 1)
-        if regime.tiled and not regime.one_row:
-            rows = tuple(count * -(-TILED_LENGTHS[False] // first) for count in rows)
-    lengths = tuple(first + number * step for number in steps)
-    if not regime.tiled and max(count * (length - 1) for count, length in zip(rows, lengths, strict=True)) > TILE:
-        return shapes_of(Regime(one_row=regime.one_row, beyond_window=regime.beyond_window, tiled=True), window)
-    return tuple(zip(rows, lengths, LABELS[regime.one_row, regime.tiled], strict=True))
+    return [(count, first + number * step) for count, number in zip(rows, steps, strict=True)]
+
+
+def _tiled(regime: Regime, window: int | None) -> list[tuple[int, int]]:
+    least = window if window is not None and regime.beyond_window else 0
+    if regime.one_row:
+        before = -(-least // TILE) * TILE or TILE
+        return [(1, before + further) for further in (384, 1024, 2304, 3584)]
+    if window is not None and not regime.beyond_window and window <= TILED_SHAPES[2][1]:
+        lengths = [number * _below(window, 4) for number in (1, 2, 3, 4)]
+        return [(2 * TILE // length, length) for length in lengths]
+    if least <= TILED_SHAPES[1][1]:
+        return list(TILED_SHAPES)
+    tiles = -(-6 * (least + STEP) // TILE)
+    return [(rows, tiles * TILE // rows // STEP * STEP) for rows in (6, 5, 4, 3)]
 
 
 def _below(window: int, lengths: int) -> int:
