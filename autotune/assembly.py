@@ -10,9 +10,9 @@ from itertools import combinations
 from typing import Any
 
 from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
+from autotune.core.regime import Shapes
 from autotune.recorder import Made, Ran, Recorder
 
-Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of the steps
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
 
 

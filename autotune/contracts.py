@@ -8,15 +8,17 @@ torch 2.13, trl 1.16. Symbols: N label positions.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import bitsandbytes.functional
 import torch
 import torch.nn.functional as F
 import torch.optim.optimizer as optimizer
 import trl.trainer.utils
+from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
@@ -56,10 +58,20 @@ def cuda_paths(capability: Capability) -> Iterator[None]:
         patch.object(_foreach_utils, "_foreach_supported_types", types),
         patch.object(optimizer, "_foreach_supported_types", types),
         patch.object(optimizer, "_get_foreach_kernels_supported_devices", lambda: ["cpu"]),
+        patch.object(Optimizer8bit, "get_state_buffer", _state_buffer),
+        patch.object(bitsandbytes.functional, "prefetch_tensor", lambda *_, **__: None),
         cuda_attention(capability),
         _Autocast(),
     ):
         yield
+
+
+def _state_buffer(optimizer: Any, parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A state of bitsandbytes' optimizers; of a paged one with 100,000 numbers or more in managed memory."""
+    state = torch.zeros_like(parameter, dtype=dtype)
+    if optimizer.is_paged and parameter.numel() >= 1e5:
+        state.is_paged = True  # type: ignore[attr-defined]
+    return state
 
 
 class _Launch:
@@ -112,44 +124,3 @@ def workspace_bytes(func: Any, args: tuple[Any, ...]) -> int:
     """Bytes that a kernel takes beside its outputs while it runs."""
     needs = WORKSPACES.get(func)
     return needs(*args) if needs else 0
-
-
-def _gemm_4bit(
-    A: torch.Tensor,
-    B: torch.Tensor,
-    shapeB: Sequence[int],
-    absmax: torch.Tensor,
-    blocksize: int,
-    quant_type: str,
-    bias: torch.Tensor | None = None,
-    absmax_8bit: torch.Tensor | None = None,
-    absmax_code: torch.Tensor | None = None,
-    absmax_offset: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`_dequant_linear_fallback`: the whole weight in the dtype of the input, then a plain product.
-
-    Below 1536 tokens there is a fused kernel for some shapes and GPUs, which needs less.
-    """
-    if absmax_8bit is not None and absmax_offset is not None:
-        absmax = torch.empty_like(absmax_8bit, dtype=torch.float32).add(absmax_offset)
-    weight = torch.empty(tuple(shapeB), dtype=A.dtype)
-    result = F.linear(A, weight, bias)
-    del absmax
-    return result
-
-
-def _int8_vectorwise_quant(A: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """A byte for each value and a scale for each row, after a search for outliers, of which none is found."""
-    scales = torch.empty(A.numel() // A.shape[-1], dtype=torch.float32)
-    quantized = torch.empty(A.shape, dtype=torch.int8)
-    outliers = None
-    if threshold > 0:
-        A.abs().ge(threshold).any()
-        outliers = torch.empty(0, dtype=torch.int64)
-    return quantized, scales, outliers
-
-
-SUBSTITUTES: Mapping[Any, Callable[..., Any]] = {
-    torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit,
-    torch.ops.bitsandbytes.int8_vectorwise_quant.default: _int8_vectorwise_quant,
-}

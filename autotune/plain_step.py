@@ -12,10 +12,11 @@ from autotune import sft
 class LogitsTrainer(sft.Trainer):
     """The trainer with the model's own loss. Without `fused_lm_head=True` TRL's patched forward is the original.
 
-    keeps_outputs: whether the logits live until the backward pass ends, as in `out = model(...); out.loss.backward()`.
+    keeps_outputs: whether the logits live until the backward pass ends, as in `out = model(...); out.loss.backward()`;
+    a trainer that returns the loss alone frees them before.
     """
 
-    keeps_outputs = False
+    keeps_outputs = True
     outputs: Any = None
 
     def compute_loss(

@@ -2,7 +2,7 @@
 
 Its parameters are tensor subclasses, which torch cannot make of fake tensors. So the modules are made on `meta` without
 fake tensors, and their weights are plain fake parameters with the attributes that bitsandbytes and PEFT read.
-bitsandbytes 0.50, transformers 5.23, peft 0.21. Leaves out what its kernels do inside (cpu_kernels.py).
+bitsandbytes 0.50, transformers 5.23, peft 0.21. Leaves out what its kernels do inside (kernels.py).
 """
 
 from typing import Any

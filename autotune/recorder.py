@@ -13,8 +13,7 @@ from torch._C._autograd import _get_sequence_nr
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autotune import contracts
-from autotune.cpu_kernels import SUBSTITUTES
+from autotune import contracts, kernels
 
 aten = torch.ops.aten
 
@@ -71,12 +70,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
             dtype = args[0].dtype
             return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
-        substitutes = SUBSTITUTES if self.labels is None else contracts.SUBSTITUTES
-        if func in substitutes:
-            with self:
-                return substitutes[func](*args, **(kwargs or {}))
         if self.phase == "loss":
             self._note_loss(args)
+        if substitute := kernels.substitute(func, on_cpu=self.labels is None):
+            with self:
+                return substitute(*args, **(kwargs or {}))
         result, workspace = None, 0
         if self.labels is not None:  # on CUDA
             result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
@@ -124,9 +122,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def died(_: Any) -> None:
             del self.living[key], self._watched[place]
-            self.ran[-1].died.append(place)
+            self._last().died.append(place)
 
         self._watched[place] = weakref.ref(storage, died)
+
+    def _last(self) -> Ran:
+        """What a storage that dies now is freed by: the last operator, or the end of the backward.
+
+        Functions that keep tensors as plain attributes free them with the whole graph, for all layers at once.
+        """
+        last = self.ran[-1]
+        if self.phase == "backward" and last.layer is not None and torch._C._current_autograd_node() is None:
+            self.ran.append(Ran(self.step, self.micro, self.phase, None, "release", [], []))
+        return self.ran[-1]
 
     def _owner(self, func: Any, args: tuple[Any, ...]) -> str | None:
         """Autocast's copies of the weights are worth a name of their own."""

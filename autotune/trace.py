@@ -5,7 +5,7 @@ The trainer is the worker's own (sft.py), with its real PEFT adapters, checkpoin
 optimizer steps of different shapes, on a model of a few layers, give the profile of a model of any depth
 (core/profile.py). Experts need no guess at how tokens are routed: transformers computes all of them in one grouped
 product, whose size is the tokens times the experts of each. Leaves out most of the memory that kernels take inside an
-operator (cpu_kernels.py has what counts).
+operator: kernels.py, contracts.py and attention_kernels.py have what counts.
 
 torch 2.13, transformers 5.23, trl 1.16: torch swaps a module's fake parameters in place and cannot, hence `_apply`;
 transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`; a packed
@@ -33,23 +33,22 @@ from torch._C._autograd import _get_sequence_nr
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
-from transformers.initialization import no_init_weights
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
 from autotune import sft
-from autotune.assembly import WARMUP, Shapes, TraceError, assemble, with_growth
+from autotune.assembly import WARMUP, assemble, with_growth
 from autotune.attention_kernels import Capability
 from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
-from autotune.core.profile import Profile, repetition, traced_layers
+from autotune.core.profile import PAGED, Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
-from autotune.core.regime import Regime, keeps_documents_apart, micro_batch, traced_shapes
+from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
 from autotune.plain_step import LogitsTrainer
-from autotune.quantized import quantize, statistics
+from autotune.quantized import statistics
 from autotune.recorder import Recorder
+from autotune.shallow import decoder_layers, layer_kinds, shallow_model, sliding_window
 from autotune.task import Measure, Task
 
-UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label, so that N is not B (S - 1)
 TAIL = 1  # step: accelerate collates a micro-batch ahead, and at the end there is none
 
 Prepare = Callable[[Any], Any]
@@ -70,8 +69,8 @@ class TraceRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
-    capability: Capability | None = None
     beyond_window: bool = False
+    capability: Capability | None = None
     loss: Literal["fused", "full_logits"] = "fused"
 
 
@@ -79,59 +78,28 @@ def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare |
     """Trace one optimizer step of a model of `depth` layers; None takes the fewest that stand for all of them.
 
     prepare: what another script does to the model before it trains; adapters are added unless it has added them.
+
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
-    kinds = layer_kinds(request)
+    kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
     layers = len(kinds)
     leading, period = repetition(kinds)
     depth = traced_layers(layers, period, leading) if depth is None else depth
-    on_cpu = request.capability is None
-    shapes = _with_labels(traced_shapes(_regime(request), sliding_window(request.config)), on_cpu)
+    shapes = traced_shapes(request)
     profile = assemble(_run(request, depth, shapes, prepare), shapes, depth, period, leading)
     if depth == layers:
         return profile
-    deeper = assemble(_run(request, depth + period, shapes[:1], prepare), shapes[:1], depth + period, period, leading)
+    few = shapes[:1]
+    deeper = assemble(_run(request, depth + period, few, prepare), few, depth + period, period, leading)
     return with_growth(profile, deeper, shapes[0])
 
 
-def _with_labels(shapes: Sequence[tuple[int, int]], on_cpu: bool) -> Shapes:
-    """Give each shape its N. On a CPU TRL's head scores every position but the last of each row."""
-    unscored = (0, 0, 0, 0) if on_cpu else UNSCORED
-    return tuple((B, S, B * (S - 1) - less) for (B, S), less in zip(shapes, unscored, strict=True))
-
-
-def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Positions that the model's sliding window reaches back; None when it has none."""
-    text = AutoConfig.for_model(**config).get_text_config()
-    window: int | None = getattr(text, "sliding_window", None)
-    kinds = getattr(text, "layer_types", None)
-    return window if kinds is None or "sliding_attention" in kinds else None
-
-
-def layer_kinds(request: TraceRequest) -> list[Any]:
-    """What tells each decoder layer from others: its modules and parameters, their plain attributes, checkpointing."""
-    config = AutoConfig.for_model(**request.config)
-    text = config.get_text_config()
-    with torch.device("meta"), no_init_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    types = getattr(text, "layer_types", None) or [None] * text.num_hidden_layers
-    every = request.candidate.every_n_layers
-    layers = decoder_layers(model, text.num_hidden_layers)
-    return [(types[number], number % every, *_traits(layer)) for number, layer in enumerate(layers)]
-
-
-def _traits(layer: torch.nn.Module) -> Iterator[Any]:
-    for name, module in layer.named_modules():
-        plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
-        plain.pop("layer_idx", None)
-        yield name, type(module).__name__, tuple(sorted(plain.items()))
-    for name, parameter in layer.named_parameters():
-        yield name, tuple(parameter.shape)
-
-
-def _regime(request: TraceRequest) -> Regime:
+def traced_shapes(request: TraceRequest) -> Shapes:
+    """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
     rows, _ = micro_batch(request.candidate, 1)
-    return Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled)
+    regime = Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled)
+    shapes = shapes_of(regime, sliding_window(request.config))
+    return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
 
 
 class _Trainer(sft.Trainer):
@@ -200,16 +168,18 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
             for value in state.values():
                 place = self.recorder.block_of(value) if isinstance(value, torch.Tensor) else None
                 if place is not None:
-                    self.recorder.made[place].owner = "optimizer states"
+                    paged = getattr(value, "is_paged", False)
+                    self.recorder.made[place].owner = PAGED if paged else "optimizer states"
                     self.recorder.made[place].layer = self.recorder.layer_of_parameter.get(id(parameter))
 
 
 def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | None) -> Recorder:
     """Train one step of each shape, with the first shape before and the last one after them."""
-    candidate, on_cpu = request.candidate, request.capability is None
+    candidate = request.candidate
     apart = keeps_documents_apart(candidate)
+    on_cpu = request.capability is None
     steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
-    labels = None if on_cpu else [labels for _, _, labels in steps]
+    labels = None if on_cpu else [count for _, _, count in steps]
     recorder = Recorder(masked=request.masked or apart, labels=labels)
     accumulation = min(2, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
@@ -232,10 +202,10 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
         rows["labels"] = rows["input_ids"]
         if apart:  # two documents in a row
             rows["seq_lengths"] = [[length // 2, length - length // 2] for _, length, _ in steps]
-        micro_batches = [[place] * rows for place, (rows, _, _) in enumerate(steps) for _ in range(accumulation)]
+        micro_batches = [[place] * count for place, (count, _, _) in enumerate(steps) for _ in range(accumulation)]
         paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
         with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
-            model = _model(request, depth)
+            model = shallow_model(request.config, depth, candidate)
             if prepare is not None:
                 model = prepare(model)
             adapted = candidate.method == "full" or isinstance(model, PeftModel)
@@ -258,36 +228,10 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
     return recorder
 
 
-def _model(request: TraceRequest, depth: int) -> Any:
-    config = AutoConfig.for_model(**request.config)
-    text = config.get_text_config()
-    layers, text.num_hidden_layers = text.num_hidden_layers, depth
-    for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == layers:  # an entry for each layer
-            setattr(text, name, value[:depth])
-    dtype = getattr(torch, request.candidate.weights_dtype)
-    with no_init_weights():  # ties no weights either
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=request.candidate.attention)
-    model.tie_weights()
-    quantization = sft.quantization_config(request.candidate)
-    if quantization is not None:
-        quantize(model, quantization)
-    return model
-
-
 def _tokenizer() -> PreTrainedTokenizerFast:
     """TRL wants one; the traced rows are tokens already."""
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="a"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
-
-
-def decoder_layers(model: Any, depth: int) -> torch.nn.ModuleList:
-    """The list of a model's decoder layers. Raises TraceError when there is none of so many."""
-    lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
-    layers = next(lists, None)
-    if layers is None:
-        raise TraceError(f"{type(model).__name__} has no list of {depth} decoder layers")
-    return layers
 
 
 def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:

@@ -39,7 +39,8 @@ from autotune.core.profile import Profile, monomials
 from autotune.core.recipe import Recipe
 from autotune.core.regime import regime_of
 from autotune.plain_step import LogitsTrainer
-from autotune.trace import TraceRequest, sliding_window, trace
+from autotune.shallow import sliding_window
+from autotune.trace import TraceRequest, trace
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
 CAPABILITIES = {  # https://developer.nvidia.com/cuda-gpus
@@ -247,8 +248,7 @@ def foreign(values: Mapping[str, Any]) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(sft, "quantization_config", quantization_config))
-        if by_hand(values):
-            stack.enter_context(patch.object(LogitsTrainer, "keeps_outputs", True))
+        stack.enter_context(patch.object(LogitsTrainer, "keeps_outputs", by_hand(values)))
         if "k/v expanded" in values["attention"]:
             sdpa = transformers.integrations.sdpa_attention
             stack.enter_context(patch.object(sdpa, "use_gqa_in_sdpa", lambda *_: False))

@@ -31,7 +31,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {  # small ones, with what is special
     "llama": {**SMALL, "num_hidden_layers": 8, "rope_theta": 500000.0},
     "mistral": {**SMALL, "num_hidden_layers": 6, "sliding_window": 128},
     "gemma2": {**SMALL, "num_hidden_layers": 9, "head_dim": 64, "sliding_window": 128},
-    "gemma3_text": {**SMALL, "num_hidden_layers": 20, "head_dim": 64, "sliding_window": 128},
+    "gemma3_text": {**SMALL, "num_hidden_layers": 8, "head_dim": 64, "sliding_window": 128},
     "phi3": {**SMALL, "num_hidden_layers": 6, "pad_token_id": 0},
     "gpt2": {"n_embd": 256, "n_layer": 7, "n_head": 4},
     "qwen3_moe": {

@@ -4,14 +4,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3MoeConfig
 
 from autotune.assembly import fit
 from autotune.core.candidate import Candidate
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.recipe import Recipe
-from autotune.core.regime import Regime, traced_shapes
+from autotune.core.regime import Regime, micro_batch, shapes_of
 from autotune.trace import TraceRequest, trace
 
 CONFIG = LlamaConfig(
@@ -34,6 +34,8 @@ def request(layers: int, **knobs: Any) -> TraceRequest:
         {"checkpointing": "full", "gradient_accumulation_steps": 2},
         {"method": "lora", "checkpointing": "selective", "per_device_train_batch_size": 1},
         {"optimizer": "adamw_torch", "weights_dtype": "bfloat16", "mixed_precision": "no"},
+        {"method": "lora_int8", "gradient_accumulation_steps": 4, "optimizer": "adafactor"},
+        {"method": "qlora", "batching": "pack_bfd", "packed_length": 256, "optimizer": "adamw_8bit"},
     ],
 )
 def test_a_deep_model_follows_from_a_shallow_one(knobs: dict[str, Any]) -> None:
@@ -42,9 +44,30 @@ def test_a_deep_model_follows_from_a_shallow_one(knobs: dict[str, Any]) -> None:
     accumulation = asked.candidate.gradient_accumulation_steps
     deduced = memory_law(trace(asked), layers=9, accumulation=accumulation)
     traced = memory_law(trace(asked, depth=9), layers=9, accumulation=accumulation)
-    rows = asked.candidate.per_device_train_batch_size
+    rows, _ = micro_batch(asked.candidate, 1)
     for shape in ((rows, 100), (rows, 777), (3 * rows, 256)):
         values = monomials(*shape, shape[0] * (shape[1] - 1))
+        assert peak(deduced, values) == peak(traced, values)
+
+
+def test_experts_and_their_losses_repeat_like_layers() -> None:
+    """Each layer's router has a loss of its own after the last layer; kept logits and padding beside them."""
+    config = Qwen3MoeConfig(
+        vocab_size=600,
+        hidden_size=64,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        output_router_logits=True,
+    )
+    asked = replace(request(7), config=config.to_dict(), masked=True, loss="full_logits")
+    deduced, traced = (memory_law(trace(asked, depth=depth), layers=7, accumulation=1) for depth in (None, 7))
+    for length in (100, 777):
+        values = monomials(2, length, 2 * (length - 1))
         assert peak(deduced, values) == peak(traced, values)
 
 
@@ -71,7 +94,7 @@ def test_every_tile_more_than_one_has_the_peak_of_two() -> None:
 )
 def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
     """The fewest monomials that give every size."""
-    shapes = traced_shapes(Regime(one_row=False, beyond_window=False, tiled=False), None)
-    values = [monomials(B, S, B * (S - 1)) for B, S in shapes]
-    found = fit([size(B, S) for B, S in shapes], values)
+    shapes = shapes_of(Regime(one_row=False, beyond_window=False, tiled=False), None)
+    values = [monomials(B, S, B * (S - 1)) for B, S, _ in shapes]
+    found = fit([size(B, S) for B, S, _ in shapes], values)
     assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.profile import MONOMIALS, Profile, deepen, repeated_layers
+from autotune.core.profile import MONOMIALS, ON_THE_HOST, Profile, deepen, repeated_layers
 
 Floats = NDArray[np.float64]
 
@@ -60,13 +60,15 @@ class Peak:
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
 
-    Batches of all micro-steps are fetched before the first, so theirs is the only memory that grows with them.
+    What the host holds is left out. Batches of all micro-steps are fetched before the first, so theirs is the only
+    memory that grows with them.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
     place = {owner: index for index, owner in enumerate(owners)}
     sizes = np.array([block.size for block in deep.blocks], dtype=np.float64)
     sizes[[block.owner == "batch" for block in deep.blocks]] *= accumulation / profile.micro_steps
+    sizes[[block.owner in ON_THE_HOST for block in deep.blocks]] = 0
     owner_of = np.array([place[block.owner] for block in deep.blocks])
 
     def per_op(blocks: Sequence[Sequence[int]]) -> Floats:

@@ -18,6 +18,8 @@ from typing import Any, Literal
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
 LEAST_LAYERS = 5  # first, last, and three alike between them
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
+PAGED = "paged optimizer states"
+ON_THE_HOST = (PAGED,)  # owners whose blocks are not in the device's memory
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
 

@@ -18,10 +18,10 @@ TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_l
 STEP = 128  # positions between traced lengths, where there is room for it: kernels of attention round to it
 SHAPES = 4
 LENGTHS = 64  # to choose from
-UNSCORED_AT_MOST = 8  # label positions by which a traced micro-batch may have less than B (S - 1)
+UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label
 ALIGNMENT = 8  # positions: masks are padded to it on CUDA
 
-Shapes = tuple[tuple[int, int], ...]  # (B, S) of each traced step
+Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +56,18 @@ def regime_of(rows: int, positions: int, window: int | None) -> Regime:
     )
 
 
-def traced_shapes(regime: Regime, window: int | None) -> Shapes:
+def shapes_of(regime: Regime, window: int | None) -> Shapes:
     """Shapes to trace: four tell sizes apart that are sums of two monomials. All have as many tiles.
 
-    Where a regime has no room for four with the fewest tiles, because W is about as long as a tile, they are those of
-    more: its buffers differ by less than one tile's.
+    N is for devices where a loss chooses label positions: a few less than B (S - 1), so that it is told apart. Where a
+    regime has no room for four with the fewest tiles, because W is about as long as a tile, they are those of more: its
+    buffers differ by less than one tile's.
     """
     step = STEP if window is None or regime.beyond_window else _step_below(window)
     first = -(-window // step) * step if window is not None and regime.beyond_window else step
     last = window if window is not None and not regime.beyond_window else first + LENGTHS * step
     for tiles in count(2 if regime.tiled else 1):
-        least, most = (tiles - 1) * TILE + UNSCORED_AT_MOST, tiles * TILE
+        least, most = (tiles - 1) * TILE + max(UNSCORED), tiles * TILE
         room = [
             (rows, length)
             for length in range(first, last, step)
@@ -74,7 +75,8 @@ def traced_shapes(regime: Regime, window: int | None) -> Shapes:
             if least < rows * (length - 1) <= most
         ]
         if len(room) >= SHAPES:
-            return _far_apart(room)
+            shapes = _far_apart(room)
+            return tuple((B, S, B * (S - 1) - less) for (B, S), less in zip(shapes, UNSCORED, strict=True))
         if tiles > LENGTHS:
             break
     raise ValueError(f"no {SHAPES} shapes in {regime} with a window of {window}")
@@ -85,7 +87,7 @@ def _step_below(window: int) -> int:
     return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step >= SHAPES or step == 1)
 
 
-def _far_apart(room: Sequence[tuple[int, int]]) -> Shapes:
+def _far_apart(room: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """SHAPES of them with different B S, each as far from those before it as can be."""
 
     def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
@@ -95,4 +97,4 @@ def _far_apart(room: Sequence[tuple[int, int]]) -> Shapes:
     chosen = [room[0]]
     while len(chosen) < SHAPES:
         chosen.append(max(room, key=lambda shape: min(distance(shape, other) for other in chosen)))
-    return tuple(chosen)
+    return chosen

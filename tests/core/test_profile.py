@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from autotune.core.profile import Block, Op, Phase, Profile, deepen, profile_from_dict, traced_layers
+from autotune.core.profile import Block, Op, Phase, Profile, deepen, profile_from_dict, repetition, traced_layers
 
 ACTIVATION, GRADIENT = 3, 1  # which monomial a block's bytes go with: BS and none
 
@@ -97,3 +97,11 @@ def test_a_damaged_profile_is_refused() -> None:
     values["blocks"] = values["blocks"][:-1]
     with pytest.raises(ValueError, match="does not have"):
         profile_from_dict(values)
+
+
+def test_leading_layers_of_another_kind_stay_where_they_are() -> None:
+    """Dense layers before those of experts: only what repeats behind them is repeated."""
+    assert repetition(["dense", "moe", "moe", "moe", "moe"]) == (1, 1)
+    assert repetition(["near", "far", "near", "far", "near"]) == (0, 2)
+    assert repetition(["a", "a", "b", "c", "b", "c"]) == (2, 2)
+    assert traced_layers(61, 1, 3) == 8

@@ -4,8 +4,9 @@ from itertools import combinations, product
 
 import pytest
 
+from autotune.core.candidate import Candidate
 from autotune.core.profile import MONOMIALS, monomials
-from autotune.core.regime import TILE, UNSCORED_AT_MOST, Regime, regime_of, traced_shapes
+from autotune.core.regime import TILE, Regime, micro_batch, regime_of, shapes_of
 
 REGIMES = [
     (Regime(one_row=one_row, beyond_window=beyond, tiled=tiled), window)
@@ -19,10 +20,10 @@ REGIMES = [
 @pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
 def test_traced_shapes_lie_in_their_regime(regime: Regime, window: int | None) -> None:
     """One row or several, on the same side of the window, and as many tiles, whatever positions are not scored."""
-    shapes = traced_shapes(regime, window)
-    found = [regime_of(rows, length, window) for rows, length in shapes]
+    shapes = shapes_of(regime, window)
+    found = [regime_of(rows, length, window) for rows, length, _ in shapes]
     assert {(one.one_row, one.beyond_window) for one in found} == {(regime.one_row, regime.beyond_window)}
-    labels = [rows * (length - 1) - less for rows, length in shapes for less in (0, UNSCORED_AT_MOST)]
+    labels = [count for rows, length, scored in shapes for count in (rows * (length - 1), scored)]
     assert len({-(-count // TILE) for count in labels}) == 1
     if window is None or window < TILE:
         assert {one.tiled for one in found} == {regime.tiled}
@@ -31,9 +32,9 @@ def test_traced_shapes_lie_in_their_regime(regime: Regime, window: int | None) -
 @pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
 def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) -> None:
     """No two of them are alike up to a factor at all four shapes, but those that one row makes equal."""
-    shapes = traced_shapes(regime, window)
-    assert len({B * S for B, S in shapes[1:]}) == 3  # a micro-batch that is collated ahead is that of the next step
-    values = list(zip(*(monomials(B, S, B * (S - 1) - B - S % 7) for B, S in shapes), strict=True))
+    shapes = shapes_of(regime, window)
+    assert len({B * S for B, S, _ in shapes[1:]}) == 3  # a micro-batch that is collated ahead is that of the next step
+    values = list(zip(*(monomials(*shape) for shape in shapes), strict=True))
     equal = {frozenset(pair) for pair in (("1", "B"), ("S", "BS"), ("SS", "BSS"))} if regime.one_row else set()
     alike = {
         frozenset((one, other))
@@ -41,3 +42,12 @@ def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) 
         if len({a / b for a, b in zip(first, second, strict=True)}) == 1
     }
     assert alike == equal
+
+
+def test_packed_rows_are_one_row_to_the_model() -> None:
+    """TRL lays them one behind the other; only wrapped rows stay rows."""
+    values = {"max_length": 256, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 1, "method": "lora"}
+    packed = Candidate(**values, packed_length=256, batching="pack_bfd")
+    wrapped = Candidate(**values, packed_length=256, batching="pack_wrapped")
+    assert micro_batch(packed, 256) == (1, 768)
+    assert micro_batch(wrapped, 256) == micro_batch(Candidate(**values), 256) == (3, 256)

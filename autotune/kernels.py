@@ -1,0 +1,83 @@
+"""What kernels allocate inside one operator, where fake tensors would show only its result, or refuse.
+
+bitsandbytes writes its CPU kernels in torch's own operators around a few C functions that allocate nothing: run on fake
+tensors, they show what they need (bitsandbytes 0.50.2: backends/cpu/ops.py, backends/default/ops.py).
+torch 2.13 refuses fp32 for `_grouped_mm` on fake tensors, though its kernels compute it (aten GroupedMMUtils.h). Leaves
+out oneDNN's packed copies of small bf16 operands, which depend on the CPU's instructions: half a MiB in small models.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bitsandbytes.backends.cpu.ops import _optimizer_update_8bit_blockwise_cpu, _optimizer_update_32bit_cpu
+from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+
+ALIGNMENT = 16  # bytes: rows of a grouped product begin at multiples of it
+
+
+def _grouped_mm(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
+) -> torch.Tensor:
+    """The result of a grouped product, rows padded to ALIGNMENT. a: (T, K) or (K, T), b: (G, K, N) or (T, N)."""
+    if offs is None:
+        raise NotImplementedError("a grouped product without offsets")
+    columns = b.shape[-1]
+    rows = (a.shape[0],) if b.dim() == 3 else (offs.shape[0], a.shape[0])
+    multiple = ALIGNMENT // a.element_size()
+    padded = -(-columns // multiple) * multiple
+    return a.new_empty((*rows, padded), dtype=out_dtype or a.dtype)[..., :columns]
+
+
+ON_CPU: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl,
+    torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _optimizer_update_8bit_blockwise_cpu,
+    torch.ops.bitsandbytes.optimizer_update_32bit.default: _optimizer_update_32bit_cpu,
+}
+ANYWHERE: Mapping[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
+
+
+def _gemm_4bit_on_cuda(
+    A: torch.Tensor,
+    B: torch.Tensor,
+    shapeB: Sequence[int],
+    absmax: torch.Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: torch.Tensor | None = None,
+    absmax_8bit: torch.Tensor | None = None,
+    absmax_code: torch.Tensor | None = None,
+    absmax_offset: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`_dequant_linear_fallback` (backends/cuda/ops.py): the whole weight in the dtype of the input, a plain product.
+
+    Below 1536 tokens there is a fused kernel for some shapes and GPUs, which needs less.
+    """
+    if absmax_8bit is not None and absmax_offset is not None:
+        absmax = torch.empty_like(absmax_8bit, dtype=torch.float32).add(absmax_offset)
+    result = F.linear(A, torch.empty(tuple(shapeB), dtype=A.dtype), bias)
+    del absmax  # lives until here
+    return result
+
+
+def _int8_quantize_on_cuda(A: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """A byte for each value and a scale for each row, after a search for outliers, of which none is found."""
+    scales = torch.empty(A.numel() // A.shape[-1], dtype=torch.float32)
+    quantized = torch.empty(A.shape, dtype=torch.int8)
+    outliers = None
+    if threshold > 0:
+        A.abs().ge(threshold).any()
+        outliers = torch.empty(0, dtype=torch.int64)
+    return quantized, scales, outliers
+
+
+ON_CUDA: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_on_cuda,
+    torch.ops.bitsandbytes.int8_vectorwise_quant.default: _int8_quantize_on_cuda,
+}
+
+
+def substitute(func: Any, *, on_cpu: bool) -> Callable[..., Any] | None:
+    """What to run in place of an operator; None for the operator itself."""
+    return ANYWHERE.get(func) or (ON_CPU if on_cpu else ON_CUDA).get(func)
