@@ -13,6 +13,7 @@ from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomial
 from autotune.core.regime import Shapes
 from autotune.recorder import Made, Ran, Recorder
 
+NEIGHBOURS = 2  # layers whose blocks an op of one layer frees: its own, and what the one beside it handed over
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
 
 
@@ -63,6 +64,7 @@ class _Step:
         self.ops = [self._op(Ran(number, 0, "load", None, "load", persistent, []))]
         self.ops.append(self._op(self._collated([op for op in ran if op.phase == "batch"])))
         self.ops += [self._op(op) for op in ran if op.phase != "batch"]
+        self.ops = [part for op in self.ops for part in self._parts(op)]
         for op in self.ops:
             for place in op.frees:
                 self.freed_in[place] = (op.micro, op.phase)
@@ -87,6 +89,13 @@ class _Step:
             allocates=tuple(self.places[place] for place in ran.made),
             frees=tuple(sorted(self.places[place] for place in ran.died)),
         )
+
+    def _parts(self, op: Op) -> Sequence[Op]:
+        """An op of one layer that frees blocks of many does so for the whole model: a release behind it."""
+        layers = {self.blocks[place].layer for place in op.frees} - {None}
+        if op.layer is None or len(layers) <= NEIGHBOURS:
+            return [op]
+        return [replace(op, frees=()), replace(op, name="release", layer=None, allocates=())]
 
     @property
     def structure(self) -> list[Any]:
