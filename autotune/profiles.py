@@ -4,11 +4,8 @@ What is asked is first reduced to what a trace depends on, and exactly that is t
 key have one profile. Neither torch nor transformers is imported for a profile that is there.
 """
 
-import contextlib
-import io
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +17,7 @@ from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
 from autotune.installed import installed
+from autotune.tracer import trace_apart
 
 Loss = Literal["fused", "full_logits"]
 
@@ -70,15 +68,9 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
         words = f"{request.candidate.method}, checkpointing {request.candidate.checkpointing}"
         shape = "one row" if request.candidate.per_device_train_batch_size == 1 else "several rows"
         progress(f"tracing a training step ({words}, {shape}); this is done once")
-        with _quiet():
-            from autotune.assembly import TraceError
-            from autotune.trace import TraceRequest, trace
-
-        asked = {field.name: getattr(request, field.name) for field in fields(request)}
         try:
-            with _quiet():
-                return trace(TraceRequest(**asked)).to_dict()
-        except TraceError as error:
+            return trace_apart({field.name: getattr(request, field.name) for field in fields(request)}).to_dict()
+        except NotPredicted as error:
             raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {error}") from error
 
     question = describe_request(request)
@@ -136,14 +128,3 @@ def describe_request(request: ProfileRequest) -> dict[str, Any]:
 def key_of(question: Any) -> str:
     """A name for the file that answers a question."""
     return blake2b(json.dumps(question, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the libraries and the trainer tell their user to ourselves: nobody is training."""
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -74,24 +74,58 @@ class TraceRequest:
     loss: Literal["fused", "full_logits"] = "fused"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which models to trace for a request: of `depth` layers at all shapes, and one period deeper at the first."""
+
+    request: TraceRequest
+    layers: int
+    leading: int
+    period: int
+    depth: int
+    shapes: Shapes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every layer of the model is traced."""
+        return self.depth == self.layers
+
+
+def plan_trace(request: TraceRequest, *, depth: int | None = None) -> Plan:
+    """Plan the trace of a model of `depth` layers; None takes the fewest that stand for all of them."""
+    kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
+    leading, period = repetition(kinds)
+    return Plan(
+        request=request,
+        layers=len(kinds),
+        leading=leading,
+        period=period,
+        depth=traced_layers(len(kinds), period, leading) if depth is None else depth,
+        shapes=traced_shapes(request),
+    )
+
+
 def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare | None = None) -> Profile:
     """Trace one optimizer step of a model of `depth` layers; None takes the fewest that stand for all of them.
 
     prepare: what another script does to the model before it trains; adapters are added unless it has added them.
-
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
-    kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
-    layers = len(kinds)
-    leading, period = repetition(kinds)
-    depth = traced_layers(layers, period, leading) if depth is None else depth
-    shapes = traced_shapes(request)
-    profile = assemble(_run(request, depth, shapes, prepare), shapes, depth, period, leading)
-    if depth == layers:
-        return profile
-    few = shapes[:1]
-    deeper = assemble(_run(request, depth + period, few, prepare), few, depth + period, period, leading)
-    return with_growth(profile, deeper, shapes[0])
+    plan = plan_trace(request, depth=depth)
+    profile = trace_all_shapes(plan, prepare)
+    return profile if plan.is_whole else with_growth(profile, trace_deeper(plan, prepare), plan.shapes[0])
+
+
+def trace_all_shapes(plan: Plan, prepare: Prepare | None = None) -> Profile:
+    """The first of a plan's two traces."""
+    record = _run(plan.request, plan.depth, plan.shapes, prepare)
+    return assemble(record, plan.shapes, plan.depth, plan.period, plan.leading)
+
+
+def trace_deeper(plan: Plan, prepare: Prepare | None = None) -> Profile:
+    """The second of a plan's two traces."""
+    depth, shapes = plan.depth + plan.period, plan.shapes[:1]
+    return assemble(_run(plan.request, depth, shapes, prepare), shapes, depth, plan.period, plan.leading)
 
 
 def traced_shapes(request: TraceRequest) -> Shapes:

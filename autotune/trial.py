@@ -9,10 +9,8 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -23,10 +21,10 @@ import psutil
 
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, TimedOut, outcome_from_dict
 from autotune.core.units import format_bytes
+from autotune.fork_server import start_fork_server, variables_set
 from autotune.task import Device, Task, environment
 from autotune.worker import log_tail, serve
 
-PRELOAD = ["autotune.preload"]  # what the fork server imports before it forks
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock
 GOODBYE_S = 5.0  # how long a worker may take to end by itself
 KILLED_S = 60.0  # how long a killed one may take to be gone: one that is stuck in a driver must not hold the search
@@ -59,9 +57,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.device == "cpu":  # the import takes 10 s: start it now, so that it passes while others work
-            self._context.set_forkserver_preload(PRELOAD)
-            with _variables_set(environment(True, "cpu", None)), _silent():
-                forkserver.ensure_running()
+            start_fork_server(environment(True, "cpu", None))
         return self
 
     def __exit__(
@@ -119,7 +115,7 @@ class Workers:
         if self._worker is None:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=serve, args=(theirs,), name="autotune-worker")
-            with _variables_set(variables):
+            with variables_set(variables):
                 process.start()
             theirs.close()
             self._worker = _Worker(process, ours, variables)
@@ -171,31 +167,3 @@ def _kill_group(pid: int) -> None:
             return
         except ProcessLookupError:
             continue
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Give the processes that start inside no stderr: libraries warn when imported. A worker has its log instead."""
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nothing)
-
-
-@contextmanager
-def _variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that start inside."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -22,7 +22,8 @@ ORDER = (
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "sft", "plain_step", "quantized", "kernels"),
     *("attention_kernels", "contracts", "recorder", "assembly", "shallow", "trace"),
-    *("profiles", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
+    *("fork_server", "tracer"),
+    *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
     *("journal", "proposals", "display", "verdict", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )

@@ -22,11 +22,11 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is traced: noted, and answered at once."""
     requests: list[Any] = []
 
-    def trace(request: Any) -> Profile:
-        requests.append(request)
+    def trace_apart(asked: Any) -> Profile:
+        requests.append(asked)
         return step(5)
 
-    monkeypatch.setattr("autotune.trace.trace", trace)
+    monkeypatch.setattr("autotune.profiles.trace_apart", trace_apart)
     return requests
 
 
@@ -70,7 +70,7 @@ def test_a_profile_is_traced_once_and_as_it_is_keyed(traced: list[Any], tmp_path
     first = load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
     other = replace(REQUEST, candidate=replace(CANDIDATE, max_length=99))
     assert load_profile(other, home=tmp_path, progress=lambda line: None) == first == step(5)
-    assert [request.candidate for request in traced] == [reduced(REQUEST).candidate]
+    assert [asked["candidate"] for asked in traced] == [reduced(REQUEST).candidate]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"question": 1, "answer": 2}', "no profile"])

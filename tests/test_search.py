@@ -220,7 +220,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-from autotune import trial
+from autotune import fork_server, trial
 from autotune.core.candidate import Fidelity
 from autotune.core.recipe import Recipe
 from autotune.display import SearchDisplay
@@ -229,7 +229,7 @@ from tests import stand_ins
 from tests.test_search import HARDWARE
 
 if __name__ == "__main__":
-    trial.serve, trial.PRELOAD = stand_ins.serve_by_formula, []
+    trial.serve, fork_server.PRELOAD = stand_ins.serve_by_formula, []
     request = SearchRequest(
         model="tiny", data="demo", columns={}, recipe=Recipe(effective_batch_size=8), fidelity=Fidelity.close,
         fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=stand_ins.SLOW,

@@ -1,0 +1,249 @@
+"""The forecaster: how much memory candidates of one model, dataset and machine take, from traced profiles.
+
+Used by `autotune estimate` for one candidate (estimate.py) and by a search for many (plan.py). What it finds is kept on
+disk, so with all of it there neither torch nor transformers is imported.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autotune import store
+from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
+from autotune.core.candidate import Candidate
+from autotune.core.estimate import MemoryEstimate, demand_from_dict, demand_of, fitting, room_of
+from autotune.core.hardware import Hardware
+from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
+from autotune.core.profile import Profile, deepen
+from autotune.core.recipe import Recipe
+from autotune.core.regime import TILE
+from autotune.core.replay import replay
+from autotune.core.workload import Lengths, ModelFacts
+from autotune.errors import NotPredicted
+from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, reduced
+
+DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
+MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
+STEP = 64  # tokens between the lengths that are looked at
+LONGEST = 2**17  # tokens: where a model has no limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A change that may make a candidate fit, with the changes before it in the list."""
+
+    changes: Mapping[str, Any]
+    needed_bytes: int
+    fits: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Forecaster:
+    """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
+
+    config, facts: as models.resolve_architecture gives them. lengths: None for full rows.
+    """
+
+    config: Mapping[str, Any]
+    facts: ModelFacts
+    lengths: Lengths | None
+    recipe: Recipe
+    loss: Loss
+    hardware: Hardware
+    seed: int
+    home: Path
+    progress: Callable[[str], None]
+    _profiles: dict[str, Profile] = field(default_factory=dict)
+    _laws: dict[str, MemoryLaw] = field(default_factory=dict)
+
+    def batch(self, candidate: Candidate) -> Batch:
+        """The candidate's worst micro-batch, as the loss on this kind of device sees it."""
+        return self._scored(full_batch(candidate) if self.lengths is None else worst_batch(candidate, self.lengths))
+
+    def peak(self, candidate: Candidate) -> Peak:
+        """The worst moment of a candidate's step. Raises NotPredicted when it cannot be traced."""
+        batch = self.batch(candidate)
+        return peak(self._law(candidate, batch), batch.monomials)
+
+    def memory(self, candidate: Candidate) -> MemoryEstimate:
+        """The estimate of one candidate, kept like the profile that it comes from."""
+        batch, room = self.batch(candidate), room_of(self.hardware)
+        request = self._profile_request(candidate, batch)
+        steps = self._steps(candidate, batch, request.candidate.gradient_accumulation_steps)
+        question = {
+            "profile": describe_request(request),
+            "layers": self.facts.layers,
+            "candidate": candidate.to_dict(),
+            "steps": [[each.monomials for each in step] for step in steps],
+        }
+
+        def answer() -> dict[str, Any]:
+            profile = deepen(self._profile(request), self.facts.layers)
+            replayed = None
+            if self.hardware.kind == "cuda":
+                replayed = replay(
+                    profile,
+                    steps,
+                    accumulation=candidate.gradient_accumulation_steps,
+                    expandable_segments=candidate.tuned_allocator,
+                )
+            return demand_of(
+                profile,
+                peak(self._law(candidate, batch), batch.monomials),
+                replayed,
+                candidate=candidate,
+                batch=batch,
+                offloaded_bytes=self._offloaded_bytes(candidate, batch),
+            ).to_dict()
+
+        path = self.home / "profiles" / "estimates" / f"{key_of(question)}.json"
+        return MemoryEstimate(demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=room)
+
+    def _offloaded_bytes(self, candidate: Candidate, batch: Batch) -> int:
+        """Activations that wait in host memory: those that would be on the device otherwise."""
+        if not candidate.activation_offloading:
+            return 0
+        law = self._law(replace(candidate, activation_offloading=False), batch)
+        return peak(law, batch.monomials).items.get("activations", 0)
+
+    def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
+        """The largest micro-batch of this length that fits on the device."""
+        most = MOST_ROWS if self.lengths is None else self.lengths.rows
+        return self._largest(candidate, memory, "per_device_train_batch_size", range(1, min(most, MOST_ROWS) + 1))
+
+    def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
+        """The largest length that fits on the device with this micro-batch."""
+        most = self.facts.limit or LONGEST
+        if self.lengths is not None and not candidate.packs:
+            most = min(most, self.lengths.longest)
+        return self._largest(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
+
+    def suggestions(self, candidate: Candidate, rows: int | None) -> Iterator[Suggestion]:
+        """Changes that lead to one that fits, each on top of those before it; each may cost a trace."""
+        changes: dict[str, Any] = {}
+        if rows is not None:
+            yield self._suggestion(candidate, {"per_device_train_batch_size": rows})
+            return
+        if candidate.per_device_train_batch_size > 1:
+            changes["per_device_train_batch_size"] = 1
+        steps: list[dict[str, Any]] = []
+        if candidate.checkpointing != "full" and self.facts.supports_checkpointing:
+            steps.append({"checkpointing": "full"})
+        if candidate.method == "full" or (candidate.method == "lora" and candidate.weights_dtype == "float32"):
+            steps.append({"method": "lora", "weights_dtype": "bfloat16"})
+        if candidate.method != "qlora":
+            steps.append({"method": "qlora", "weights_dtype": "bfloat16"})
+        for step in steps:
+            changes = {**changes, **step}
+            try:
+                found = self._suggestion(candidate, changes)
+            except NotPredicted as error:
+                self.progress(f"not suggested: {error}")
+                continue
+            yield found
+            if found.fits:
+                return
+
+    def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
+        changed = replace(candidate, **changes)
+        steps = max(1, candidate.rows_per_step // changed.per_device_train_batch_size)
+        memory = self.memory(replace(changed, every_n_layers=1, gradient_accumulation_steps=steps))
+        return Suggestion(changes=changes, needed_bytes=memory.needed_bytes, fits=memory.fits)
+
+    def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
+        """The largest of ascending values of a knob that fits.
+
+        Values of one case (one row or several, one tile or several) share a law. The search begins where the law of
+        the candidate itself would have it end, so that others are traced only at a border.
+        """
+        others = [self._with(candidate, knob, value) for value in values]
+        batches = [self.batch(other) for other in others]
+        shapes = np.array([batch.monomials for batch in batches], dtype=np.float64)
+        cases = [self._case(other, batch) for other, batch in zip(others, batches, strict=True)]
+        law = self._law(candidate, self.batch(candidate))
+        if not fitting(law, np.array([Batch(rows=1, positions=1, labels=0).monomials]), memory).all():
+            return None  # not even what does not depend on the shape
+        guess = max(0, int(fitting(law, shapes, memory).sum()) - 1)
+        best: int | None = None
+        tried: set[Any] = set()
+        while (case := cases[guess]) not in tried:
+            tried.add(case)
+            members = [place for place, other in enumerate(cases) if other == case]
+            try:
+                law = self._law(others[members[0]], batches[members[0]])
+            except NotPredicted as error:
+                self.progress(f"the largest {knob} is looked for no further: {error}")
+                break
+            fits = fitting(law, shapes[members], memory)
+            if not fits.any():
+                guess = max(0, members[0] - 1)
+                continue
+            best = max(best or 0, max(place for place, it_fits in zip(members, fits, strict=True) if it_fits))
+            guess = min(len(values) - 1, best + 1)
+        return None if best is None else values[best]
+
+    @staticmethod
+    def _with(candidate: Candidate, knob: str, value: int) -> Candidate:
+        changes: dict[str, Any] = {knob: value}
+        if knob == "max_length" and candidate.packs:
+            changes["packed_length"] = value
+        return replace(candidate, **changes)
+
+    def _scored(self, batch: Batch) -> Batch:
+        """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""
+        if self.hardware.kind == "cuda" and self.loss == "fused":
+            return batch
+        return replace(batch, labels=batch.rows * (batch.positions - 1))
+
+    def _case(self, candidate: Candidate, batch: Batch) -> tuple[bool, bool, bool, bool]:
+        window = self.facts.window
+        beyond = window is not None and batch.positions >= window
+        return batch.rows == 1, batch.labels > TILE, is_masked(candidate, self.lengths), beyond
+
+    def _profile_request(self, candidate: Candidate, batch: Batch) -> ProfileRequest:
+        _, tiled, masked, beyond_window = self._case(candidate, batch)
+        return reduced(
+            ProfileRequest(
+                config=self.config,
+                candidate=replace(candidate, per_device_train_batch_size=batch.rows),
+                recipe=self.recipe,
+                masked=masked,
+                tiled=tiled,
+                beyond_window=beyond_window,
+                loss=self.loss,
+                capability=self.hardware.compute_capability,
+            )
+        )
+
+    def _profile(self, request: ProfileRequest) -> Profile:
+        key = key_of(describe_request(request))
+        if key not in self._profiles:
+            self._profiles[key] = load_profile(request, home=self.home, progress=self.progress)
+        return self._profiles[key]
+
+    def _law(self, candidate: Candidate, batch: Batch) -> MemoryLaw:
+        """The law at full depth, for all candidates of this one's case."""
+        request = self._profile_request(candidate, batch)
+        layers, accumulation = self.facts.layers, candidate.gradient_accumulation_steps
+        question = {"profile": describe_request(request), "layers": layers, "accumulation": accumulation}
+        if (key := key_of(question)) not in self._laws:
+
+            def answer() -> dict[str, Any]:
+                return memory_law(self._profile(request), layers=layers, accumulation=accumulation).to_dict()
+
+            path = self.home / "profiles" / "laws" / f"{key}.json"
+            self._laws[key] = law_from_dict(store.remember(path, question, answer, self.progress))
+        return self._laws[key]
+
+    def _steps(self, candidate: Candidate, worst: Batch, micro_steps: int) -> list[list[Batch]]:
+        """The optimizer steps that the allocator sees: some as they are drawn, then the worst batch, twice."""
+        steps: list[list[Batch]] = []
+        if self.lengths is not None:
+            drawn = map(self._scored, drawn_batches(candidate, self.lengths, seed=self.seed))
+            while len(steps) < DRAWN_STEPS and len(step := list(islice(drawn, micro_steps))) == micro_steps:
+                steps.append(step)
+        return [*steps, [worst] * micro_steps, [worst] * micro_steps]
