@@ -15,7 +15,7 @@ import numpy as np
 from autotune import store
 from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
 from autotune.core.candidate import Candidate
-from autotune.core.estimate import MemoryEstimate, demand_from_dict, demand_of, fitting, room_of
+from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, room_of
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.profile import Profile, deepen
@@ -60,6 +60,11 @@ class Forecaster:
     _profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
 
+    @property
+    def room(self) -> Room:
+        """What the machine lets one training have."""
+        return room_of(self.hardware)
+
     def batch(self, candidate: Candidate) -> Batch:
         """The candidate's worst micro-batch, as the loss on this kind of device sees it."""
         return self._scored(full_batch(candidate) if self.lengths is None else worst_batch(candidate, self.lengths))
@@ -71,7 +76,7 @@ class Forecaster:
 
     def memory(self, candidate: Candidate) -> MemoryEstimate:
         """The estimate of one candidate, kept like the profile that it comes from."""
-        batch, room = self.batch(candidate), room_of(self.hardware)
+        batch = self.batch(candidate)
         request = self._profile_request(candidate, batch)
         steps = self._steps(candidate, batch, request.candidate.gradient_accumulation_steps)
         question = {
@@ -101,7 +106,9 @@ class Forecaster:
             ).to_dict()
 
         path = self.home / "profiles" / "estimates" / f"{key_of(question)}.json"
-        return MemoryEstimate(demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=room)
+        return MemoryEstimate(
+            demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=self.room
+        )
 
     def _offloaded_bytes(self, candidate: Candidate, batch: Batch) -> int:
         """Activations that wait in host memory: those that would be on the device otherwise."""

@@ -6,7 +6,7 @@ Before a sampler has seen enough to learn from, the opening is tried: few candid
 alone already favours.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Proposals:
         ).reshape(len(self.candidates), len(self.knobs))
         self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
         self._untried = np.ones(len(self.candidates), dtype=bool)
+        self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
@@ -78,17 +79,29 @@ class Proposals:
                 )
             )
 
-    def propose(self) -> Candidate | None:
-        """The next candidate to try; None when every one was."""
-        if not self._untried.any():
+    def propose(self, fits: Callable[[Candidate], bool] = lambda _: True) -> Candidate | None:
+        """The next candidate to try; None when every one was, or does not fit.
+
+        fits: asked only of what would be tried; what did not fit is asked about again each time.
+        """
+        self.ruled_out = {candidate for candidate in self.ruled_out if not fits(candidate)}
+        while (candidate := self._next()) is not None:
+            if fits(candidate):
+                return candidate
+            self.ruled_out.add(candidate)
+        return None
+
+    def _next(self) -> Candidate | None:
+        open_ = self._open()
+        if not open_.any():
             return None
         while self.opening:
             candidate = self.opening.pop(0)
             place = self._places.get(candidate)
-            if place is not None and self._untried[place]:
+            if place is not None and open_[place]:
                 return candidate
         if self.sampler in ("random", "grid"):
-            return self.candidates[int(self._untried.argmax())]
+            return self.candidates[int(open_.argmax())]
         asked = self.study.ask(dict(self.distributions))
         self.study.tell(asked, state=TrialState.FAIL)  # only a proposal: what is tried is added by `tell`
         return self.candidates[self._nearest(asked.params)]
@@ -96,7 +109,13 @@ class Proposals:
     def _nearest(self, params: dict[str, Any]) -> int:
         codes = [self.distributions[knob].choices.index(params[knob]) for knob in self.knobs]
         apart = (self._codes != np.array(codes, dtype=np.int64)).sum(axis=1)
-        return int(np.where(self._untried, apart, len(self.knobs) + 1).argmin())
+        return int(np.where(self._open(), apart, len(self.knobs) + 1).argmin())
+
+    def _open(self) -> NDArray[np.bool_]:
+        """Which candidates may still be proposed, shape (candidates,)."""
+        open_ = self._untried.copy()
+        open_[[self._places[candidate] for candidate in self.ruled_out]] = False
+        return open_
 
 
 def _optuna_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from autotune.core.calibrate import MemoryCalibration
 from autotune.core.candidate import KNOBS, Candidate, Fidelity, differences, short_name
 from autotune.core.comparison import Speedup
 from autotune.core.hardware import Hardware
@@ -21,6 +22,7 @@ from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
 from autotune.journal import Trial, write_json, write_text
 from autotune.models import OPTIONS
+from autotune.plan import Miss
 from autotune.verdict import Verdict
 
 
@@ -30,6 +32,8 @@ class Findings:
 
     model, data: as they were asked for. defaults: TRL's; the baseline has them unless they do not fit in memory.
     by_hand: what a careful person would set; the baseline's own trial where there was no room for one.
+    estimates: what was predicted of each trial, by its number, uncalibrated. calibrations: by method.
+    ruled_out: candidates predicted not to fit.
     """
 
     hardware: Hardware
@@ -47,6 +51,10 @@ class Findings:
     baseline: Trial
     by_hand: Trial
     verdict: Verdict
+    estimates: Mapping[int, Mapping[str, Any] | None]
+    calibrations: Mapping[str, MemoryCalibration]
+    misses: Sequence[Miss]
+    ruled_out: int
     wall_s: Mapping[str, float]
 
     @property
@@ -79,19 +87,22 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
     lengths = workload.data.lengths
     return {
         "answer": findings.answer,
-        "best": _trial(verdict.best),
-        "baseline": _trial(findings.baseline),
+        "best": _trial(verdict.best, findings),
+        "baseline": _trial(findings.baseline, findings),
         "baseline_differs": {knob: list(values) for knob, values in findings.fallback.items()},
-        "by_hand": _trial(findings.by_hand),
+        "by_hand": _trial(findings.by_hand, findings),
         "speedup": verdict.speedup.ratio if verdict.speedup else None,
         "speedup_interval": _interval(verdict.speedup),
         "speedup_by_hand": verdict.speedup_by_hand.ratio if verdict.speedup_by_hand else None,
         "speedup_by_hand_interval": _interval(verdict.speedup_by_hand),
         "second_measurement": {str(number): list(rates) for number, rates in verdict.repeats.items()},
-        "trials": [_trial(trial) for trial in findings.trials],
+        "trials": [_trial(trial, findings) for trial in findings.trials],
+        "calibration": {method: asdict(found) for method, found in findings.calibrations.items()},
+        "misses": [asdict(miss) for miss in findings.misses],
         "space": {
             "enumerated": findings.space.enumerated,
             "legal": findings.space.legal,
+            "fitting": findings.space.legal - findings.ruled_out,
             "removed": dict(findings.space.why),
         },
         "wall_s": dict(findings.wall_s),
@@ -229,13 +240,14 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: Trial, findings: Findings) -> dict[str, Any]:
     return {
         "number": trial.number,
         "role": trial.role,
         "of": trial.of,
         "round": trial.round,
         "candidate": trial.candidate.to_dict(),
+        "estimate": findings.estimates.get(trial.number),
         "outcome": outcome_to_dict(trial.outcome),
     }
 

@@ -7,30 +7,33 @@ measurement is reported: the best of many noisy trials looks better than it is.
 import itertools
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autotune.core.budget import Budget
-from autotune.core.candidate import Candidate, Fidelity, short_name
+from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.comparison import corrected_rates
+from autotune.core.estimate import room_of
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
-from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, TimedOut
+from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
 from autotune.core.recipe import Recipe
 from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
 from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.display import SearchDisplay
-from autotune.errors import AutotuneError, NothingFits, TrainingFailed
+from autotune.forecaster import Forecaster
 from autotune.installed import Installed, installed
 from autotune.journal import Journal, Role, Trial
+from autotune.models import resolve_architecture
+from autotune.plan import Plan, miss_line
 from autotune.proposals import Proposals
 from autotune.result import Findings, write_result
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
-from autotune.verdict import decide
+from autotune.verdict import cannot_start, decide
 
 MEMORY_SHARE = 0.9  # of what is free, as the default limit
 
@@ -97,6 +100,11 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         )
         for line in explain(space):
             display.line(line)
+        plan = Plan(
+            forecaster=_forecaster(request, workload, display.line),
+            limit_bytes=room_of(hardware).limit_bytes if limit is None else limit,
+            progress=display.line,
+        )
         journal = Journal(request.out, _identity(request, workload, facts))
         display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:
@@ -106,6 +114,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 space=space,
                 legal=frozenset(space.candidates),
                 installed=facts,
+                plan=plan,
                 journal=journal,
                 workers=workers,
                 display=display,
@@ -128,6 +137,7 @@ class _Sitting:
     space: Space
     legal: frozenset[Candidate]  # those of the space
     installed: Installed
+    plan: Plan
     journal: Journal
     workers: Workers
     display: SearchDisplay
@@ -135,18 +145,21 @@ class _Sitting:
     budget: Budget
     started: float
     spent_before_s: float
+    ruled_out: int = 0  # candidates that were passed over because they are predicted not to fit
 
     def search(self) -> Findings:
         for trial in self.journal.trials:
             self.display.end(trial)
+            self.plan.fits(trial.candidate)  # its prediction is compared with what was measured
+        self.plan.learn(self.journal.trials)
         first = self._first_that_runs("baseline", self._baselines())
         assert first is not None
         if not isinstance(first.outcome, Measured | OutOfMemory):  # what breaks the baseline breaks the others too
-            raise _cannot_start(first)
+            raise cannot_start(first)
         careful = self._first_that_runs("by_hand", self._by_hand()) or first
         self._explore(first, careful)
         if not _measured(self._first_measurements()):
-            raise _cannot_start(first)
+            raise cannot_start(first)
         contenders, rounds = self._repeat(self._contenders(first, careful))
         return self._conclude(first, careful, contenders, rounds)
 
@@ -161,11 +174,15 @@ class _Sitting:
     def _first_that_runs(self, role: Role, fallbacks: Sequence[Candidate]) -> Trial | None:
         """Try candidates in order until one does not run out of memory; that one's trial, or the last.
 
+        Those that are predicted not to fit are passed over, but for the last.
+
         None when the budget of trials was spent before; the first trial of all it always has.
         """
         last: Trial | None = None
         for candidate in fallbacks:
             known = self._known(candidate)
+            if known is None and candidate is not fallbacks[-1] and not self.plan.fits(candidate):
+                continue
             if known is None and self.journal.trials and not self.budget.allows(self._first_measurements()):
                 break
             last = known or self._try(candidate, role)
@@ -200,8 +217,10 @@ class _Sitting:
             tried=[trial.outcome for trial in self._first_measurements()],
             reserve_s=self._reserve_s(),
         ):
-            if (candidate := proposals.propose()) is None:
-                self.display.line("every candidate has been tried")
+            candidate = proposals.propose(self.plan.fits)
+            self.ruled_out = len(proposals.ruled_out)
+            if candidate is None:
+                self.display.line("every candidate that fits has been tried")
                 return
             proposals.tell([self._try(candidate, "search")])
 
@@ -223,6 +242,7 @@ class _Sitting:
 
     def _try(self, candidate: Candidate, role: Role, work: Measure | None = None, **repeat: int) -> Trial:
         """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
+        self.plan.fits(candidate)  # whatever is tried was predicted before
         number = self.journal.begin(candidate, role, **repeat)
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
@@ -245,6 +265,10 @@ class _Sitting:
             raise
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
+        self.plan.learn(self.journal.trials)
+        for miss in self.plan.misses:
+            if miss.number == number:
+                self.display.line(miss_line(miss))
         return trial
 
     def _limit_s(self, role: Role) -> float | None:
@@ -356,6 +380,10 @@ class _Sitting:
             baseline=first,
             by_hand=careful,
             verdict=verdict,
+            estimates={trial.number: self.plan.estimate(trial.candidate) for trial in trials},
+            calibrations=dict(self.plan.calibrations),
+            misses=tuple(self.plan.misses),
+            ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
                 "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
@@ -369,6 +397,21 @@ class _Sitting:
     def _may_win(self, candidate: Candidate) -> bool:
         """Whether a contender may win: it is in the space, or would be but for the references' allocator."""
         return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
+
+
+def _forecaster(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:
+    config, _ = resolve_architecture(request.model, None, home=request.home, progress=progress)
+    return Forecaster(
+        config=config,
+        facts=workload.model,
+        lengths=workload.data.lengths,
+        recipe=request.recipe,
+        loss="fused",
+        hardware=request.hardware,
+        seed=request.seed,
+        home=request.home.absolute(),
+        progress=progress,
+    )
 
 
 def _measured(trials: Sequence[Trial]) -> list[Measured]:
@@ -391,26 +434,3 @@ def _identity(request: SearchRequest, workload: Workload, facts: Installed) -> d
 
 def _versions(facts: Installed) -> dict[str, str]:
     return dict(facts.versions)
-
-
-def _cannot_start(trial: Trial) -> AutotuneError:
-    """Why not even the baseline could be measured, and what to try."""
-    outcome = trial.outcome
-    name = short_name(trial.candidate)
-    if isinstance(outcome, OutOfMemory):
-        return NothingFits(
-            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
-            "a smaller recipe.coverage, or a smaller model"
-        )
-    if isinstance(outcome, TimedOut):
-        return TrainingFailed(
-            f"the baseline did not finish two steps in {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
-            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
-        )
-    if isinstance(outcome, Diverged):
-        return TrainingFailed(
-            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
-        )
-    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
-    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
-    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autotune.core.candidate import Candidate
+from autotune.core.candidate import Candidate, short_name
 from autotune.core.comparison import Speedup, speedup
-from autotune.core.outcome import Measured
+from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
+from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.journal import Trial
 
 
@@ -70,3 +71,26 @@ def decide(
             for place, trial in enumerate(contenders)
         },
     )
+
+
+def cannot_start(trial: Trial) -> AutotuneError:
+    """Why not even the baseline could be measured, and what to try."""
+    outcome = trial.outcome
+    name = short_name(trial.candidate)
+    if isinstance(outcome, OutOfMemory):
+        return NothingFits(
+            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
+            "a smaller recipe.coverage, or a smaller model"
+        )
+    if isinstance(outcome, TimedOut):
+        return TrainingFailed(
+            f"the baseline did not finish two steps in {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
+            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
+        )
+    if isinstance(outcome, Diverged):
+        return TrainingFailed(
+            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
+        )
+    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
+    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
+    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())

@@ -6,8 +6,15 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+import pytest
+
 from autotune.core.candidate import Candidate
+from autotune.core.estimate import MemoryEstimate
+from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, outcome_to_dict
+from autotune.core.units import MIB
+from autotune.errors import NotPredicted
+from autotune.forecaster import Forecaster
 from autotune.worker import begin
 
 device_is_initialised = False  # as CUDA would be in a process that imported the trainer
@@ -55,6 +62,23 @@ def formula_rate(candidate: Candidate) -> float:
     batching = {"random": 1.0, "batch_rebalance": 1.3, "group_by_length": 1.4}.get(candidate.batching, 1.2)
     speed = 100 * batching / candidate.per_device_train_batch_size**0.1
     return speed * (1.3 if candidate.checkpointing == "off" else 1.0) * (1.2 if candidate.tuned_allocator else 1.0)
+
+
+def formula_peak(candidate: Candidate) -> Peak:
+    """A made-up prediction: rows cost memory, twice as much without checkpointing, and so do states of 32 bits."""
+    rows = 1000 * MIB * candidate.per_device_train_batch_size * (2 if candidate.checkpointing == "off" else 1)
+    states = 0 if candidate.optimizer == "adamw_8bit" else 500 * MIB
+    return Peak(bytes=rows + states, phase="backward", op="formula", items={"activations": rows, "states": states})
+
+
+def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace nothing: a forecaster that answers by the formula."""
+
+    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
+        raise NotPredicted("nothing is replayed")
+
+    monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
+    monkeypatch.setattr(Forecaster, "memory", memory)
 
 
 def serve_by_formula(connection: Connection) -> None:

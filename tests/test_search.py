@@ -14,9 +14,11 @@ import yaml
 from rich.console import Console
 
 from autotune import trial
+from autotune.core.calibrate import MemoryCalibration
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
+from autotune.core.units import MIB
 from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
 from autotune.errors import NothingFits, TrainingFailed, UsageError
@@ -42,6 +44,7 @@ HARDWARE = Hardware(
 def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A search of `tiny` on the demo data whose trials are made up."""
     monkeypatch.setattr(trial, "serve", stand_ins.serve_by_formula)
+    stand_ins.predict_by_formula(monkeypatch)
     return SearchRequest(
         model="tiny",
         data="demo",
@@ -97,6 +100,30 @@ def test_run_yaml_is_complete_and_gives_a_reason_for_each_value(request_: Search
     assert (document["model"]["path"], document["data"]["path"]) == ("tiny", "demo")
     knobs = text.split("candidate:")[1].strip().splitlines()[1:]
     assert all("  # " in line and line.split("  # ")[1].strip() for line in knobs)
+
+
+def test_what_does_not_fit_is_never_tried(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The baseline comes down to what fits, and nothing is proposed beyond it; the result counts what was left out."""
+    monkeypatch.setattr("autotune.search.MEMORY_SHARE", 4600 * MIB / HARDWARE.free_bytes)
+    monkeypatch.setattr("autotune.plan.calibrate_memory", lambda peaks: MemoryCalibration())
+    result = run(replace(request_, trials=12))
+    peaks = [stand_ins.formula_peak(Candidate(**each["candidate"])).bytes for each in result["trials"]]
+    assert max(peaks) <= 4600 * MIB
+    assert result["baseline_differs"]["per_device_train_batch_size"] == [8, 4]
+    assert result["space"]["fitting"] < result["space"]["legal"]
+    for each in result["trials"]:
+        assert each["estimate"]["peak_allocated_bytes"] == sum(each["estimate"]["items"].values())
+        assert each["estimate"]["limit_bytes"] == 4600 * MIB
+
+
+def test_a_miss_of_the_prediction_is_reported(request_: SearchRequest) -> None:
+    """A trial that was predicted to fit and ran out of memory, with both numbers; nothing as large is tried again."""
+    result = run(replace(request_, seed=stand_ins.NO_MEMORY_FOR_FOUR_ROWS, trials=8))
+    failed = [each for each in result["trials"] if each["outcome"]["kind"] == "out_of_memory"]
+    assert [miss["number"] for miss in result["misses"]] == [each["number"] for each in failed]
+    assert all(miss["predicted_bytes"] <= miss["limit_bytes"] and miss["peak_bytes"] == 1 for miss in result["misses"])
+    peaks = [each["estimate"]["peak_allocated_bytes"] for each in failed]
+    assert peaks == sorted(peaks, reverse=True)
 
 
 def test_nothing_measured_is_measured_again(request_: SearchRequest) -> None:
@@ -220,6 +247,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
+import pytest
 from autotune import fork_server, trial
 from autotune.core.candidate import Fidelity
 from autotune.core.recipe import Recipe
@@ -230,6 +258,7 @@ from tests.test_search import HARDWARE
 
 if __name__ == "__main__":
     trial.serve, fork_server.PRELOAD = stand_ins.serve_by_formula, []
+    stand_ins.predict_by_formula(pytest.MonkeyPatch())
     request = SearchRequest(
         model="tiny", data="demo", columns={}, recipe=Recipe(effective_batch_size=8), fidelity=Fidelity.close,
         fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=stand_ins.SLOW,

@@ -1,0 +1,155 @@
+"""The plan of a search: which candidates fit in memory, as predicted, and corrected by what trials measured.
+
+A prediction is of live tensors; what a process takes beside them is learned from the peaks of trials, a factor and an
+offset for each method (core/calibrate.py). A candidate that cannot be predicted counts as fitting: it is for a trial to
+say. Leaves out how fast candidates are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autotune.core.calibrate import MemoryCalibration, calibrate_memory
+from autotune.core.candidate import Candidate, short_name
+from autotune.core.estimate import MemoryEstimate
+from autotune.core.memory import Peak
+from autotune.core.outcome import Measured, OutOfMemory
+from autotune.core.units import format_bytes
+from autotune.errors import NotPredicted
+from autotune.forecaster import Forecaster
+from autotune.journal import Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Miss:
+    """A trial that ran out of memory although it was predicted to fit.
+
+    predicted_bytes: what was compared with the limit. peak_bytes: what the trial had when it failed, None if unknown.
+    """
+
+    number: int
+    predicted_bytes: int
+    limit_bytes: int
+    peak_bytes: int | None
+    message: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What is known of candidates' memory at some moment of a search.
+
+    limit_bytes: what a trial may take, on a CPU of the host's memory.
+    """
+
+    forecaster: Forecaster
+    limit_bytes: int
+    progress: Callable[[str], None]
+    misses: list[Miss] = field(default_factory=list)
+    _calibrations: dict[str, MemoryCalibration] = field(default_factory=dict)
+    _failed_bytes: dict[str, int] = field(default_factory=dict)  # least peak of a method that ran out of memory
+    _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
+    _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
+    _unpredicted: set[str] = field(default_factory=set)
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether a candidate is predicted to fit. The first of its kind costs a trace, which takes seconds."""
+        peak = self._peak(candidate)
+        if peak is None:
+            return True
+        if peak.bytes >= self._failed_bytes.get(candidate.method, peak.bytes + 1):
+            return False
+        if self._needed(candidate, peak, 0) > self.limit_bytes:
+            return False
+        memory = self._memory(candidate)
+        return memory is None or self._needed(candidate, peak, memory.demand.allowance_bytes) <= self.limit_bytes
+
+    def learn(self, trials: Sequence[Trial]) -> None:
+        """Calibrate with all trials so far, and note where the prediction missed."""
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        self.misses.clear()
+        self._failed_bytes.clear()
+        failed = []
+        for trial in trials:
+            peak = self._peaks.get(trial.candidate)
+            if peak is None or trial.role == "repeat":  # a repeat need not meet the worst batch
+                continue
+            if isinstance(trial.outcome, Measured):
+                measured = (float(peak.bytes + self._workspaces), float(trial.outcome.peak_bytes))
+                pairs.setdefault(trial.candidate.method, []).append(measured)
+            elif isinstance(trial.outcome, OutOfMemory):
+                failed.append((trial, trial.outcome, peak))
+        self._calibrations = {method: calibrate_memory(peaks) for method, peaks in pairs.items()}
+        for trial, outcome, peak in failed:
+            needed = self._needed(trial.candidate, peak, 0)
+            if needed <= self.limit_bytes:
+                self.misses.append(
+                    Miss(
+                        number=trial.number,
+                        predicted_bytes=needed,
+                        limit_bytes=self.limit_bytes,
+                        peak_bytes=outcome.peak_bytes,
+                        message=outcome.message,
+                    )
+                )
+            method = trial.candidate.method
+            self._failed_bytes[method] = min(self._failed_bytes.get(method, peak.bytes), peak.bytes)
+
+    def estimate(self, candidate: Candidate) -> Mapping[str, Any] | None:
+        """What the trace says of a candidate that was looked at, as plain values; None for any other."""
+        peak = self._peaks.get(candidate)
+        if peak is None:
+            return None
+        return {
+            "peak_allocated_bytes": peak.bytes,
+            "peak_phase": peak.phase,
+            "items": dict(peak.items),
+            "limit_bytes": self.limit_bytes,
+        }
+
+    @property
+    def calibrations(self) -> Mapping[str, MemoryCalibration]:
+        """What trials have taught, by method."""
+        return self._calibrations
+
+    def _needed(self, candidate: Candidate, peak: Peak, allowance_bytes: int) -> int:
+        """What must be there, as far as it is known: tensors and all that experience adds to them, and the context."""
+        room = self.forecaster.room
+        expected = self._calibration(candidate).at_most(peak.bytes + self._workspaces)
+        return round(expected) + allowance_bytes + room.context_bytes
+
+    def _calibration(self, candidate: Candidate) -> MemoryCalibration:
+        return self._calibrations.get(candidate.method, MemoryCalibration())
+
+    @property
+    def _workspaces(self) -> int:
+        """Torch's counter of allocated bytes has those of cuBLAS among them."""
+        return self.forecaster.room.workspace_bytes
+
+    def _peak(self, candidate: Candidate) -> Peak | None:
+        if candidate not in self._peaks:
+            self._peaks[candidate] = self._predicted(candidate, lambda: self.forecaster.peak(candidate))
+        return self._peaks[candidate]
+
+    def _memory(self, candidate: Candidate) -> MemoryEstimate | None:
+        if candidate not in self._memories:
+            self._memories[candidate] = self._predicted(candidate, lambda: self.forecaster.memory(candidate))
+        return self._memories[candidate]
+
+    def _predicted(self, candidate: Candidate, predict: Callable[[], Any]) -> Any:
+        """What `predict` says; None when it cannot, and then the reason is told once."""
+        try:
+            return predict()
+        except NotPredicted as error:
+            if str(error) not in self._unpredicted:
+                self._unpredicted.add(str(error))
+                self.progress(f"memory is not predicted for candidates like {short_name(candidate)}: {error}")
+            return None
+
+
+def miss_line(miss: Miss) -> str:
+    """A miss in words."""
+    had = "" if miss.peak_bytes is None else f" with {format_bytes(miss.peak_bytes)}"
+    return (
+        f"trial {miss.number} ran out of memory{had}, though {format_bytes(miss.predicted_bytes)} were predicted "
+        f"and the limit is {format_bytes(miss.limit_bytes)}: a miss of the prediction"
+    )
