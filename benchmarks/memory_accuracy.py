@@ -28,27 +28,41 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import transformers.integrations.sdpa_attention
+import yaml
 from peft import get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoConfig
 from transformers.utils import logging
 
 from autotune import sft
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
+from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
 from autotune.core.memory import Peak, memory_law, peak
-from autotune.core.profile import Profile, monomials
+from autotune.core.profile import Profile, deepen
 from autotune.core.recipe import Recipe
 from autotune.core.regime import regime_of
+from autotune.core.replay import replay
 from autotune.plain_step import LogitsTrainer
+from autotune.settings import CONF
 from autotune.shallow import sliding_window
 from autotune.trace import TraceRequest, trace
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
-CAPABILITIES = {  # https://developer.nvidia.com/cuda-gpus
-    "Tesla T4": (7, 5),
-    "A100-80GB": (8, 0),
-    "NVIDIA GeForce RTX 4080": (8, 9),
+GPUS = {  # what the rows call the GPUs of the catalogue
+    "Tesla T4": "t4",
+    "A100-80GB": "a100_80gb",
+    "NVIDIA GeForce RTX 4080": GpuSpec(
+        name="NVIDIA GeForce RTX 4080",
+        compute_capability="8.9",
+        memory_gib=16,
+        memory_is_reported=False,
+        bandwidth_gb_s=716.8,
+        sm_count=76,
+        sources=("https://www.nvidia.com/en-us/geforce/graphics-cards/40-series/rtx-4080-family/",),
+    ),
 }
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+STEPS = 3  # that the allocator sees
 OPTIMIZERS = ("paged_adamw_8bit", "adamw_8bit", "adamw_torch_fused", "adafactor")
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
@@ -58,6 +72,7 @@ TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
 class Point:
     """A measured row, as a trace wants it."""
 
+    spec: GpuSpec
     request: TraceRequest
     rows: int
     length: int
@@ -85,15 +100,20 @@ def main() -> None:
         except Skipped as reason:
             skipped.append({"id": values["id"], "why": str(reason)})
             continue
-        predicted = predict(point, values, profiles)
+        predicted, reserved = predict(point, values, profiles)
+        allocated = predicted.bytes + point.spec.workspace_bytes
+        measured_reserved = values.get("peak_reserved_bytes")
         row = {
             "id": values["id"],
             "half": half(values["id"]),
             "group": group(point),
             "stack_matches": point.stack_matches,
-            "predicted_allocated_bytes": predicted.bytes,
+            "predicted_allocated_bytes": allocated,
+            "predicted_reserved_bytes": reserved,
             "measured_bytes": point.measured_bytes,
-            "error": predicted.bytes / point.measured_bytes - 1,
+            "measured_reserved_bytes": measured_reserved,
+            "error": allocated / point.measured_bytes - 1,
+            "reserved_error": reserved / measured_reserved - 1 if measured_reserved else None,
             "phase": predicted.phase,
         }
         found.append(row)
@@ -101,6 +121,8 @@ def main() -> None:
     summary = {"rows": found, "skipped": skipped, **errors(found), "groups": {}}
     for key in sorted({(row["group"], row["half"]) for row in found}):
         summary["groups"][" ".join(key)] = errors([row for row in found if (row["group"], row["half"]) == key])
+    reserved_errors = [{"error": row["reserved_error"]} for row in found if row["reserved_error"] is not None]
+    summary["groups"]["reserved"] = errors(reserved_errors)
     print(json.dumps(summary) if arguments.json else json.dumps(summary["groups"], indent=1))
 
 
@@ -136,7 +158,7 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         (not str(values.get("kernels", "none")).startswith("none"), "foreign kernels"),
         (values.get("status") != "ok" or not values.get("peak_alloc_bytes"), "no peak of allocated bytes"),
         (values.get("model") not in models, f"architecture of {values.get('model')} not given"),
-        (values.get("gpu") not in CAPABILITIES, f"compute capability of {values.get('gpu')} not known here"),
+        (values.get("gpu") not in GPUS, f"{values.get('gpu')} is not in the catalogue"),
         (values.get("seq_len") is None or values.get("micro_batch") is None, "shape not given"),
         (str(values.get("quantization")).startswith("gptq"), "GPTQ is not trained here"),
     ):
@@ -164,6 +186,7 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         lora_target_modules=TARGETS.get(targets, tuple(targets.split(","))),
         max_grad_norm=0.0 if by_hand(values) else 1.0,
     )
+    spec = gpu(values["gpu"])
     rows, length = values["micro_batch"], values["seq_len"]
     regime = regime_of(rows, length, sliding_window(config))
     request = TraceRequest(
@@ -174,15 +197,24 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         tiled=regime.tiled,
         beyond_window=regime.beyond_window,
         loss="full_logits",
-        capability=CAPABILITIES[values["gpu"]],
+        capability=spec.capability,
     )
     return Point(
+        spec=spec,
         request=request,
         rows=rows,
         length=length,
         measured_bytes=round(values["peak_alloc_bytes"]),
         stack_matches=stack_matches(values.get("versions") or {}),
     )
+
+
+def gpu(name: str) -> GpuSpec:
+    """The catalogue's entry for what a row calls its GPU."""
+    found = GPUS[name]
+    if isinstance(found, GpuSpec):
+        return found
+    return read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{found}.yaml").read_text(encoding="utf-8"))["gpu"])
 
 
 def stack_matches(versions: Mapping[str, str]) -> bool:
@@ -194,8 +226,8 @@ def stack_matches(versions: Mapping[str, str]) -> bool:
     return versions.get("transformers", "").partition(".")[0] == installed and "trl" not in versions
 
 
-def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile]) -> Peak:
-    """The peak of a row, from a profile that rows of other shapes share."""
+def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile]) -> tuple[Peak, int]:
+    """The peak of a row's tensors and its reserved bytes, from a profile that rows of other shapes share."""
     request = point.request
     candidate = request.candidate
     alike = replace(
@@ -210,8 +242,13 @@ def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile
         with foreign(values):
             profiles[key] = trace(request, prepare=partial(prepare, values, request))
     layers = AutoConfig.for_model(**request.config).num_hidden_layers
-    law = memory_law(profiles[key], layers=layers, accumulation=candidate.gradient_accumulation_steps)
-    return peak(law, monomials(point.rows, point.length, point.rows * (point.length - 1)))
+    accumulation = candidate.gradient_accumulation_steps
+    batch = Batch(rows=point.rows, positions=point.length, labels=point.rows * (point.length - 1))
+    profile = deepen(profiles[key], layers)
+    steps = [[batch] * profile.micro_steps] * STEPS
+    replayed = replay(profile, steps, accumulation=accumulation, expandable_segments=False)
+    law = memory_law(profiles[key], layers=layers, accumulation=accumulation)
+    return peak(law, batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
 
 
 def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any:

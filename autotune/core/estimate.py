@@ -16,7 +16,7 @@ from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Floats, MemoryLaw, Peak, peaks
-from autotune.core.profile import Profile
+from autotune.core.profile import ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
 
@@ -132,7 +132,8 @@ def demand_of(
     profile: at its full depth. peak: of a training step. replayed: None on a CPU. offloaded_bytes: activations that
     wait in host memory.
     """
-    sizes = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
+    everywhere = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
+    sizes = np.where([block.owner in ON_THE_HOST for block in profile.blocks], 0.0, everywhere)
     return Demand(
         peak=peak,
         phases={
@@ -143,7 +144,7 @@ def demand_of(
         },
         reserved_bytes=peak.bytes if replayed is None else replayed.reserved_bytes,
         allowance_bytes=0 if replayed is None else max(0, replayed.needed_bytes - peak.bytes),
-        host_items=_host_items(profile, sizes, peak, candidate, offloaded_bytes, on_cpu=replayed is None),
+        host_items=_host_items(profile, everywhere, peak, candidate, offloaded_bytes, on_cpu=replayed is None),
     )
 
 
@@ -212,11 +213,11 @@ def _host_items(
 
     training = {
         "offloaded activations": offloaded_bytes,
-        "paged optimizer states": held("optimizer states") if candidate.optimizer.startswith("paged") else 0,
+        PAGED: held(PAGED),
         "batches": held("batch") * (2 + candidate.dataloader_num_workers),  # one in use, one ahead, and each worker's
     }
     saved = held("weights") if candidate.method == "full" else held("adapters")
-    saving = {"paged optimizer states": training["paged optimizer states"], "saved weights": min(saved, SHARD_BYTES)}
+    saving = {PAGED: training[PAGED], "saved weights": min(saved, SHARD_BYTES)}
     worst = max((training, saving), key=lambda items: sum(items.values()))
     return {
         "python and libraries": LIBRARY_BYTES["cuda"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.core.allocator import CachingAllocator
 from autotune.core.batches import Batch
-from autotune.core.profile import Profile
+from autotune.core.profile import ON_THE_HOST, Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ def replay(
     """
     allocator = CachingAllocator(expandable_segments=expandable_segments)
     sizes = np.array([block.size for block in profile.blocks])
+    sizes[[block.owner in ON_THE_HOST for block in profile.blocks]] = 0
     sizes[[block.owner == "batch" for block in profile.blocks]] *= accumulation
     sizes[[block.owner == "batch" for block in profile.blocks]] //= profile.micro_steps
     load, *ops = profile.ops

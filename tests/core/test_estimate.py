@@ -1,13 +1,15 @@
 """The estimate: what must be there is compared with what is there, in bytes worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from autotune.core.batches import Batch
 from autotune.core.estimate import Demand, MemoryEstimate, Room, demand_from_dict, demand_of, fitting, room_of
 from autotune.core.memory import Peak, memory_law, peak
-from autotune.core.profile import monomials
-from autotune.core.replay import Replayed
+from autotune.core.profile import PAGED, Block, monomials
+from autotune.core.replay import Replayed, replay
 from tests.core.examples import A100, CPU, candidate
 from tests.core.test_profile import step
 
@@ -68,3 +70,19 @@ def test_many_at_once_are_judged_like_one() -> None:
     half = peak(law, monomials(500, 10, 0)).bytes
     room = Room(limit_bytes=round(1.1 * half) + 60, context_bytes=30, workspace_bytes=20, host_free_bytes=None)
     assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room)).sum() == 500
+
+
+def test_paged_states_are_held_by_the_host() -> None:
+    """They are no part of the device's peak, and all of the host's."""
+    profile = step(5)
+    states = Block(owner=PAGED, layer=None, size=(7 * 2**30, 0, 0, 0, 0, 0, 0))
+    load = replace(profile.ops[0], allocates=(*profile.ops[0].allocates, len(profile.blocks)))
+    paged = replace(profile, blocks=(*profile.blocks, states), ops=(load, *profile.ops[1:]))
+    batch = Batch(rows=1, positions=64, labels=63)
+    worst = [peak(memory_law(each, layers=5, accumulation=1), batch.monomials) for each in (profile, paged)]
+    assert worst[0] == worst[1]
+    replayed = replay(paged, [[batch]], accumulation=1, expandable_segments=False)
+    assert replayed.allocated_bytes < 2**30
+    demand = demand_of(paged, worst[1], replayed, candidate=candidate(), batch=batch)
+    assert demand.host_items[PAGED] == 7 * 2**30
+    assert max(demand.phases.values()) < 2**30
