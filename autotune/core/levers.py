@@ -16,7 +16,7 @@ from autotune.core.memory import Floats, MemoryLaw
 from autotune.core.profile import MONOMIALS, Phase
 from autotune.core.regime import TILE
 
-TILE_TOKENS = 32768  # of the vocabulary: VOCAB_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
+TILE_TOKENS = 32768  # of the vocabulary: _CHUNKED_LOGPROB_CHUNK_SIZE of trl 1.16's trainer/utils.py
 WORTH = 0.02  # of the peak: a lever that lowers it by less is not named
 
 
