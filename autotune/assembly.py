@@ -65,6 +65,7 @@ class _Step:
         self.ops.append(self._op(self._collated([op for op in ran if op.phase == "batch"])))
         self.ops += [self._op(op) for op in ran if op.phase != "batch"]
         self.ops = [part for op in self.ops for part in self._parts(op)]
+        self.of_the_loss = self._of_the_loss()
         for op in self.ops:
             for place in op.frees:
                 self.freed_in[place] = (op.micro, op.phase)
@@ -97,6 +98,18 @@ class _Step:
             return [op]
         return [replace(op, frees=()), replace(op, name="release", layer=None, allocates=())]
 
+    def _of_the_loss(self) -> set[int]:
+        """What the backward makes before it comes to the last layer: gradients of the logits."""
+        reached: set[int] = set()  # micro-steps whose backward is in the layers
+        found: set[int] = set()
+        for op in self.ops:
+            if op.phase == "backward":
+                if op.layer is not None:
+                    reached.add(op.micro)
+                elif op.micro not in reached:
+                    found.update(op.allocates)
+        return found
+
     @property
     def structure(self) -> list[Any]:
         """What must not depend on the shape."""
@@ -111,7 +124,9 @@ class _Step:
             return "batch" if made.phase == "batch" else "other"
         if made.phase == "forward":
             return "workspace" if self.freed_in.get(place) == (made.micro, "forward") else "activations"
-        return {"batch": "batch", "loss": "logits and loss"}.get(made.phase, "workspace")
+        if made.phase == "loss" or place in self.of_the_loss:
+            return "logits and loss"
+        return "batch" if made.phase == "batch" else "workspace"
 
 
 def _difference(one: Sequence[Any], other: Sequence[Any]) -> str:

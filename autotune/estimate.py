@@ -15,6 +15,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.context import Installed
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware
+from autotune.core.levers import Lever, fixed_bytes, levers
 from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
@@ -53,7 +54,8 @@ class Forecast:
     """An estimate with what it was made of.
 
     largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit; None
-    when none does. suggestions: empty where it fits.
+    when none does. suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.
+    levers: what would lower the peak, the strongest first.
     """
 
     model: ModelFacts
@@ -66,6 +68,8 @@ class Forecast:
     largest_rows: int | None
     largest_length: int | None
     suggestions: tuple[Suggestion, ...]
+    fixed_bytes: int
+    levers: tuple[Lever, ...]
     versions: Mapping[str, str]
 
 
@@ -104,7 +108,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         home=home,
         progress=progress,
     )
-    memory = forecaster.memory(candidate)
+    memory, batch, law = forecaster.memory(candidate), forecaster.batch(candidate), forecaster.law(candidate)
     rows, length_ = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
     return Forecast(
         model=facts,
@@ -112,11 +116,13 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         candidate=candidate,
         loss=request.loss,
         data=None if data is None else data.name,
-        batch=forecaster.batch(candidate),
+        batch=batch,
         memory=memory,
         largest_rows=rows,
         largest_length=length_,
         suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, rows)),
+        fixed_bytes=fixed_bytes(law, batch),
+        levers=levers(law, batch, candidate, full_logits=request.loss == "full_logits"),
         versions=stack.versions,
     )
 

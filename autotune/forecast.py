@@ -7,6 +7,7 @@ from autotune.core.candidate import short_name
 from autotune.core.units import format_bytes
 from autotune.estimate import Forecast
 
+NAMED = 3  # levers
 BAR = 32  # columns of the longest bar
 TABLE = (  # headings and widths; the last column is not padded
     ("model", 24),
@@ -46,6 +47,7 @@ def document(found: Forecast) -> dict[str, Any]:
             "peak_phase": memory.peak.phase,
             "peak_operator": memory.peak.op,
             "items": dict(memory.peak.items),
+            "fixed_bytes": found.fixed_bytes,
             "phases": dict(memory.demand.phases),
             "context_bytes": room.context_bytes,
             "workspace_bytes": room.workspace_bytes,
@@ -56,6 +58,7 @@ def document(found: Forecast) -> dict[str, Any]:
         },
         "time": None,
         "largest": {"per_device_train_batch_size": found.largest_rows, "max_length": found.largest_length},
+        "levers": [{"words": each.words, "least_bytes": each.least_bytes} for each in found.levers],
         "suggestions": [
             {"candidate": dict(each.changes), "needed_bytes": each.needed_bytes, "fits": each.fits}
             for each in found.suggestions
@@ -88,7 +91,7 @@ def document(found: Forecast) -> dict[str, Any]:
 
 def summary_lines(found: Forecast) -> list[str]:
     """What a person wants to know, in the order of asking: does it fit, where does it go, what else would fit."""
-    return [*_heading(found), "", *_items(found), "", *_sums(found), "", *_advice(found)]
+    return [*_heading(found), "", *_items(found), "", *_growth(found), "", *_sums(found), "", *_advice(found)]
 
 
 def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
@@ -137,6 +140,23 @@ def _items(found: Forecast) -> Iterator[str]:
         if count >= peak.bytes / 1000:
             bar = "█" * max(1, round(BAR * count / largest))
             yield f"  {name:18} {format_bytes(count):>9}  {count / peak.bytes:4.0%}  {bar}"
+
+
+def _growth(found: Forecast) -> Iterator[str]:
+    """What of the peak grows, and what would lower it most: without this, a curve over the length looks like a leak."""
+    peak, positions = found.memory.peak.bytes, found.batch.rows * found.batch.positions
+    growing = peak - found.fixed_bytes
+    if growing * 1000 < peak:
+        yield f"the peak does not depend on the micro-batch: {format_bytes(peak)} for any that is no larger"
+    else:
+        yield (
+            f"{format_bytes(found.fixed_bytes)} of the peak are there for any micro-batch, {format_bytes(growing)} "
+            f"grow with its {positions} positions: {format_bytes(growing // positions)} each"
+        )
+    if found.levers:
+        yield "lowered most, at best to:"
+    for each in found.levers[:NAMED]:
+        yield f"  {format_bytes(each.least_bytes):>9}  {each.words}"
 
 
 def _sums(found: Forecast) -> Iterator[str]:

@@ -74,6 +74,10 @@ class Forecaster:
         batch = self.batch(candidate)
         return peak(self._law(candidate, batch), batch.monomials)
 
+    def law(self, candidate: Candidate) -> MemoryLaw:
+        """The law of the candidate's worst micro-batch."""
+        return self._law(candidate, self.batch(candidate))
+
     def memory(self, candidate: Candidate) -> MemoryEstimate:
         """The estimate of one candidate, kept like the profile that it comes from."""
         batch = self.batch(candidate)

@@ -87,7 +87,8 @@ def test_the_answer_for_programs(model: Path, home: Path, capsys: pytest.Capture
     assert memory["host_peak_bytes"] == sum(memory["host_items"].values())
     assert answer["fits"]
     assert answer["time"] is None
-    assert {"limit_bytes", "candidate", "versions", "largest", "suggestions"} <= answer.keys()
+    assert {"limit_bytes", "candidate", "versions", "largest", "levers", "suggestions"} <= answer.keys()
+    assert 0 < memory["fixed_bytes"] < memory["peak_allocated_bytes"]
     assert (answer["candidate"]["per_device_train_batch_size"], answer["batch"]["labels"]) == (8, 8 * 127)
 
 
@@ -127,6 +128,17 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
     )
     assert at.needed_bytes <= limit < beyond.needed_bytes
     assert found.largest_length == 512
+
+
+def test_a_lever_promises_no_more_than_it_keeps(home: Path) -> None:
+    """What a change brings is never less than the bound that is named for it, and less than without it."""
+    found = ask(home, loss="full_logits", fixed={**PINS, "optimizer": "adamw_torch"})
+    assert found.levers  # not of a fused head: its tile is larger than the logits of 1152 tokens
+    for lever in found.levers:
+        knob, value = lever.words.removeprefix("candidate.").split("=")
+        knobs = {**PINS, "optimizer": "adamw_torch", knob: int(value) if value.isdigit() else value}
+        changed = ask(home, loss="full_logits", fixed=knobs).memory.peak.bytes
+        assert lever.least_bytes <= changed < found.memory.peak.bytes, lever
 
 
 def test_what_does_not_fit_is_told_what_would(home: Path) -> None:

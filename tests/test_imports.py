@@ -17,7 +17,7 @@ ORDER = (
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "gpu_specs", "workload")),
     *(f"core.{name}" for name in ("candidate", "context", "legality", "fidelity", "pins", "shapes", "space")),
     *(f"core.{name}" for name in ("regime", "profile", "batches", "opening", "comparison", "budget", "memory")),
-    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate")),
+    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate", "levers")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "sft", "plain_step", "quantized", "kernels"),

@@ -1,0 +1,134 @@
+"""docs/memory.md: every command that it shows does what it says, on a model of one layer; its pictures are drawn."""
+
+import json
+import re
+import runpy
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from autotune.cli import main
+from autotune.core.profile import Profile
+from autotune.installed import installed
+from tests.core.test_profile import step
+from tests.test_estimate import CONFIG
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
+SMALLER = {
+    "model=qwen2_5_0_5b": "model=./one-layer",
+    "recipe.method=full,lora": "recipe.method=full",  # a trace takes seconds
+    "candidate.max_length=4,32,128,256,512,1024": "candidate.max_length=4,32,128,256,512",
+}
+POINT = {
+    "id": "made up",
+    "tier": "A",
+    "n_gpus": 1,
+    "status": "ok",
+    "peak_alloc_bytes": 2**25,
+    "model": "mine",
+    "gpu": "A100-80GB",
+    "method": "full",
+    "seq_len": 64,
+    "micro_batch": 2,
+    "gradient_checkpointing": False,
+    "attention": "sdpa",
+    "dtype": "bf16",
+    "quantization": "none",
+    "framework": "manual loop",
+    "kernels": "none",
+    "versions": {"transformers": version("transformers")},
+}
+
+
+@pytest.fixture(autouse=True)
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the reader stands: with a model and measured rows of their own."""
+    (tmp_path / "one-layer").mkdir()
+    (tmp_path / "one-layer" / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "models.json").write_text(json.dumps({"mine": CONFIG}))
+    (tmp_path / "measured_points.jsonl").write_text(json.dumps(POINT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def script(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Load a benchmark as its reader starts it, without running it; what it defines."""
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / words[0]))
+
+
+def test_the_document_shows_both_kinds_of_command() -> None:
+    """What is tested below is not an empty list."""
+    assert {shlex.split(line)[0] for line in LINES} == {"autotune", "python"}
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("autotune ")])
+def test_an_estimate_of_the_document(line: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sweep ends well, with a row for each combination."""
+    words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
+    assert main([*words, f"home={home}"]) == 0
+    jobs = 1
+    for word in words:
+        jobs *= 1 + word.count(",")
+    assert len(capsys.readouterr().out.splitlines()) == 1 + jobs
+
+
+def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture of the document is written, is well-formed and small, and shows what lives."""
+    [line] = [line for line in LINES if "memory_pictures" in line]
+    _, name, *words = shlex.split(line)
+    defined = script([name, *words, "--model", "one-layer/config.json"], monkeypatch)
+    asked: list[Any] = []
+
+    def load(request: Any, **_: Any) -> Profile:
+        asked.append(request)
+        return step(1)
+
+    monkeypatch.setitem(defined["main"].__globals__, "load_profile", load)
+    defined["main"]()
+    shown = set(re.findall(r"\(memory/(\w+\.svg)\)", DOCUMENT))
+    assert {path.name for path in (tmp_path / "docs" / "memory").iterdir()} == shown
+    assert {request.candidate.method for request in asked} == {"full", "lora"}
+    for picture in shown:
+        for path in (tmp_path / "docs" / "memory" / picture, ROOT / "docs" / "memory" / picture):
+            assert path.stat().st_size < 100_000
+            colours = [part.get("fill") for part in ElementTree.parse(path).iter() if part.get("fill")]
+            assert len(set(colours)) == 6
+            assert len(colours) > 6 + 3  # more than the legend: areas
+
+
+def test_the_public_accuracy_is_that_of_the_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A measured row is predicted, and its error is counted in its group."""
+    [line] = [shlex.split(line)[1:] for line in LINES if "memory_accuracy" in line]
+    script(line, monkeypatch)["main"]()
+    found = json.loads(capsys.readouterr().out)
+    [row] = found["rows"]
+    assert row["error"] == row["predicted_allocated_bytes"] / row["measured_bytes"] - 1
+    assert found["median_abs_error"] == abs(row["error"])
+    assert list(found["groups"]) == [f"same stack {row['half']}"]
+
+
+def test_the_accuracy_is_summed_up_from_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth on the CPU: median and largest error of the rows that a file has for these versions."""
+    [truth] = [shlex.split(line)[1:] for line in LINES if "memory_truth_cpu" in line]
+    versions = {name: installed().versions[name] for name in LIBRARIES}
+    rows = [{"case": number, "error": error, "versions": versions} for number, error in enumerate((-0.01, 0.03, 0.002))]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    defined = script([*truth, "--out", "rows.jsonl", "--models", "tiny", "--count", "0"], monkeypatch)
+    defined["main"]()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["count"], found["median_abs_error"], found["max_abs_error"]) == (3, 0.01, 0.03)
