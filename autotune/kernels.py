@@ -78,6 +78,29 @@ ON_CUDA: Mapping[Any, Callable[..., Any]] = {
 }
 
 
+MIXED = frozenset(  # operators whose operands are brought to one dtype first
+    getattr(torch.ops.aten, name + suffix).Tensor for name in ("add", "sub", "mul", "div") for suffix in ("", "_")
+)
+
+
+def workspace_bytes_on_cpu(func: Any, args: tuple[Any, ...]) -> int:
+    """Bytes of the copies that a pointwise operator over several dtypes makes on a CPU (TensorIterator.cpp).
+
+    Every operand of another dtype than the common one is copied into it, and so is a result that has another. CUDA's
+    kernels convert as they read and write.
+    """
+    if func not in MIXED or not all(isinstance(value, torch.Tensor) for value in args[:2]):
+        return 0
+    one, other = args[:2]
+    if one.dtype == other.dtype:
+        return 0
+    common = torch.result_type(one, other)
+    copied = sum(value.numel() for value in (one, other) if value.dtype != common)
+    if func._schema.is_mutable and one.dtype != common:
+        copied += one.numel()
+    return int(copied * common.itemsize)
+
+
 def substitute(func: Any, *, on_cpu: bool) -> Callable[..., Any] | None:
     """What to run in place of an operator; None for the operator itself."""
     return ANYWHERE.get(func) or (ON_CPU if on_cpu else ON_CUDA).get(func)

@@ -75,15 +75,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if substitute := kernels.substitute(func, on_cpu=self.labels is None):
             with self:
                 return substitute(*args, **(kwargs or {}))
-        result, workspace = None, 0
-        if self.labels is not None:  # on CUDA
+        result = None
+        if self.labels is None:
+            workspace = kernels.workspace_bytes_on_cpu(func, args)
+        else:
             result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
             workspace = contracts.workspace_bytes(func, args)
         if result is None:
             result = func(*args, **(kwargs or {}))
         outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
         fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
-        if fresh:
+        if fresh or workspace:
             layers = self._layers(args, len(outputs))
             alike = set(layers)
             self.ran.append(
