@@ -4,10 +4,8 @@ The two best are then measured once more, side by side with the baseline and `by
 measurement is reported: the best of many noisy trials looks better than it is.
 """
 
-import itertools
-import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from autotune.core.comparison import corrected_rates
 from autotune.core.estimate import room_of
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
-from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
+from autotune.core.outcome import Measured, OutOfMemory, TimedOut
 from autotune.core.recipe import Recipe
 from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
 from autotune.core.workload import Workload
@@ -30,6 +28,7 @@ from autotune.journal import Journal, Role, Trial
 from autotune.models import resolve_architecture
 from autotune.plan import Plan, miss_line
 from autotune.proposals import Proposals
+from autotune.repeats import Repeats, measured
 from autotune.result import Findings, write_result
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
@@ -158,9 +157,10 @@ class _Sitting:
             raise cannot_start(first)
         careful = self._first_that_runs("by_hand", self._by_hand()) or first
         self._explore(first, careful)
-        if not _measured(self._first_measurements()):
+        if not measured(self._first_measurements()):
             raise cannot_start(first)
-        contenders, rounds = self._repeat(self._contenders(first, careful))
+        repeats = Repeats(journal=self.journal, budget=self.budget, spent_s=self._spent_s, perform=self._try)
+        contenders, rounds = repeats.run(self._contenders(first, careful))
         return self._conclude(first, careful, contenders, rounds)
 
     # -- the trials
@@ -284,10 +284,10 @@ class _Sitting:
 
     def _reserve_s(self) -> float:
         """Seconds to keep for the second measurement: none while there is nothing to compare the baseline with."""
-        if len(_measured(self._first_measurements())) < 2:
+        if len(measured(self._first_measurements())) < 2:
             return 0.0
         likely = self._ranked()[:2] + [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
-        return self.budget.reserve_s(_measured(likely))
+        return self.budget.reserve_s(measured(likely))
 
     # -- the second measurement
 
@@ -298,58 +298,13 @@ class _Sitting:
         """Measured trials of the space, fastest first, corrected for how fast the machine was around each."""
         trials = [trial for trial in self._first_measurements() if trial.candidate in self.legal]
         trials = [trial for trial in trials if isinstance(trial.outcome, Measured)]
-        rates = dict(zip((trial.number for trial in trials), corrected_rates(_measured(trials)), strict=True))
+        rates = dict(zip((trial.number for trial in trials), corrected_rates(measured(trials)), strict=True))
         return sorted(trials, key=lambda trial: -rates[trial.number])
 
     def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
         """The baseline and `by_hand` if they ran, and the two best of the others."""
         references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
         return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
-
-    def _repeat(self, contenders: Sequence[Trial]) -> tuple[list[Trial], list[list[Measured]]]:
-        """Measure all contenders in rounds, back and forth; one that fails now is out.
-
-        Returns who is left, and the rounds in which all of them were measured, in their order.
-        """
-        left, rounds = list(contenders), list[dict[int, Outcome]]()
-        if len(left) < 2:
-            return left, []
-        steps = self.budget.repeat_steps(self._spent_s(), _measured(contenders))
-        work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
-        numbers = {trial.number for trial in contenders}
-        of_these = (n for n in itertools.count() if not self._is_of_others(self._repeats_of(n).keys(), numbers))
-        for attempt, number in enumerate(of_these):
-            done = self._repeats_of(number)
-            missing = [trial for trial in left if trial.number not in done]
-            times = [self._last_measured(trial) for trial in missing]
-            if missing and not self.budget.has_room_for_round(
-                self._spent_s(), missing=times, number=attempt, steps=steps
-            ):
-                break
-            for trial in missing[::-1] if attempt % 2 else missing:
-                done[trial.number] = self._try(trial.candidate, "repeat", work, of=trial.number, round=number).outcome
-            rounds.append(done)
-            left = [trial for trial in left if isinstance(done.get(trial.number), Measured)]
-            if len(left) < 2:
-                break
-        measured = [
-            [outcome for trial in left if isinstance(outcome := done[trial.number], Measured)] for done in rounds
-        ]
-        return left, [outcomes for outcomes in measured if outcomes]
-
-    def _last_measured(self, trial: Trial) -> Measured:
-        """The latest measurement of a contender: a repeat tells best how long the next one takes."""
-        repeats = [other for other in self.journal.trials if other.of == trial.number]
-        return _measured([trial, *repeats])[-1]
-
-    @staticmethod
-    def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:
-        """Whether a recorded round is of other contenders: it lacks some of these, and has some that are none."""
-        return not (set(numbers) <= set(done) or set(done) <= set(numbers))
-
-    def _repeats_of(self, number: int) -> dict[int, Outcome]:
-        repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
-        return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
 
     def _conclude(
         self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: Sequence[Sequence[Measured]]
@@ -412,10 +367,6 @@ def _forecaster(request: SearchRequest, workload: Workload, progress: Callable[[
         home=request.home.absolute(),
         progress=progress,
     )
-
-
-def _measured(trials: Sequence[Trial]) -> list[Measured]:
-    return [trial.outcome for trial in trials if isinstance(trial.outcome, Measured)]
 
 
 def _identity(request: SearchRequest, workload: Workload, facts: Installed) -> dict[str, Any]:

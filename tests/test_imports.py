@@ -24,7 +24,7 @@ ORDER = (
     *("attention_kernels", "contracts", "recorder", "assembly", "shallow", "trace"),
     *("fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
-    *("journal", "plan", "proposals", "display", "verdict", "result", "search", "run"),
+    *("journal", "plan", "proposals", "display", "verdict", "repeats", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
 MODULES = {

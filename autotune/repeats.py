@@ -1,0 +1,78 @@
+"""The second measurement: all contenders once more, in rounds, back and forth, so that a drift of the machine cancels.
+
+Rounds are recorded like trials, so a search that was stopped goes on within one. Leaves out who contends (search.py)
+and what follows (verdict.py).
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from autotune.core.budget import Budget
+from autotune.core.outcome import Measured, Outcome
+from autotune.journal import Journal, Trial
+from autotune.task import Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeats:
+    """What the second measurement works with.
+
+    spent_s: seconds that the search has taken so far. perform: measures a candidate in a role, as the search does.
+    """
+
+    journal: Journal
+    budget: Budget
+    spent_s: Callable[[], float]
+    perform: Callable[..., Trial]
+
+    def run(self, contenders: Sequence[Trial]) -> tuple[list[Trial], list[list[Measured]]]:
+        """Measure all contenders in rounds, back and forth; one that fails now is out.
+
+        Returns who is left, and the rounds in which all of them were measured, in their order.
+        """
+        left, rounds = list(contenders), list[dict[int, Outcome]]()
+        if len(left) < 2:
+            return left, []
+        steps = self.budget.repeat_steps(self.spent_s(), measured(contenders))
+        work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
+        numbers = {trial.number for trial in contenders}
+        of_these = (n for n in itertools.count() if not _is_of_others(self._recorded(n).keys(), numbers))
+        for attempt, number in enumerate(of_these):
+            done = self._recorded(number)
+            missing = [trial for trial in left if trial.number not in done]
+            times = [self._last_measured(trial) for trial in missing]
+            if missing and not self.budget.has_room_for_round(
+                self.spent_s(), missing=times, number=attempt, steps=steps
+            ):
+                break
+            for trial in missing[::-1] if attempt % 2 else missing:
+                repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)
+                done[trial.number] = repeat.outcome
+            rounds.append(done)
+            left = [trial for trial in left if isinstance(done.get(trial.number), Measured)]
+            if len(left) < 2:
+                break
+        whole = [[outcome for trial in left if isinstance(outcome := done[trial.number], Measured)] for done in rounds]
+        return left, [outcomes for outcomes in whole if outcomes]
+
+    def _last_measured(self, trial: Trial) -> Measured:
+        """The latest measurement of a contender: a repeat tells best how long the next one takes."""
+        repeats = [other for other in self.journal.trials if other.of == trial.number]
+        return measured([trial, *repeats])[-1]
+
+    def _recorded(self, number: int) -> dict[int, Outcome]:
+        """The outcomes of a round so far, by the number of the trial that was repeated."""
+        repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
+        return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
+
+
+def measured(trials: Iterable[Trial]) -> list[Measured]:
+    """The outcomes of those trials that were measured."""
+    return [trial.outcome for trial in trials if isinstance(trial.outcome, Measured)]
+
+
+def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:
+    """Whether a recorded round is of other contenders: it lacks some of these, and has some that are none."""
+    return not (set(numbers) <= set(done) or set(done) <= set(numbers))
