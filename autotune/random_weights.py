@@ -1,7 +1,7 @@
 """A model of random weights, drawn on the device itself: a trial that need not read a checkpoint.
 
-It goes through `from_pretrained` like any other, so that dtypes, devices, ties and quantized layers are those of the real
-loading (transformers 5.23). Vectors, such as norms, are missing from what is loaded, and the class sets them.
+It goes through `from_pretrained` like any other, so that dtypes, devices, ties and quantized layers are those of the
+real loading (transformers 5.23). Vectors, such as norms, are missing from what is loaded, and the class sets them.
 """
 
 from dataclasses import dataclass
