@@ -69,6 +69,7 @@ FULL, SELECTIVE = {"checkpointing": "full"}, {"checkpointing": "selective"}
 BF16 = {"weights_dtype": "bfloat16"}
 PURE_BF16 = {**BF16, "mixed_precision": "no"}
 FOREACH, EIGHT, PAGED = ({"optimizer": name} for name in ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"))
+EAGER = {"attention": "eager"}  # the classes of Gemma 2 have no sdpa
 TWICE = {"gradient_accumulation_steps": 2}
 PLAIN_ALLOCATOR = {"tuned_allocator": False}
 
@@ -106,10 +107,10 @@ CASES: tuple[Case, ...] = (
     make(SMOL1700, "full", 1, 2048, **SELECTIVE, **EIGHT, **TWICE),
     make(SMOL1700, "lora", 4, 2048, "padded", **FULL),
     make(SMOL1700, "qlora", 8, 512, "full", **SELECTIVE, **PAGED),
-    make(GEMMA2, "full", 1, 1024, **BF16, **FULL),
-    make(GEMMA2, "lora", 4, 1024, "padded"),
-    make(GEMMA2, "lora", 8, 512, **FULL, weights_dtype="float32"),
-    make(GEMMA2, "qlora", 2, 2048, **SELECTIVE),
+    make(GEMMA2, "full", 1, 1024, **EAGER, **BF16, **FULL),
+    make(GEMMA2, "lora", 4, 1024, "padded", **EAGER),
+    make(GEMMA2, "lora", 8, 512, **EAGER, **FULL, weights_dtype="float32"),
+    make(GEMMA2, "qlora", 2, 1024, **EAGER),
     make(QWEN7, "full", 2, 1024, **FULL, **PURE_BF16),
     make(QWEN7, "lora", 2, 1024),
     make(QWEN7, "lora", 4, 2048, "padded", **FULL),
@@ -126,7 +127,7 @@ CASES: tuple[Case, ...] = (
     make(LLAMA8, "qlora", 2, 1024, **FULL, **PLAIN_ALLOCATOR),
 )
 
-# Smaller GPUs, and what is tried on each at the largest micro-batch that is predicted to fit, and around it.
+# Smaller GPUs, and what is tried on each at the largest micro-batch that is predicted to fit: the first one around it.
 CARDS: dict[int, tuple[Case, ...]] = {
     16 * 10**9: (
         make(QWEN05, "full", 1, 512),
@@ -153,9 +154,10 @@ CPU_CASES: tuple[Case, ...] = (
 )
 
 
-def around(case: Case, card_bytes: int, largest: int, *, beyond: bool) -> Iterator[Case]:
-    """The case at three quarters of the largest micro-batch that fits, at it, and if asked a quarter beyond it."""
-    sizes = [max(1, largest * 3 // 4), largest] + [largest + max(1, largest // 4)] * beyond
+def around(case: Case, card_bytes: int, largest: int, *, wide: bool) -> Iterator[Case]:
+    """The case at the largest micro-batch that fits the card; if asked also a quarter below and a quarter beyond it."""
+    quarter = max(1, largest // 4)
+    sizes = [max(1, largest - quarter), largest, largest + quarter] if wide else [largest]
     for rows in dict.fromkeys(sizes):
         candidate = replace(case.candidate, per_device_train_batch_size=rows)
         yield replace(case, candidate=candidate, card_bytes=card_bytes)

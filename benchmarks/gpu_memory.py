@@ -52,14 +52,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A case to predict; on a smaller card those around the largest micro-batch that fits it.
-
-    beyond: whether one is to be among them that should not fit.
-    """
+    """A case to predict; on a smaller card at the largest micro-batch that fits it, and with `wide` around that."""
 
     case: Case
     card_bytes: int | None = None
-    beyond: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +124,11 @@ def run(
 def waiting(cases: Iterable[Case], cards: Mapping[int, Sequence[Case]], rows: Sequence[Row]) -> list[Job]:
     """The jobs that are not done: those of whose predictions some were not measured, or that have none.
 
-    The first of a card's families goes beyond it. rows: of this device and these versions.
+    rows: of this device and these versions.
     """
     jobs = [Job(case=case) for case in cases]
     for card_bytes, families in cards.items():
-        jobs += [Job(case=case, card_bytes=card_bytes, beyond=place == 0) for place, case in enumerate(families)]
+        jobs += [Job(case=case, card_bytes=card_bytes, wide=place == 0) for place, case in enumerate(families)]
     there = {row["name"] for row in rows if row.get("outcome") in DONE}
 
     def is_done(job: Job) -> bool:
@@ -221,7 +218,7 @@ def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[P
     cases = [case]
     if job.card_bytes is not None:
         largest = forecaster.largest_rows(case.candidate, forecaster.memory(case.candidate))
-        cases = list(around(case, job.card_bytes, largest or 1, beyond=job.beyond))
+        cases = list(around(case, job.card_bytes, largest or 1, wide=job.wide))
     write_model(config, directory / "model")
     planned = []
     for number, each in enumerate(cases):

@@ -102,16 +102,16 @@ def test_rows_are_what_a_case_says() -> None:
 
 
 def test_a_border_is_tried_from_both_sides() -> None:
-    """Three quarters of the largest that fits, that itself, and where asked a quarter more; each once."""
+    """The largest that fits, and where asked a quarter less and a quarter more; each once."""
     case = make("m", "lora", 1, 512)
 
-    def sizes(largest: int, beyond: bool) -> list[int]:
-        found = list(around(case, 10**9, largest, beyond=beyond))
+    def sizes(largest: int, wide: bool) -> list[int]:
+        found = list(around(case, 10**9, largest, wide=wide))
         assert {each.card_bytes for each in found} == {10**9}
         return [each.candidate.per_device_train_batch_size for each in found]
 
     assert sizes(40, True) == [30, 40, 50]
-    assert sizes(40, False) == [30, 40]
+    assert sizes(40, False) == [40]
     assert sizes(1, True) == [1, 2]
 
 
@@ -224,14 +224,14 @@ def test_what_is_there_is_not_done_again(tmp_path: Path, watch: Watch) -> None:
 def test_a_border_is_done_when_all_its_predictions_are(tmp_path: Path) -> None:
     """Which candidates stand at a border follows from predictions; one that is not measured keeps it open."""
     family = make("m", "lora", 1, 512)
-    lower, upper = around(family, 10**9, 8, beyond=False)
+    lower, upper, _ = around(family, 10**9, 8, wide=True)
     cards = {10**9: (family,)}
 
     def row(case: Case, **more: Any) -> dict[str, Any]:
         return {"name": case.name, "case": {"model": case.model, "card_bytes": case.card_bytes}, **more}
 
     rows = [row(lower), row(upper), row(lower, outcome="measured")]
-    open_job = [Job(case=family, card_bytes=10**9, beyond=True)]
+    open_job = [Job(case=family, card_bytes=10**9, wide=True)]
     assert waiting([], cards, []) == open_job
     assert waiting([], cards, rows) == open_job
     assert waiting([], cards, [*rows, row(upper, outcome="out_of_memory")]) == []
@@ -282,7 +282,7 @@ def test_the_goal(worst: float, out_of_memory: bool, met: bool) -> None:
 
 def test_a_border_is_where_the_prediction_has_it(home: Path, tmp_path: Path, h200: Hardware) -> None:
     """Of the cases around it all fit but the one beyond, and the largest that fits is close to the limit."""
-    job = Job(case=make("tiny", "lora", 1, 512), card_bytes=2 * 10**9, beyond=True)
+    job = Job(case=make("tiny", "lora", 1, 512), card_bytes=2 * 10**9, wide=True)
     lower, largest, beyond = predict(job, h200, home, tmp_path)
     assert [plan.predicted["fits"] for plan in (lower, largest, beyond)] == [True, True, False]
     assert largest.predicted["needed_bytes"] > 0.9 * largest.predicted["limit_bytes"]
