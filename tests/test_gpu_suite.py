@@ -14,21 +14,25 @@ import numpy as np
 import pytest
 import yaml
 from gpu_cases import CARDS, CASES, CPU_CASES, STEPS, Case, around, make, row_lengths
-from gpu_memory import Job, Planned, Watch, measure_all, own_rows, predict, read, waiting
+from gpu_memory import Watch, measure_all
+from gpu_plan import Job, Planned, predict, waiting
+from gpu_rows import append, own_rows, read
 from gpu_summary import GOAL, summary
 
 from autotune.catalogue import CONF
 from autotune.core.candidate import CHECKPOINTINGS
 from autotune.core.context import Context, Installed
 from autotune.core.estimate import Demand, MemoryEstimate, Room
-from autotune.core.gpu_specs import read_gpu_spec
+from autotune.core.gpu_specs import UNKNOWN_CONTEXT_BYTES, read_gpu_spec
 from autotune.core.hardware import Hardware
 from autotune.core.legality import first_broken
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, TimedOut
 from autotune.core.recipe import METHODS
 from autotune.core.workload import DataFacts, Lengths, Workload
+from autotune.errors import AutotuneError
 from autotune.models import resolve_architecture
+from autotune.nvml import Gpu, Memory
 from tests.stand_ins import measured
 
 GIB = 2**30
@@ -41,6 +45,29 @@ SILENT = lambda line: None  # noqa: E731
 def h200() -> Hardware:
     """The GPU as the catalogue has it."""
     return read_gpu_spec(yaml.safe_load((CONF / "hardware" / "h200.yaml").read_text())["gpu"]).hardware(cores=16)
+
+
+def gpu(name: str, capability: tuple[int, int]) -> Gpu:
+    """A device as NVML tells it."""
+    memory = Memory(total=30 * GIB, free=29 * GIB, used=GIB, reserved=None)
+    return Gpu(uuid="GPU-0", name=name, index=0, mig=False, memory=memory, compute_capability=capability, driver="999",
+               cuda_driver=None, ecc=None, ecc_errors=None, power_limit_w=None, clock_limit_mhz=None,
+               memory_clock_limit_mhz=None, peer_links=())  # fmt: skip
+
+
+def test_the_gpu_is_the_catalogues_else_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the catalogue knows of a GPU counts, but its memory is the device's; one that it does not know will do."""
+    found: list[Gpu] = []
+    monkeypatch.setattr(gpu_memory, "find_gpus", lambda progress: tuple(found))
+    with pytest.raises(AutotuneError, match="--cpu"):
+        gpu_memory.gpu_at_hand(SILENT)
+    found[:] = [gpu("Tesla T4", (7, 5))]
+    known = gpu_memory.gpu_at_hand(SILENT)
+    assert (known.context_bytes, known.memory_bytes, known.uuid) == (141 * 2**20, 30 * GIB, "GPU-0")
+    found[:] = [gpu("NVIDIA X", (9, 0))]
+    unknown = gpu_memory.gpu_at_hand(SILENT)
+    assert (unknown.compute_capability, unknown.workspace_bytes) == ((9, 0), 64 * 2**20)
+    assert (unknown.context_bytes, unknown.used_by_others_bytes) == (UNKNOWN_CONTEXT_BYTES, GIB)
 
 
 def test_the_table_covers_what_it_should() -> None:
@@ -217,6 +244,8 @@ def test_what_is_there_is_not_done_again(tmp_path: Path, watch: Watch) -> None:
         stream.write('{"cut off')
     cases = [plan.case for plan in waits]
     assert waiting(cases, {}, own_rows(file, ABOUT)) == [Job(case=cases[2])]
+    append(file, {**ABOUT, "name": "next"})
+    assert own_rows(file, ABOUT)[-1]["name"] == "next"
     other = {**ABOUT, "versions": {"torch": "2"}}
     assert [job.case for job in waiting(cases, {}, own_rows(file, other))] == cases
 
