@@ -145,10 +145,12 @@ def predicted_of(estimate: MemoryEstimate) -> Row:
     Torch's own counters have the workspaces of cuBLAS in them; the context only the driver sees.
     """
     demand, room = estimate.demand, estimate.room
+    allocated = max(demand.phases["training"], demand.phases["loading"]) + room.workspace_bytes
+    reserved = max(demand.reserved_bytes + room.workspace_bytes, allocated)
     return {
-        "allocated_bytes": max(demand.phases["training"], demand.phases["loading"]) + room.workspace_bytes,
-        "reserved_bytes": demand.reserved_bytes + room.workspace_bytes,
-        "device_bytes": estimate.device_bytes,
+        "allocated_bytes": allocated,
+        "reserved_bytes": reserved,
+        "device_bytes": reserved + room.context_bytes,
         "needed_bytes": estimate.needed_bytes,
         "limit_bytes": room.limit_bytes,
         "context_bytes": room.context_bytes,
