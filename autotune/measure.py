@@ -38,6 +38,7 @@ def train(task: Task, send: Send) -> Outcome:
     if task.device == "cuda":
         gc.collect()  # a trainer and its callbacks hold each other, and an earlier trial's would count as this one's
         torch.cuda.empty_cache()
+        limit_allocator(task.allocator_limit_bytes)
     else:
         sft.tune_allocator(task.candidate)
     torch.set_num_threads(task.candidate.torch_threads or min(torch.get_num_threads(), count_cores()))
@@ -218,6 +219,7 @@ class MemoryPeaks:
     def __init__(self, device: Device) -> None:
         self.device = device
         if device == "cuda":
+            torch.cuda.empty_cache()  # else blocks of the reference product would count as reserved for the training
             torch.cuda.reset_peak_memory_stats()
         with contextlib.suppress(OSError):  # not every kernel has it
             PROC_STATUS.with_name("clear_refs").write_text("5")  # VmHWM starts anew (proc(5))
@@ -240,6 +242,12 @@ def _resident_peak() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def limit_allocator(limit_bytes: int | None) -> None:
+    """Let torch's CUDA allocator hold so much and no more; None takes back a limit that an earlier task had."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total))
 
 
 def reference_flops_per_s(device: Device) -> float:

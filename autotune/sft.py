@@ -24,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
+from autotune.random_weights import draw_model
 from autotune.task import Measure, Task, Train
 
 Integers = NDArray[np.int64]
@@ -210,12 +211,16 @@ def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
 def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
     """Load the model and construct the trainer that `task` describes. Raises whatever the libraries raise."""
     candidate, recipe = task.candidate, task.recipe
+    arguments, quantization, model = sft_config(task), quantization_config(candidate), task.model_path
+    if task.random_weights:  # TRL takes a model, too, and then nothing that says how to load one
+        model = draw_model(model, quantization_config=quantization, **arguments.model_init_kwargs)
+        arguments.model_init_kwargs, quantization = None, None
     return Trainer(
         task,
-        model=task.model_path,
-        args=sft_config(task),
+        model=model,
+        args=arguments,
         train_dataset=load_from_disk(task.tokenized_path),
-        quantization_config=quantization_config(candidate),
+        quantization_config=quantization,
         peft_config=lora_config(recipe) if candidate.method != "full" else None,
         callbacks=list(callbacks),
     )

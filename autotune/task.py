@@ -50,6 +50,9 @@ class Task:
 
     model_path: what `from_pretrained` takes. tokenized_path: the Arrow cache of describe.py.
     output_dir: where Trainer may write. log_path: where the worker's own output goes.
+    random_weights: of `model_path` read the configuration and the tokenizer alone, and draw the weights on the device:
+        what a dense model takes of memory and time does not depend on their values.
+    allocator_limit_bytes: most that torch's CUDA allocator may hold, as on a smaller GPU; None takes the whole device.
     """
 
     candidate: Candidate
@@ -61,6 +64,8 @@ class Task:
     output_dir: str
     log_path: str
     work: Measure | Train
+    random_weights: bool = False
+    allocator_limit_bytes: int | None = None
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -20,7 +20,7 @@ ORDER = (
     *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate", "levers")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
-    *("tokenization", "describe", "task", "sft", "plain_step", "quantized", "kernels"),
+    *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
     *("attention_kernels", "contracts", "recorder", "assembly", "shallow", "trace"),
     *("fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),

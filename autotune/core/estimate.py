@@ -190,12 +190,16 @@ def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
 
 
 def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
-    """Weights, and the largest of them once more as it was before it is quantized. It is read from a mapped file."""
-    weights = [float(sizes[i]) for i, block in enumerate(profile.blocks) if block.owner in ("weights", "adapters")]
+    """Weights, and the largest that is quantized once more as it was before. It is read from a mapped file.
+
+    Layers are quantized; embeddings and the head, which belong to none, are not (transformers 5.23).
+    """
+    weights = [i for i, block in enumerate(profile.blocks) if block.owner in ("weights", "adapters")]
+    quantized = [float(sizes[i]) for i in weights if profile.blocks[i].layer is not None]
     factor = 0.0
     if candidate.method in QUANTIZED_BYTES:
         factor = WEIGHT_BYTES[candidate.weights_dtype] / QUANTIZED_BYTES[candidate.method]
-    return round(sum(weights) + factor * max(weights, default=0.0))
+    return round(sum(float(sizes[i]) for i in weights) + factor * max(quantized, default=0.0))
 
 
 def _host_items(

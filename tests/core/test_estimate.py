@@ -57,6 +57,15 @@ def test_a_cpu_rounds_nothing() -> None:
     assert demand_from_dict(found.to_dict()) == found
 
 
+@pytest.mark.parametrize(("method", "once_more"), [("lora", 0), ("qlora", 400), ("lora_int8", 200)])
+def test_loading_holds_one_layer_as_it_was(method: str, once_more: int) -> None:
+    """Five layers of 100 and embeddings of 500, which nothing quantizes: a bf16 weight takes four times its nf4."""
+    batch = Batch(rows=1, positions=1, labels=0)
+    worst = peak(memory_law(step(5), layers=5, accumulation=1), batch.monomials)
+    asked = candidate(method=method, weights_dtype="bfloat16")
+    assert demand_of(step(5), worst, None, candidate=asked, batch=batch).phases["loading"] == 1000 + once_more
+
+
 def test_many_at_once_are_judged_like_one() -> None:
     """The largest of a thousand shapes that fits is the last one whose peak, with its share, is within the limit."""
     law = memory_law(step(5), layers=5, accumulation=1)
