@@ -106,20 +106,12 @@ class Forecaster:
                 replayed,
                 candidate=candidate,
                 batch=batch,
-                offloaded_bytes=self._offloaded_bytes(candidate, batch),
             ).to_dict()
 
         path = self.home / "profiles" / "estimates" / f"{key_of(question)}.json"
         return MemoryEstimate(
             demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=self.room
         )
-
-    def _offloaded_bytes(self, candidate: Candidate, batch: Batch) -> int:
-        """Activations that wait in host memory: those that would be on the device otherwise."""
-        if not candidate.activation_offloading:
-            return 0
-        law = self._law(replace(candidate, activation_offloading=False), batch)
-        return peak(law, batch.monomials).items.get("activations", 0)
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
         """The largest micro-batch of this length that fits on the device."""

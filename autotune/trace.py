@@ -43,6 +43,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.profile import PAGED, Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
+from autotune.offloading import offloading_traced
 from autotune.plain_step import LogitsTrainer
 from autotune.quantized import statistics
 from autotune.recorder import Recorder
@@ -231,7 +232,7 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
         arguments = sft.sft_config(task)
         arguments.max_length, arguments.model_init_kwargs, arguments.max_steps = None, None, len(steps)
         arguments.packing, arguments.pad_to_multiple_of = False, None
-        arguments.train_sampling_strategy = "random"
+        arguments.train_sampling_strategy, arguments.activation_offloading = "random", False
         rows = {"input_ids": [[1] * length for _, length, _ in steps]}
         rows["labels"] = rows["input_ids"]
         if apart:  # two documents in a row
@@ -257,7 +258,8 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
             trainer.remove_callback(PrinterCallback)
             _mark_layers(trainer.model, depth, recorder)
             _name_weights(trainer.model, recorder)
-            with _no_garbage_collection():
+            away = offloading_traced(trainer, recorder) if candidate.activation_offloading else contextlib.nullcontext()
+            with _no_garbage_collection(), away:
                 trainer.train()
     return recorder
 

@@ -21,7 +21,7 @@ ORDER = (
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
-    *("attention_kernels", "contracts", "recorder", "assembly", "shallow", "trace"),
+    *("attention_kernels", "contracts", "recorder", "offloading", "assembly", "shallow", "trace"),
     *("fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
     *("journal", "plan", "proposals", "display", "verdict", "repeats", "result", "search", "run"),

@@ -16,7 +16,7 @@ from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Floats, MemoryLaw, Peak, peaks
-from autotune.core.profile import ON_THE_HOST, PAGED, Profile
+from autotune.core.profile import OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
 
@@ -125,12 +125,10 @@ def demand_of(
     *,
     candidate: Candidate,
     batch: Batch,
-    offloaded_bytes: int = 0,
 ) -> Demand:
     """What a candidate asks whose worst micro-batch is `batch`.
 
-    profile: at its full depth. peak: of a training step. replayed: None on a CPU. offloaded_bytes: activations that
-    wait in host memory.
+    profile: at its full depth. peak: of a training step. replayed: None on a CPU.
     """
     everywhere = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
     sizes = np.where([block.owner in ON_THE_HOST for block in profile.blocks], 0.0, everywhere)
@@ -144,7 +142,7 @@ def demand_of(
         },
         reserved_bytes=peak.bytes if replayed is None else replayed.reserved_bytes,
         allowance_bytes=0 if replayed is None else max(0, replayed.needed_bytes - peak.bytes),
-        host_items=_host_items(profile, everywhere, peak, candidate, offloaded_bytes, on_cpu=replayed is None),
+        host_items=_host_items(profile, everywhere, peak, candidate, on_cpu=replayed is None),
     )
 
 
@@ -203,7 +201,7 @@ def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int
 
 
 def _host_items(
-    profile: Profile, sizes: Floats, peak: Peak, candidate: Candidate, offloaded_bytes: int, *, on_cpu: bool
+    profile: Profile, sizes: Floats, peak: Peak, candidate: Candidate, *, on_cpu: bool
 ) -> Mapping[str, int]:
     """What the host holds at its worst moment: in training, or while weights pass through it to be saved.
 
@@ -216,7 +214,7 @@ def _host_items(
         return round(sum(float(sizes[i]) for i, block in enumerate(profile.blocks) if block.owner in owners))
 
     training = {
-        "offloaded activations": offloaded_bytes,
+        OFFLOADED: held(OFFLOADED) // profile.micro_steps,
         PAGED: held(PAGED),
         "batches": held("batch") * (2 + candidate.dataloader_num_workers),  # one in use, one ahead, and each worker's
     }

@@ -19,7 +19,8 @@ Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimiz
 LEAST_LAYERS = 5  # first, last, and three alike between them
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
 PAGED = "paged optimizer states"
-ON_THE_HOST = (PAGED,)  # owners whose blocks are not in the device's memory
+OFFLOADED = "offloaded activations"
+ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
 
