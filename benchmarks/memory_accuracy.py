@@ -122,7 +122,8 @@ def main() -> None:
     for key in sorted({(row["group"], row["half"]) for row in found}):
         summary["groups"][" ".join(key)] = errors([row for row in found if (row["group"], row["half"]) == key])
     reserved_errors = [{"error": row["reserved_error"]} for row in found if row["reserved_error"] is not None]
-    summary["groups"]["reserved"] = errors(reserved_errors)
+    if reserved_errors:
+        summary["groups"]["reserved"] = errors(reserved_errors)
     print(json.dumps(summary) if arguments.json else json.dumps(summary["groups"], indent=1))
 
 

@@ -34,7 +34,6 @@ def request(layers: int, capability: Any = None, **knobs: Any) -> TraceRequest:
         {"checkpointing": "full", "gradient_accumulation_steps": 2},
         {"method": "lora", "checkpointing": "selective", "per_device_train_batch_size": 1},
         {"optimizer": "adamw_torch", "weights_dtype": "bfloat16", "capability": (8, 0)},
-        {"method": "lora_int8", "gradient_accumulation_steps": 4, "optimizer": "adafactor"},
         {"method": "qlora", "batching": "pack_bfd", "packed_length": 256, "optimizer": "adamw_8bit"},
     ],
 )
