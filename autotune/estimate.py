@@ -24,6 +24,7 @@ from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
 from autotune.profiles import Loss
 from autotune.proposal import complete, stand_in_data
+from autotune.tracer import start_tracer
 
 LENGTH = 1024  # tokens of a row where neither data nor candidate.max_length says (TRL's default max_length)
 
@@ -79,7 +80,9 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
     Raises UsageError listing all that is wrong, NotPredicted when its step cannot be traced.
     """
     home = request.home.absolute()
-    config, facts = resolve_architecture(request.model, request.config, home=home, progress=progress)
+    config, facts = resolve_architecture(
+        request.model, request.config, home=home, progress=progress, meanwhile=start_tracer
+    )
     data = None
     if request.data is not None:
         data = describe_data(

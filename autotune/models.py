@@ -71,12 +71,18 @@ def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> 
 
 
 def resolve_architecture(
-    name: str, config: Mapping[str, Any] | None, *, home: Path, progress: Callable[[str], None]
+    name: str,
+    config: Mapping[str, Any] | None,
+    *,
+    home: Path,
+    progress: Callable[[str], None],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], ModelFacts]:
     """Tell a model's configuration, and what is known of it without weights or a tokenizer.
 
     name: as `model=` takes it, or what `config` is called. config: as transformers writes it; None looks for it: in
-    the catalogue, in the directory, on the hub. Raises UsageError with every problem.
+    the catalogue, in the directory, on the hub. meanwhile: begins what may pass while a configuration that was not
+    seen before is read, which takes seconds. Raises UsageError with every problem.
     """
     home = home.absolute()
     if not config:
@@ -87,6 +93,7 @@ def resolve_architecture(
     fingerprint = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def read() -> ModelFacts:
+        meanwhile()
         from transformers import AutoConfig
 
         values = {key: value for key, value in config.items() if key != "auto_map"}

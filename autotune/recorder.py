@@ -67,6 +67,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.prim.device.default:  # autograd asks for it more often than for all others together
+            return args[0].fake_device
         if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
             dtype = args[0].dtype
             return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
@@ -96,6 +98,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if workspace:
                 self._take(workspace)
         return result
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the guard against it costs more than most operators do
+
+    def stop(self) -> None:
+        """Count what dies from here on to none of the steps."""
+        self.ran.append(Ran(self.step + 1, 0, "end", None, "stop", [], []))
 
     def _take(self, size: int) -> None:
         """Note memory that the operator which ran last needed only while it ran."""

@@ -137,6 +137,10 @@ def traced_shapes(request: TraceRequest) -> Shapes:
     return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
 
 
+class _Traced(Exception):
+    """All that is to be traced has been."""
+
+
 class _Trainer(sft.Trainer):
     """The trainer, telling the recorder where in the step it is, over given micro-batches."""
 
@@ -167,6 +171,9 @@ class _Trainer(sft.Trainer):
         return super().get_batch_samples(*arguments, **keywords)
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.recorder.step == self.args.max_steps - TAIL:
+            self.recorder.stop()
+            raise _Traced
         self.recorder.micro += 1
         self.recorder.phase, self.recorder.layer, self.recorder.spans = "forward", None, []
         result = super().training_step(*arguments, **keywords)
@@ -259,7 +266,7 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
             _mark_layers(trainer.model, depth, recorder)
             _name_weights(trainer.model, recorder)
             away = offloading_traced(trainer, recorder) if candidate.activation_offloading else contextlib.nullcontext()
-            with _no_garbage_collection(), away:
+            with _no_garbage_collection(), away, contextlib.suppress(_Traced):
                 trainer.train()
     return recorder
 

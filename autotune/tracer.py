@@ -20,6 +20,11 @@ from autotune.fork_server import start_fork_server
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
+def start_tracer() -> None:
+    """Begin the imports of a trace that is likely to follow, and do not wait for them."""
+    start_fork_server(NO_GPU)
+
+
 def trace_apart(asked: Mapping[str, Any]) -> Profile:
     """The profile of a request, given as the fields of trace.TraceRequest.
 
