@@ -21,13 +21,14 @@ import torch.nn.functional as F
 import transformers.modeling_utils
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
+from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
+
 aten = torch.ops.aten
 Capability = tuple[int, int]
 Kernel = Literal["flash", "efficient", "math"]
 
 HALF = (torch.bfloat16, torch.float16)
 FLASH_WIDTH = 256  # head width up to which there are flash kernels
-SMALL_SHARED_MEMORY = ((8, 6), (8, 9), (12, 0), (12, 1))  # no flash backward above a head width of 192
 MASK_MULTIPLE = (
     16  # elements to which the memory-efficient kernel pads the last side of a mask (attention.cpp, pad_bias)
 )
@@ -39,7 +40,7 @@ def sdpa_kernel(capability: Capability, dtype: torch.dtype, width: int, *, maske
     grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
     """
     half_there = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
-    width_there = width <= (192 if capability in SMALL_SHARED_MEMORY else FLASH_WIDTH)
+    width_there = width <= (192 if capability in LITTLE_SHARED_MEMORY else FLASH_WIDTH)
     if capability >= (8, 0) and dtype in HALF and width_there and not masked:
         return "flash"
     if (half_there or dtype == torch.float32) and width % (8 if dtype in HALF else 4) == 0 and not grouped:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from autotune import store
 from autotune.core.candidate import Candidate
+from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
 from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
@@ -39,7 +40,6 @@ TRACED_KNOBS = (  # besides the number of rows and of micro-steps
 # GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared
 # memory, with it. Each kind is traced as one of its capabilities.
 NO_FLASH, LITTLE_SHARED, PLAIN = (7, 5), (8, 6), (8, 0)
-LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 9), (12, 0), (12, 1)})
 ADAPTERS = ("lora_rank", "lora_target_modules")
 
 
