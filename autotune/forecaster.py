@@ -20,7 +20,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.profile import Profile, deepen
 from autotune.core.recipe import Recipe
-from autotune.core.regime import TILE
+from autotune.core.regime import Regime, regime_of
 from autotune.core.replay import replay
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
@@ -160,7 +160,7 @@ class Forecaster:
     def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
         """The largest of ascending values of a knob that fits.
 
-        Values of one case (one row or several, one tile or several) share a law. The search begins where the law of
+        Values of one case share a law. The search begins where the law of
         the candidate itself would have it end, so that others are traced only at a border.
         """
         others = [self._with(candidate, knob, value) for value in values]
@@ -202,21 +202,21 @@ class Forecaster:
             return batch
         return replace(batch, labels=batch.rows * (batch.positions - 1))
 
-    def _case(self, candidate: Candidate, batch: Batch) -> tuple[bool, bool, bool, bool]:
-        window = self.facts.window
-        beyond = window is not None and batch.positions >= window
-        return batch.rows == 1, batch.labels > TILE, is_masked(candidate, self.lengths), beyond
+    def _case(self, candidate: Candidate, batch: Batch) -> tuple[Regime, bool]:
+        """What batches of one law share: their regime, and whether they are masked."""
+        regime = regime_of(batch.rows, batch.positions, self.facts.window, labels=batch.labels)
+        return regime, is_masked(candidate, self.lengths)
 
     def _profile_request(self, candidate: Candidate, batch: Batch) -> ProfileRequest:
-        _, tiled, masked, beyond_window = self._case(candidate, batch)
+        regime, masked = self._case(candidate, batch)
         return reduced(
             ProfileRequest(
                 config=self.config,
                 candidate=replace(candidate, per_device_train_batch_size=batch.rows),
                 recipe=self.recipe,
                 masked=masked,
-                tiled=tiled,
-                beyond_window=beyond_window,
+                tiled=regime.tiled,
+                beyond_window=regime.beyond_window,
                 loss=self.loss,
                 capability=self.hardware.compute_capability,
             )

@@ -47,12 +47,12 @@ def keeps_documents_apart(candidate: Candidate) -> bool:
     return candidate.batching in ("pack_bfd", "pack_bfd_split", "padding_free")
 
 
-def regime_of(rows: int, positions: int, window: int | None) -> Regime:
-    """The regime of a micro-batch. window: W, None for a model without one."""
+def regime_of(rows: int, positions: int, window: int | None, *, labels: int | None = None) -> Regime:
+    """The regime of a micro-batch. window: W, None for a model without one. labels: None where all are scored."""
     return Regime(
         one_row=rows == 1,
         beyond_window=window is not None and positions >= window,
-        tiled=rows * (positions - 1) > TILE,
+        tiled=(rows * (positions - 1) if labels is None else labels) > TILE,
     )
 
 

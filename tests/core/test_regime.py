@@ -51,3 +51,10 @@ def test_packed_rows_are_one_row_to_the_model() -> None:
     wrapped = Candidate(**values, packed_length=256, batching="pack_wrapped")
     assert micro_batch(packed, 256) == (1, 768)
     assert micro_batch(wrapped, 256) == micro_batch(Candidate(**values), 256) == (3, 256)
+
+
+def test_only_scored_positions_fill_tiles() -> None:
+    """2 x 4096 positions are tiled where all are scored, and are not where the loss scores a tile of them at most."""
+    assert regime_of(2, TILE, None).tiled
+    assert not regime_of(2, TILE, None, labels=TILE).tiled
+    assert regime_of(2, TILE, None, labels=TILE + 1).tiled
