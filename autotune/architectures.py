@@ -89,11 +89,12 @@ def class_facts(
         supports_checkpointing=model.supports_gradient_checkpointing,
         is_mixture_of_experts=any((getattr(text, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
         fingerprint=fingerprint,
-        window=_window(text),
+        window=sliding_window(text),
     )
 
 
-def _window(text: Any) -> int | None:
+def sliding_window(text: Any) -> int | None:
+    """Positions that a model's sliding window reaches back; None without one. text: its `get_text_config()`."""
     kinds = getattr(text, "layer_types", None)
     window: int | None = getattr(text, "sliding_window", None)
     return window if kinds is None or "sliding_attention" in kinds else None

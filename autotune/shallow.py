@@ -10,18 +10,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from autotune import sft
+from autotune import architectures, sft
 from autotune.assembly import TraceError
 from autotune.core.candidate import Candidate
 from autotune.quantized import quantize
 
 
 def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Positions that the model's sliding window reaches back; None when it has none."""
-    text = AutoConfig.for_model(**config).get_text_config()
-    window: int | None = getattr(text, "sliding_window", None)
-    kinds = getattr(text, "layer_types", None)
-    return window if kinds is None or "sliding_attention" in kinds else None
+    """Positions that the sliding window of a configuration's model reaches back; None without one."""
+    return architectures.sliding_window(AutoConfig.for_model(**config).get_text_config())
 
 
 def layer_kinds(config: Mapping[str, Any], *, every: int) -> list[Any]:
