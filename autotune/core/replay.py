@@ -36,9 +36,10 @@ def replay(
     """
     allocator = CachingAllocator(expandable_segments=expandable_segments)
     sizes = np.array([block.size for block in profile.blocks])
-    sizes[[block.owner in ON_THE_HOST for block in profile.blocks]] = 0
-    sizes[[block.owner == "batch" for block in profile.blocks]] *= accumulation
-    sizes[[block.owner == "batch" for block in profile.blocks]] //= profile.micro_steps
+    owners = np.array([block.owner for block in profile.blocks])
+    sizes[np.isin(owners, ON_THE_HOST)] = 0
+    fetched = owners == "batch"
+    sizes[fetched] = sizes[fetched] * accumulation // profile.micro_steps
     load, *ops = profile.ops
     persistent = set(load.allocates)
     freed = {place for op in ops for place in op.frees}
