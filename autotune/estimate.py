@@ -123,7 +123,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         memory=memory,
         largest_rows=rows,
         largest_length=length_,
-        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, rows)),
+        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows)),
         fixed_bytes=fixed_bytes(law, batch),
         levers=levers(law, batch, candidate, full_logits=request.loss == "full_logits"),
         versions=stack.versions,

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autotune.core.candidate import short_name
+from autotune.core.estimate import MemoryEstimate
 from autotune.core.units import format_bytes
 from autotune.estimate import Forecast
 
@@ -39,6 +40,9 @@ def document(found: Forecast) -> dict[str, Any]:
     memory, room = found.memory, found.memory.room
     return {
         "fits": memory.fits,
+        "short_of": [
+            place for place, there in (("device", memory.fits_device), ("host", memory.fits_host)) if not there
+        ],
         "limit_bytes": room.limit_bytes,
         "memory": {
             "peak_allocated_bytes": memory.peak.bytes,
@@ -60,7 +64,12 @@ def document(found: Forecast) -> dict[str, Any]:
         "largest": {"per_device_train_batch_size": found.largest_rows, "max_length": found.largest_length},
         "levers": [{"words": each.words, "least_bytes": each.least_bytes} for each in found.levers],
         "suggestions": [
-            {"candidate": dict(each.changes), "needed_bytes": each.needed_bytes, "fits": each.fits}
+            {
+                "candidate": dict(each.changes),
+                "needed_bytes": each.memory.needed_bytes,
+                "host_peak_bytes": each.memory.host_peak_bytes,
+                "fits": each.memory.fits,
+            }
             for each in found.suggestions
         ],
         "candidate": found.candidate.to_dict(),
@@ -120,15 +129,16 @@ def _heading(found: Forecast) -> Iterator[str]:
     yield f"{model.name}, {model.parameters:,} parameters: {short_name(found.candidate)}"
     rows = "full rows" if found.data is None else f"the longest rows of {found.data}"
     yield f"micro-batch {found.batch.rows} x {found.batch.positions} positions, {rows}; loss {found.loss}"
-    verdict = "fits" if memory.fits else "does not fit"
+    verdict = "fits" if memory.fits_device else "does not fit"
     yield (
         f"{verdict} on {found.hardware.name}: needs {format_bytes(memory.needed_bytes)}, "
         f"limit {format_bytes(room.limit_bytes)} (90 % of {format_bytes(found.hardware.memory_bytes)}"
         + (f", less {format_bytes(used)} that others hold)" if (used := found.hardware.used_by_others_bytes) else ")")
     )
-    if room.host_free_bytes is not None and memory.host_peak_bytes > room.host_free_bytes:
+    if room.host_free_bytes is not None and not memory.fits_host:
         yield (
-            f"the host needs {format_bytes(memory.host_peak_bytes)}, and {format_bytes(room.host_free_bytes)} are free"
+            f"{'but does not fit' if memory.fits_device else 'nor'} in the host's memory: needs "
+            f"{format_bytes(memory.host_peak_bytes)}, {format_bytes(room.host_free_bytes)} are free"
         )
 
 
@@ -184,6 +194,12 @@ def _advice(found: Forecast) -> Iterator[str]:
         yield "what would make it fit:"
     for each in found.suggestions:
         words = " ".join(f"candidate.{knob}={value}" for knob, value in each.changes.items())
-        yield f"  {words}: needs {format_bytes(each.needed_bytes)}, {'fits' if each.fits else 'does not fit'}"
-    if not found.memory.fits and not any(each.fits for each in found.suggestions):
+        yield f"  {words}: {_what_it_needs(each.memory)}"
+    if not found.memory.fits and not any(each.memory.fits for each in found.suggestions):
         yield "  nothing that was tried fits: a larger device, a smaller model, or a shorter length"
+
+
+def _what_it_needs(memory: MemoryEstimate) -> str:
+    if memory.fits_device and not memory.fits_host:
+        return f"needs {format_bytes(memory.host_peak_bytes)} of the host's memory, does not fit"
+    return f"needs {format_bytes(memory.needed_bytes)}, {'fits' if memory.fits else 'does not fit'}"

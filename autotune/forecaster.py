@@ -15,7 +15,7 @@ import numpy as np
 from autotune import store
 from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
 from autotune.core.candidate import Candidate
-from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, room_of
+from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.profile import Profile, deepen
@@ -37,8 +37,7 @@ class Suggestion:
     """A change that may make a candidate fit, with the changes before it in the list."""
 
     changes: Mapping[str, Any]
-    needed_bytes: int
-    fits: bool
+    memory: MemoryEstimate
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +77,12 @@ class Forecaster:
         """The law of the candidate's worst micro-batch."""
         return self._law(candidate, self.batch(candidate))
 
+    def host_bytes(self, candidate: Candidate) -> int:
+        """What the host holds at its worst moment of a candidate's training."""
+        batch = self.batch(candidate)
+        held = host_items(self._law(candidate, batch), batch, candidate, on_cpu=self.room.on_cpu)
+        return sum(held.values())
+
     def memory(self, candidate: Candidate) -> MemoryEstimate:
         """The estimate of one candidate, kept like the profile that it comes from."""
         batch = self.batch(candidate)
@@ -100,13 +105,8 @@ class Forecaster:
                     accumulation=candidate.gradient_accumulation_steps,
                     expandable_segments=candidate.tuned_allocator,
                 )
-            return demand_of(
-                profile,
-                peak(self._law(candidate, batch), batch.monomials),
-                replayed,
-                candidate=candidate,
-                batch=batch,
-            ).to_dict()
+            law = self._law(candidate, batch)
+            return demand_of(profile, law, replayed, candidate=candidate, batch=batch).to_dict()
 
         path = self.home / "profiles" / "estimates" / f"{key_of(question)}.json"
         return MemoryEstimate(
@@ -114,18 +114,18 @@ class Forecaster:
         )
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
-        """The largest micro-batch of this length that fits on the device."""
+        """The largest micro-batch of this length that fits."""
         most = MOST_ROWS if self.lengths is None else self.lengths.rows
         return self._largest(candidate, memory, "per_device_train_batch_size", range(1, min(most, MOST_ROWS) + 1))
 
     def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
-        """The largest length that fits on the device with this micro-batch."""
+        """The largest length that fits with this micro-batch."""
         most = self.facts.limit or LONGEST
         if self.lengths is not None and not candidate.packs:
             most = min(most, self.lengths.longest)
         return self._largest(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
 
-    def suggestions(self, candidate: Candidate, rows: int | None) -> Iterator[Suggestion]:
+    def suggestions(self, candidate: Candidate, memory: MemoryEstimate, rows: int | None) -> Iterator[Suggestion]:
         """Changes that lead to one that fits, each on top of those before it; each may cost a trace."""
         changes: dict[str, Any] = {}
         if rows is not None:
@@ -134,6 +134,10 @@ class Forecaster:
         if candidate.per_device_train_batch_size > 1:
             changes["per_device_train_batch_size"] = 1
         steps: list[dict[str, Any]] = []
+        if not memory.fits_host and candidate.activation_offloading:
+            steps.append({"activation_offloading": False})
+        if not memory.fits_host and candidate.optimizer == "paged_adamw_8bit":
+            steps.append({"optimizer": "adamw_8bit"})
         if candidate.checkpointing != "full" and self.facts.supports_checkpointing:
             steps.append({"checkpointing": "full"})
         if candidate.method == "full" or (candidate.method == "lora" and candidate.weights_dtype == "float32"):
@@ -148,14 +152,14 @@ class Forecaster:
                 self.progress(f"not suggested: {error}")
                 continue
             yield found
-            if found.fits:
+            if found.memory.fits:
                 return
 
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
         changed = replace(candidate, **changes)
         steps = max(1, candidate.rows_per_step // changed.per_device_train_batch_size)
         memory = self.memory(replace(changed, every_n_layers=1, gradient_accumulation_steps=steps))
-        return Suggestion(changes=changes, needed_bytes=memory.needed_bytes, fits=memory.fits)
+        return Suggestion(changes=changes, memory=memory)
 
     def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
         """The largest of ascending values of a knob that fits.
@@ -168,9 +172,10 @@ class Forecaster:
         shapes = np.array([batch.monomials for batch in batches], dtype=np.float64)
         cases = [self._case(other, batch) for other, batch in zip(others, batches, strict=True)]
         law = self._law(candidate, self.batch(candidate))
-        if not fitting(law, np.array([Batch(rows=1, positions=1, labels=0).monomials]), memory).all():
+        least = np.array([Batch(rows=1, positions=1, labels=0).monomials], dtype=np.float64)
+        if not fitting(law, least, memory, candidate).all():
             return None  # not even what does not depend on the shape
-        guess = max(0, int(fitting(law, shapes, memory).sum()) - 1)
+        guess = max(0, int(fitting(law, shapes, memory, candidate).sum()) - 1)
         best: int | None = None
         tried: set[Any] = set()
         while (case := cases[guess]) not in tried:
@@ -181,7 +186,7 @@ class Forecaster:
             except NotPredicted as error:
                 self.progress(f"the largest {knob} is looked for no further: {error}")
                 break
-            fits = fitting(law, shapes[members], memory)
+            fits = fitting(law, shapes[members], memory, candidate)
             if not fits.any():
                 guess = max(0, members[0] - 1)
                 continue

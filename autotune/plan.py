@@ -36,20 +36,22 @@ class Miss:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What is known of candidates' memory at some moment of a search.
-
-    limit_bytes: what a trial may take, on a CPU of the host's memory.
-    """
+    """What is known of candidates' memory at some moment of a search."""
 
     forecaster: Forecaster
-    limit_bytes: int
     progress: Callable[[str], None]
     misses: list[Miss] = field(default_factory=list)
     _calibrations: dict[str, MemoryCalibration] = field(default_factory=dict)
     _failed_bytes: dict[str, int] = field(default_factory=dict)  # least peak of a method that ran out of memory
     _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
     _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
-    _unpredicted: set[str] = field(default_factory=set)
+    _host_bytes: dict[Candidate, int | None] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    @property
+    def limit_bytes(self) -> int:
+        """What a trial may take of the device, on a CPU of the host's memory."""
+        return self.forecaster.room.limit_bytes
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is predicted to fit. The first of its kind costs a trace, which takes seconds."""
@@ -58,10 +60,27 @@ class Plan:
             return True
         if peak.bytes >= self._failed_bytes.get(candidate.method, peak.bytes + 1):
             return False
-        if self._needed(candidate, peak, 0) > self.limit_bytes:
+        if self._needed(candidate, peak, 0) > self.limit_bytes or not self._fits_host(candidate):
             return False
+        if self.forecaster.room.on_cpu:  # nothing fragments there, and no other phase is taken to need more
+            return True
         memory = self._memory(candidate)
-        return memory is None or self._needed(candidate, peak, memory.demand.allowance_bytes) <= self.limit_bytes
+        if memory is None:
+            return True
+        more = memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes  # of other phases, fragmentation
+        return self._needed(candidate, peak, more) <= self.limit_bytes
+
+    def _fits_host(self, candidate: Candidate) -> bool:
+        """Whether the host has what a candidate asks of it; that it has not is said once for a method."""
+        needed, room = self._host(candidate), self.forecaster.room
+        if needed is None or room.host_free_bytes is None or needed <= room.host_free_bytes:
+            return True
+        self._say_once(
+            f"host {candidate.method}",
+            f"candidates like {short_name(candidate)} need {format_bytes(needed)} of the host's memory, and "
+            f"{format_bytes(room.host_free_bytes)} are free: they are not tried",
+        )
+        return False
 
     def learn(self, trials: Sequence[Trial]) -> None:
         """Calibrate with all trials so far, and note where the prediction missed."""
@@ -111,11 +130,11 @@ class Plan:
         """What trials have taught, by method."""
         return self._calibrations
 
-    def _needed(self, candidate: Candidate, peak: Peak, allowance_bytes: int) -> int:
+    def _needed(self, candidate: Candidate, peak: Peak, more_bytes: int) -> int:
         """What must be there, as far as it is known: tensors and all that experience adds to them, and the context."""
         room = self.forecaster.room
         expected = self._calibration(candidate).at_most(peak.bytes + self._workspaces)
-        return round(expected) + allowance_bytes + room.context_bytes
+        return round(expected) + more_bytes + room.context_bytes
 
     def _calibration(self, candidate: Candidate) -> MemoryCalibration:
         return self._calibrations.get(candidate.method, MemoryCalibration())
@@ -135,15 +154,24 @@ class Plan:
             self._memories[candidate] = self._predicted(candidate, lambda: self.forecaster.memory(candidate))
         return self._memories[candidate]
 
+    def _host(self, candidate: Candidate) -> int | None:
+        if candidate not in self._host_bytes:
+            self._host_bytes[candidate] = self._predicted(candidate, lambda: self.forecaster.host_bytes(candidate))
+        return self._host_bytes[candidate]
+
     def _predicted(self, candidate: Candidate, predict: Callable[[], Any]) -> Any:
         """What `predict` says; None when it cannot, and then the reason is told once."""
         try:
             return predict()
         except NotPredicted as error:
-            if str(error) not in self._unpredicted:
-                self._unpredicted.add(str(error))
-                self.progress(f"memory is not predicted for candidates like {short_name(candidate)}: {error}")
+            name = short_name(candidate)
+            self._say_once(str(error), f"memory is not predicted for candidates like {name}: {error}")
             return None
+
+    def _say_once(self, about: str, line: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            self.progress(line)
 
 
 def miss_line(miss: Miss) -> str:

@@ -34,8 +34,6 @@ from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
 from autotune.verdict import cannot_start, decide
 
-MEMORY_SHARE = 0.9  # of what is free, as the default limit
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchRequest:
@@ -70,7 +68,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     if hardware.other_devices:
         display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
-    limit = int(MEMORY_SHARE * hardware.free_bytes) if device == "cpu" else None
+    limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
         workload = describe(
             model=request.model,
@@ -99,11 +97,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         )
         for line in explain(space):
             display.line(line)
-        plan = Plan(
-            forecaster=_forecaster(request, workload, display.line),
-            limit_bytes=room_of(hardware).limit_bytes if limit is None else limit,
-            progress=display.line,
-        )
+        plan = Plan(forecaster=_forecaster(request, workload, display.line), progress=display.line)
         journal = Journal(request.out, _identity(request, workload, facts))
         display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:

@@ -9,11 +9,9 @@ from multiprocessing.connection import Connection
 import pytest
 
 from autotune.core.candidate import Candidate
-from autotune.core.estimate import MemoryEstimate
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, outcome_to_dict
 from autotune.core.units import MIB
-from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
 from autotune.worker import begin
 
@@ -73,12 +71,8 @@ def formula_peak(candidate: Candidate) -> Peak:
 
 def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace nothing: a forecaster that answers by the formula."""
-
-    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
-        raise NotPredicted("nothing is replayed")
-
     monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
-    monkeypatch.setattr(Forecaster, "memory", memory)
+    monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: formula_peak(candidate).bytes)
 
 
 def serve_by_formula(connection: Connection) -> None:

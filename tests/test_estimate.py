@@ -16,6 +16,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from autotune.estimate import EstimateRequest, Forecast, estimate
+from autotune.forecast import document, summary_lines
 from tests.core.examples import CPU
 
 CONFIG = LlamaConfig(
@@ -147,12 +148,28 @@ def test_what_does_not_fit_is_told_what_would(home: Path) -> None:
     found = ask(home, with_memory(needed))  # 90 % of it are the limit
     assert not found.memory.fits
     [smaller] = found.suggestions
-    assert smaller.fits
+    assert smaller.memory.fits
     assert smaller.changes["per_device_train_batch_size"] < 8
     hopeless = ask(home, with_memory(2**20), fixed={**PINS, "checkpointing": "full", "method": "lora"})
     assert hopeless.largest_rows is None
-    assert not any(each.fits for each in hopeless.suggestions)
+    assert not any(each.memory.fits for each in hopeless.suggestions)
     assert [each.changes.get("method") for each in hopeless.suggestions] == ["lora", "qlora"]
+
+
+def test_the_host_must_hold_what_is_offloaded(home: Path) -> None:
+    """A byte too little of its memory: it says so, and the largest batch and what would make it fit heed it."""
+    offloading = {**PINS, "activation_offloading": True}
+    needed = ask(home, fixed=offloading).memory.host_peak_bytes
+    found = ask(home, replace(GPU, host_free_bytes=needed - 1), fixed=offloading)
+    assert document(found)["short_of"] == ["host"]
+    assert any("but does not fit in the host's memory" in line for line in summary_lines(found))
+    assert found.largest_rows == 7
+    [smaller] = found.suggestions
+    assert smaller.memory.fits
+    hopeless = ask(home, replace(GPU, host_free_bytes=2**20), fixed=offloading)
+    assert hopeless.largest_rows is hopeless.largest_length is None
+    assert hopeless.suggestions[0].changes == {"per_device_train_batch_size": 1, "activation_offloading": False}
+    assert any("of the host's memory, does not fit" in line for line in summary_lines(hopeless))
 
 
 def test_a_cpu_has_no_allocator_of_its_own(home: Path) -> None:

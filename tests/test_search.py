@@ -104,7 +104,7 @@ def test_run_yaml_is_complete_and_gives_a_reason_for_each_value(request_: Search
 
 def test_what_does_not_fit_is_never_tried(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline comes down to what fits, and nothing is proposed beyond it; the result counts what was left out."""
-    monkeypatch.setattr("autotune.search.MEMORY_SHARE", 4600 * MIB / HARDWARE.free_bytes)
+    monkeypatch.setattr("autotune.core.estimate.MEMORY_SHARE", 4600 * MIB / HARDWARE.memory_bytes)
     monkeypatch.setattr("autotune.plan.calibrate_memory", lambda peaks: MemoryCalibration())
     result = run(replace(request_, trials=12))
     peaks = [stand_ins.formula_peak(Candidate(**each["candidate"])).bytes for each in result["trials"]]

@@ -6,8 +6,9 @@ Leaves out where profiles come from and what batches a dataset makes.
 On a CPU there is no caching allocator: reserved is allocated, and both are the sum of live tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
-from autotune.core.memory import Floats, MemoryLaw, Peak, peaks
+from autotune.core.memory import Floats, MemoryLaw, Peak, peak, peaks
 from autotune.core.profile import OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
@@ -36,12 +37,19 @@ class Room:
     """What a machine lets one training have.
 
     limit_bytes: 90 % of what the device can give, less what others hold. host_free_bytes: None where unknown.
+    on_cpu: whether the device is the host itself.
     """
 
     limit_bytes: int
     context_bytes: int
     workspace_bytes: int
     host_free_bytes: int | None
+    on_cpu: bool = False
+
+    @property
+    def host_limit_bytes(self) -> float:
+        """What the host may be asked for; where nothing is known of it, anything."""
+        return inf if self.host_free_bytes is None else self.host_free_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,10 +105,19 @@ class MemoryEstimate:
         return sum(self.demand.host_items.values())
 
     @property
+    def fits_device(self) -> bool:
+        """Whether it fits on the device."""
+        return self.needed_bytes <= self.room.limit_bytes
+
+    @property
+    def fits_host(self) -> bool:
+        """Whether it fits in the host's memory, where that is known."""
+        return self.host_peak_bytes <= self.room.host_limit_bytes
+
+    @property
     def fits(self) -> bool:
-        """Whether it fits on the device and, where that is known, in the host's memory."""
-        free = self.room.host_free_bytes
-        return self.needed_bytes <= self.room.limit_bytes and (free is None or self.host_peak_bytes <= free)
+        """Whether it fits on both."""
+        return self.fits_device and self.fits_host
 
 
 def demand_from_dict(values: Mapping[str, Any]) -> Demand:
@@ -111,48 +128,57 @@ def demand_from_dict(values: Mapping[str, Any]) -> Demand:
 def room_of(hardware: Hardware) -> Room:
     """What a machine lets one training have."""
     return Room(
-        limit_bytes=int(MEMORY_SHARE * hardware.memory_bytes) - hardware.used_by_others_bytes,
+        limit_bytes=max(0, int(MEMORY_SHARE * hardware.memory_bytes) - hardware.used_by_others_bytes),
         context_bytes=(hardware.context_bytes or 0) if hardware.kind == "cuda" else 0,
         workspace_bytes=(hardware.workspace_bytes or 0) if hardware.kind == "cuda" else 0,
         host_free_bytes=hardware.host_free_bytes,
+        on_cpu=hardware.kind == "cpu",
     )
 
 
 def demand_of(
-    profile: Profile,
-    peak: Peak,
-    replayed: Replayed | None,
-    *,
-    candidate: Candidate,
-    batch: Batch,
+    profile: Profile, law: MemoryLaw, replayed: Replayed | None, *, candidate: Candidate, batch: Batch
 ) -> Demand:
     """What a candidate asks whose worst micro-batch is `batch`.
 
-    profile: at its full depth. peak: of a training step. replayed: None on a CPU.
+    profile: at its full depth. law: the profile's. replayed: None on a CPU.
     """
     everywhere = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
     sizes = np.where([block.owner in ON_THE_HOST for block in profile.blocks], 0.0, everywhere)
+    worst = peak(law, batch.monomials)
     return Demand(
-        peak=peak,
+        peak=worst,
         phases={
-            "training": peak.bytes,
+            "training": worst.bytes,
             "evaluation": _evaluation_bytes(profile, sizes),
             "saving": _resting_bytes(profile, sizes),
             "loading": _loading_bytes(profile, sizes, candidate),
         },
-        reserved_bytes=peak.bytes if replayed is None else replayed.reserved_bytes,
-        allowance_bytes=0 if replayed is None else max(0, replayed.needed_bytes - peak.bytes),
-        host_items=_host_items(profile, everywhere, peak, candidate, on_cpu=replayed is None),
+        reserved_bytes=worst.bytes if replayed is None else replayed.reserved_bytes,
+        allowance_bytes=0 if replayed is None else max(0, replayed.needed_bytes - worst.bytes),
+        host_items=host_items(law, batch, candidate, on_cpu=replayed is None),
     )
 
 
-def fitting(law: MemoryLaw, shapes: Floats, estimate: MemoryEstimate) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of many micro-batches fit on the device, shape (C,): fragmentation takes the share that it has in
+def fitting(
+    law: MemoryLaw, shapes: Floats, estimate: MemoryEstimate, candidate: Candidate
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which of many micro-batches of a candidate fit, shape (C,): fragmentation takes the share that it has in
     `estimate`. shapes: their monomials, shape (C, M)."""
+    room = estimate.room
     share = 1 + estimate.demand.allowance_bytes / estimate.peak_bytes
-    fixed = estimate.room.context_bytes + estimate.room.workspace_bytes
-    fits: np.ndarray[tuple[int], np.dtype[np.bool_]] = peaks(law, shapes) * share + fixed <= estimate.room.limit_bytes
+    on_device = peaks(law, shapes) * share + room.context_bytes + room.workspace_bytes <= room.limit_bytes
+    moments = _host_moments(law, shapes, candidate, on_cpu=room.on_cpu)
+    on_host = np.max([_total(held) for held in moments], axis=0) <= room.host_limit_bytes
+    fits: np.ndarray[tuple[int], np.dtype[np.bool_]] = on_device & on_host
     return fits
+
+
+def host_items(law: MemoryLaw, batch: Batch, candidate: Candidate, *, on_cpu: bool) -> Mapping[str, int]:
+    """What the host holds at its worst moment, in bytes."""
+    moments = _host_moments(law, np.array([batch.monomials], dtype=np.float64), candidate, on_cpu=on_cpu)
+    worst = max(moments, key=lambda held: float(_total(held)[0]))
+    return {name: round(float(count[0])) for name, count in worst.items() if count[0]}
 
 
 def _resting_bytes(profile: Profile, sizes: Floats) -> int:
@@ -200,28 +226,30 @@ def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int
     return round(sum(float(sizes[i]) for i in weights) + factor * max(quantized, default=0.0))
 
 
-def _host_items(
-    profile: Profile, sizes: Floats, peak: Peak, candidate: Candidate, *, on_cpu: bool
-) -> Mapping[str, int]:
-    """What the host holds at its worst moment: in training, or while weights pass through it to be saved.
+def _host_moments(
+    law: MemoryLaw, shapes: Floats, candidate: Candidate, *, on_cpu: bool
+) -> Sequence[Mapping[str, Floats]]:
+    """What the host holds in training, and while weights pass through it to be saved: bytes by item, each shape (C,).
 
     Weights come out of a mapped file, whose pages the kernel takes back at will, so loading is not counted.
     """
+    libraries = np.full(len(shapes), float(LIBRARY_BYTES["cpu" if on_cpu else "cuda"]))
     if on_cpu:
-        return {"python and libraries": LIBRARY_BYTES["cpu"], "tensors": peak.bytes}
+        return [{"python and libraries": libraries, "tensors": peaks(law, shapes).astype(np.float64)}]
 
-    def held(*owners: str) -> int:
-        return round(sum(float(sizes[i]) for i, block in enumerate(profile.blocks) if block.owner in owners))
+    def held(owner: str) -> Floats:
+        total: Floats = shapes @ np.array(law.hosted.get(owner, np.zeros(shapes.shape[1])))
+        return total
 
-    training = {
-        OFFLOADED: held(OFFLOADED) // profile.micro_steps,
-        PAGED: held(PAGED),
-        "batches": held("batch") * (2 + candidate.dataloader_num_workers),  # one in use, one ahead, and each worker's
-    }
-    saved = held("weights") if candidate.method == "full" else held("adapters")
-    saving = {PAGED: training[PAGED], "saved weights": min(saved, SHARD_BYTES)}
-    worst = max((training, saving), key=lambda items: sum(items.values()))
-    return {
-        "python and libraries": LIBRARY_BYTES["cuda"],
-        **{name: count for name, count in worst.items() if count},
-    }
+    always = {"python and libraries": libraries, PAGED: held(PAGED)}
+    batches = 2 + candidate.dataloader_num_workers  # one in use, one ahead, and each worker's
+    saved = held("weights" if candidate.method == "full" else "adapters")
+    return [
+        {**always, OFFLOADED: held(OFFLOADED), "batches": held("batch") * batches},
+        {**always, "saved weights": np.minimum(saved, SHARD_BYTES)},
+    ]
+
+
+def _total(items: Mapping[str, Floats]) -> Floats:
+    total: Floats = np.sum(list(items.values()), axis=0)
+    return total

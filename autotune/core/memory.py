@@ -15,22 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.profile import MONOMIALS, ON_THE_HOST, Profile, deepen, repeated_layers
+from autotune.core.profile import MONOMIALS, OFFLOADED, ON_THE_HOST, PAGED, Profile, deepen, repeated_layers
 
 Floats = NDArray[np.float64]
+OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each; the others that a host holds are there once
+HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # what waits on a host, and what is saved through it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemoryLaw:
     """Live bytes at the moments of a step that can be the worst.
 
-    coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment.
+    coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment. hosted:
+    bytes per monomial of all that each of HOSTED has, of those made in every micro-step one micro-step's.
     """
 
     owners: tuple[str, ...]
     phases: tuple[str, ...]
     ops: tuple[str, ...]
     coefficients: Floats
+    hosted: Mapping[str, Sequence[float]]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `law_from_dict` reads them back."""
@@ -39,6 +43,7 @@ class MemoryLaw:
             "phases": self.phases,
             "ops": self.ops,
             "coefficients": self.coefficients.tolist(),
+            "hosted": self.hosted,
         }
 
     def live(self, shapes: Floats) -> Floats:
@@ -60,16 +65,21 @@ class Peak:
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
 
-    What the host holds is left out. Batches of all micro-steps are fetched before the first, so theirs is the only
-    memory that grows with them.
+    What the host holds is no part of the moments. Batches of all micro-steps are fetched before the first, so theirs
+    is the only memory that grows with them.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
     place = {owner: index for index, owner in enumerate(owners)}
     sizes = np.array([block.size for block in deep.blocks], dtype=np.float64)
+    owner_of = np.array([place[block.owner] for block in deep.blocks])
+    hosted = {
+        owner: (sizes[owner_of == place[owner]].sum(axis=0) / (profile.micro_steps if owner in OF_A_MICRO_STEP else 1))
+        for owner in HOSTED
+        if owner in place
+    }
     sizes[[block.owner == "batch" for block in deep.blocks]] *= accumulation / profile.micro_steps
     sizes[[block.owner in ON_THE_HOST for block in deep.blocks]] = 0
-    owner_of = np.array([place[block.owner] for block in deep.blocks])
 
     def per_op(blocks: Sequence[Sequence[int]]) -> Floats:
         totals = np.zeros((len(deep.ops), len(owners), len(MONOMIALS)))
@@ -87,13 +97,14 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
         phases=tuple(deep.ops[index].phase for index in kept),
         ops=tuple(deep.ops[index].name for index in kept),
         coefficients=live[kept],
+        hosted={owner: tuple(total.tolist()) for owner, total in hosted.items()},
     )
 
 
 def law_from_dict(values: Mapping[str, Any]) -> MemoryLaw:
     """Read a law back."""
     words = {name: tuple(values[name]) for name in ("owners", "phases", "ops")}
-    return MemoryLaw(**words, coefficients=np.array(values["coefficients"], dtype=np.float64))
+    return MemoryLaw(**words, coefficients=np.array(values["coefficients"], dtype=np.float64), hosted=values["hosted"])
 
 
 def peaks(law: MemoryLaw, shapes: Floats) -> NDArray[np.int64]:

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 
 from autotune.core.batches import Batch
-from autotune.core.estimate import Demand, MemoryEstimate, Room, demand_from_dict, demand_of, fitting, room_of
+from autotune.core.estimate import (
+    Demand,
+    MemoryEstimate,
+    Room,
+    demand_from_dict,
+    demand_of,
+    fitting,
+    host_items,
+    room_of,
+)
 from autotune.core.memory import Peak, memory_law, peak
-from autotune.core.profile import PAGED, Block, monomials
+from autotune.core.profile import OFFLOADED, PAGED, Block, monomials
 from autotune.core.replay import Replayed, replay
+from autotune.core.units import MIB
 from tests.core.examples import A100, CPU, candidate
 from tests.core.test_profile import step
 
@@ -41,17 +51,37 @@ def test_it_fits_to_the_byte(limit: int, host_free: int | None, fits: bool) -> N
     assert on(limit, host_free).fits is fits
 
 
+@pytest.mark.parametrize(("host_free", "most_rows"), [(None, 500), (3072 * MIB + 2000, 100)])
+def test_many_heed_the_host_too(host_free: int | None, most_rows: int) -> None:
+    """20 bytes a row of one layer's activations wait on the host, beside 3 GiB of libraries."""
+    profile = step(5)
+    offloaded = Block(owner=OFFLOADED, layer=None, size=(0, 20, 0, 0, 0, 0, 0))
+    embed = replace(profile.ops[1], allocates=(*profile.ops[1].allocates, len(profile.blocks)))
+    profile = replace(profile, blocks=(*profile.blocks, offloaded), ops=(profile.ops[0], embed, *profile.ops[2:]))
+    law = memory_law(profile, layers=5, accumulation=1)
+    shapes = np.array([monomials(rows, 10, 0) for rows in range(1, 1001)], dtype=np.float64)
+    limit = peak(law, monomials(500, 10, 0)).bytes
+    room = Room(limit_bytes=limit, context_bytes=0, workspace_bytes=0, host_free_bytes=host_free)
+    demand = replace(DEMAND, allowance_bytes=0)
+    assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room), candidate()).sum() == most_rows
+    most = Batch(rows=100, positions=10, labels=0)
+    assert sum(host_items(law, most, candidate(), on_cpu=False).values()) == 3072 * MIB + 2000
+
+
 def test_the_room_is_90_percent_less_what_others_hold() -> None:
     """docs/interface.md's limit; a CPU has neither context nor workspaces."""
     assert room_of(A100).limit_bytes == int(0.9 * 2**34)
     assert (room_of(CPU).context_bytes, room_of(CPU).workspace_bytes) == (0, 0)
+    assert room_of(replace(CPU, used_by_others_bytes=2**30)).limit_bytes == int(0.9 * 2**34) - 2**30
+    assert room_of(replace(CPU, used_by_others_bytes=2**34)).limit_bytes == 0
 
 
 def test_a_cpu_rounds_nothing() -> None:
     """Without an allocator of torch's reserved is allocated, and the host holds the tensors."""
     batch = Batch(rows=1, positions=1, labels=0)
-    worst = peak(memory_law(step(5), layers=5, accumulation=1), batch.monomials)
-    found = demand_of(step(5), worst, None, candidate=candidate(), batch=batch)
+    law = memory_law(step(5), layers=5, accumulation=1)
+    worst = peak(law, batch.monomials)
+    found = demand_of(step(5), law, None, candidate=candidate(), batch=batch)
     assert (found.reserved_bytes, found.allowance_bytes, found.host_items["tensors"]) == (worst.bytes, 0, worst.bytes)
     assert max(found.phases.values()) == found.phases["training"]
     assert demand_from_dict(found.to_dict()) == found
@@ -61,9 +91,9 @@ def test_a_cpu_rounds_nothing() -> None:
 def test_loading_holds_one_layer_as_it_was(method: str, once_more: int) -> None:
     """Five layers of 100 and embeddings of 500, which nothing quantizes: a bf16 weight takes four times its nf4."""
     batch = Batch(rows=1, positions=1, labels=0)
-    worst = peak(memory_law(step(5), layers=5, accumulation=1), batch.monomials)
+    law = memory_law(step(5), layers=5, accumulation=1)
     asked = candidate(method=method, weights_dtype="bfloat16")
-    assert demand_of(step(5), worst, None, candidate=asked, batch=batch).phases["loading"] == 1000 + once_more
+    assert demand_of(step(5), law, None, candidate=asked, batch=batch).phases["loading"] == 1000 + once_more
 
 
 def test_many_at_once_are_judged_like_one() -> None:
@@ -75,10 +105,10 @@ def test_many_at_once_are_judged_like_one() -> None:
     replayed = Replayed(
         allocated_bytes=worst.bytes, reserved_bytes=2 * worst.bytes, needed_bytes=round(1.1 * worst.bytes)
     )
-    demand = demand_of(step(5), worst, replayed, candidate=candidate(), batch=batch)
+    demand = demand_of(step(5), law, replayed, candidate=candidate(), batch=batch)
     half = peak(law, monomials(500, 10, 0)).bytes
     room = Room(limit_bytes=round(1.1 * half) + 60, context_bytes=30, workspace_bytes=20, host_free_bytes=None)
-    assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room)).sum() == 500
+    assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room), candidate()).sum() == 500
 
 
 def test_paged_states_are_held_by_the_host() -> None:
@@ -88,10 +118,10 @@ def test_paged_states_are_held_by_the_host() -> None:
     load = replace(profile.ops[0], allocates=(*profile.ops[0].allocates, len(profile.blocks)))
     paged = replace(profile, blocks=(*profile.blocks, states), ops=(load, *profile.ops[1:]))
     batch = Batch(rows=1, positions=64, labels=63)
-    worst = [peak(memory_law(each, layers=5, accumulation=1), batch.monomials) for each in (profile, paged)]
-    assert worst[0] == worst[1]
+    plain, law = (memory_law(each, layers=5, accumulation=1) for each in (profile, paged))
+    assert peak(plain, batch.monomials) == peak(law, batch.monomials)
     replayed = replay(paged, [[batch]], accumulation=1, expandable_segments=False)
     assert replayed.allocated_bytes < 2**30
-    demand = demand_of(paged, worst[1], replayed, candidate=candidate(), batch=batch)
+    demand = demand_of(paged, law, replayed, candidate=candidate(), batch=batch)
     assert demand.host_items[PAGED] == 7 * 2**30
     assert max(demand.phases.values()) < 2**30

@@ -1,0 +1,84 @@
+"""The plan of a search: a candidate fits as `autotune estimate` says that it fits, on the device and on the host."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.estimate import Demand, MemoryEstimate
+from autotune.core.hardware import Hardware
+from autotune.core.memory import Peak
+from autotune.core.recipe import Recipe
+from autotune.forecaster import Forecaster
+from autotune.plan import Plan
+from tests.core.examples import A100, CPU, candidate, workload
+
+PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
+HOST_BYTES = 2**32
+OTHER_PHASES = {"loading": 3 * 2**29}  # half as much again as training
+
+
+@pytest.fixture
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
+    """Candidates for which the whole estimate was made: nothing is traced, the answers are made up."""
+    asked: list[Candidate] = []
+
+    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
+        asked.append(candidate)
+        demand = Demand(
+            peak=PEAK,
+            phases={"training": PEAK.bytes, **OTHER_PHASES},
+            reserved_bytes=2**31,
+            allowance_bytes=2**20,
+            host_items={"libraries": HOST_BYTES},
+        )
+        return MemoryEstimate(demand=demand, room=forecaster.room)
+
+    monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: PEAK)
+    monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: HOST_BYTES)
+    monkeypatch.setattr(Forecaster, "memory", memory)
+    return asked
+
+
+def plan(hardware: Hardware, said: list[str] | None = None) -> Plan:
+    """A plan for a machine that has learned nothing yet."""
+    forecaster = Forecaster(
+        config={},
+        facts=workload().model,
+        lengths=None,
+        recipe=Recipe(),
+        loss="fused",
+        hardware=hardware,
+        seed=0,
+        home=Path("nowhere"),
+        progress=print,
+    )
+    return Plan(forecaster=forecaster, progress=print if said is None else said.append)
+
+
+@pytest.mark.parametrize("hardware", [A100, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize(("free", "fits"), [(None, True), (HOST_BYTES, True), (HOST_BYTES - 1, False)])
+def test_the_host_must_have_what_is_asked_of_it(
+    replayed: list[Candidate], hardware: Hardware, free: int | None, fits: bool
+) -> None:
+    """To the byte, where its free memory is known; a refusal is explained once."""
+    said: list[str] = []
+    found = plan(replace(hardware, host_free_bytes=free), said)
+    assert [found.fits(candidate(per_device_train_batch_size=rows)) for rows in (1, 2)] == [fits, fits]
+    assert len([line for line in said if "of the host's memory" in line]) == (0 if fits else 1)
+
+
+def test_on_a_gpu_every_phase_and_fragmentation_count(replayed: list[Candidate]) -> None:
+    """To the byte, what `autotune estimate` calls needed."""
+    needed = OTHER_PHASES["loading"] + 2**20
+    for missing, fits in ((0, True), (1, False)):
+        hardware = replace(A100, memory_bytes=2**34, used_by_others_bytes=int(0.9 * 2**34) - needed + missing)
+        assert plan(hardware).fits(candidate()) is fits
+    assert len(replayed) == 2
+
+
+def test_on_a_cpu_nothing_is_replayed(replayed: list[Candidate]) -> None:
+    """There is no allocator that could fragment, so the law alone answers."""
+    assert plan(CPU).fits(candidate())
+    assert replayed == []
