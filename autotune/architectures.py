@@ -13,7 +13,7 @@ from typing import Any
 
 from autotune import store
 from autotune.core.workload import ModelFacts
-from autotune.errors import UsageError
+from autotune.errors import UsageError, first_line
 
 FORMAT = 2  # of the kept facts; counts up when they change
 
@@ -45,7 +45,8 @@ def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
     if "model_type" not in config:
         problems.append(f"{where}/config.json: has no model_type, so transformers cannot tell what it is")
     if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unnamed method")
+        named = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        method = named or "an unnamed method"
         problems.append(f"{where}: is quantized already ({method}); name the model it was made from instead")
     if config.get("vision_config") is not None or config.get("audio_config") is not None:
         problems.append(f"{where}: is a model of images or sound too, and only text models can be trained")
@@ -67,7 +68,10 @@ def class_facts(
         layers, vocabulary = text.num_hidden_layers, text.vocab_size
     except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
         raise UsageError(_why_not(path, values, error)) from error
-    named = (config.architectures or [type(model).__name__])[0]
+    if layers < 1:
+        raise UsageError(f"{path}: num_hidden_layers is {layers}, expected at least 1")
+    architectures = config.architectures or type(model).__name__
+    named = architectures if isinstance(architectures, str) else architectures[0]
     if named != type(model).__name__:
         raise UsageError(f"{path}: is a {named}, expected a causal language model ({type(model).__name__})")
     supported = {
@@ -107,8 +111,3 @@ def _why_not(path: str, values: Mapping[str, Any], error: Exception) -> str:
         known = version("transformers")
         return f"{path}: model_type {values.get('model_type')!r} is unknown to transformers {known}"
     return f"{path}: is no causal language model that transformers can build ({first_line(error)})"
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,3 +34,9 @@ class NotPredicted(AutotuneError):
 
 class TrainingFailed(AutotuneError):
     """A training run ended without its result; each problem says why and what to try."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in a line; where its first line only announces the next, both."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

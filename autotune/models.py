@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from autotune import store
-from autotune.architectures import NAMES, class_facts, first_line, kept_facts, problems_of_config
+from autotune.architectures import NAMES, class_facts, kept_facts, problems_of_config
 from autotune.catalogue import catalogued_config
 from autotune.core.workload import ModelFacts
 from autotune.demo.tiny import build_tiny
-from autotune.errors import UsageError
+from autotune.errors import UsageError, first_line
 from autotune.smollm2 import HUB_ID as SMOLLM2_HUB_ID
 from autotune.smollm2 import PACKAGE as SMOLLM2_PACKAGE
 from autotune.smollm2 import build_smollm2, find_gguf

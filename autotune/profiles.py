@@ -16,7 +16,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
 from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
-from autotune.errors import NotPredicted
+from autotune.errors import NotPredicted, first_line
 from autotune.installed import installed
 from autotune.tracer import trace_apart
 
@@ -71,7 +71,7 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
         try:
             return trace_apart({field.name: getattr(request, field.name) for field in fields(request)}).to_dict()
         except NotPredicted as error:
-            raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {error}") from error
+            raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {first_line(error)}") from error
 
     question = describe_request(request)
     path = home / "profiles" / f"{key_of(question)}.json"

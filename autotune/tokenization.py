@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.data import PROBLEMS_SHOWN, Source, Survey, converted_rows
-from autotune.errors import UsageError
+from autotune.errors import UsageError, first_line
 from autotune.forms import FOLLOW_THE_TOKENIZER, Dialect, Kind
 from autotune.probe_cpu import count_cores
 
@@ -200,8 +200,7 @@ def _refusals(job: Job, tokenizer: Any, dialect: Dialect, error: Exception) -> l
             problems.append(f"{where}: the chat template of {job.model} cannot render it ({refusal})")
             if len(problems) == PROBLEMS_SHOWN:
                 break
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return problems or [f"{job.source.name}: TRL cannot tokenize it: {first_line}"]
+    return problems or [f"{job.source.name}: TRL cannot tokenize it: {first_line(error)}"]
 
 
 def _end_with_parent() -> None:

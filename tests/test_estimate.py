@@ -197,6 +197,10 @@ def test_data_decides_the_worst_batch(home: Path) -> None:
         ({**CONFIG, "model_type": "lama", "auto_map": {}}, {}, ["needs code of its own"]),
         ({key: value for key, value in CONFIG.items() if key != "model_type"}, {}, ["has no model_type"]),
         ({**CONFIG, "hidden_size": "wide"}, {}, ["no causal language model"]),
+        ({**CONFIG, "hidden_size": -3}, {}, ["hidden size (-3)"]),
+        ({**CONFIG, "num_hidden_layers": 0}, {}, ["num_hidden_layers is 0, expected at least 1"]),
+        ({**CONFIG, "architectures": "BertForMaskedLM"}, {}, ["is a BertForMaskedLM, expected a causal"]),
+        ({**CONFIG, "quantization_config": "gptq"}, {}, ["is quantized already (an unnamed method)"]),
         (
             CONFIG,
             {"max_length": 5000, "tf32": True},

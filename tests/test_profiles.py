@@ -10,6 +10,7 @@ import pytest
 from autotune.core.candidate import Candidate
 from autotune.core.profile import Profile
 from autotune.core.recipe import Recipe
+from autotune.errors import NotPredicted
 from autotune.profiles import ProfileRequest, describe_request, key_of, load_profile, reduced
 from tests.core.test_profile import step
 
@@ -87,6 +88,18 @@ def test_a_file_that_is_not_ours_is_made_anew(traced: list[Any], tmp_path: Path,
     assert "made anew" in said[0]
     assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
     assert len(traced) == 2
+
+
+def test_what_cannot_be_traced_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever a library's error goes on to explain to its own users."""
+
+    def fail(asked: Any) -> Profile:
+        raise NotPredicted("CheckpointError: recomputed values differ\nTo fix this, either:\n  - ...")
+
+    monkeypatch.setattr("autotune.profiles.trace_apart", fail)
+    with pytest.raises(NotPredicted) as refused:
+        load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+    assert str(refused.value).endswith("cannot be traced: CheckpointError: recomputed values differ")
 
 
 def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
