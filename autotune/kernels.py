@@ -20,14 +20,21 @@ ALIGNMENT = 16  # bytes: rows of a grouped product begin at multiples of it
 def _grouped_mm(
     a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
 ) -> torch.Tensor:
-    """The result of a grouped product, rows padded to ALIGNMENT. a: (T, K) or (K, T), b: (G, K, N) or (T, N)."""
-    if offs is None:
-        raise NotImplementedError("a grouped product without offsets")
-    columns = b.shape[-1]
-    rows = (a.shape[0],) if b.dim() == 3 else (offs.shape[0], a.shape[0])
-    multiple = ALIGNMENT // a.element_size()
-    padded = -(-columns // multiple) * multiple
-    return a.new_empty((*rows, padded), dtype=out_dtype or a.dtype)[..., :columns]
+    """The result of a grouped product, whose rows begin at multiples of ALIGNMENT.
+
+    With `offs`, of shape (G,), one of the sides that both have is cut into groups: (T, K) by (G, K, N) gives (T, N),
+    (G, M, K) by (K, T) gives (M, T), (M, T) by (T, N) gives (G, M, N). Without, (G, M, K) by (G, K, N) gives (G, M, N).
+    """
+    if a.dim() != b.dim():
+        size: tuple[int, ...] = (a.shape[-2], b.shape[-1])
+    else:
+        groups = a.shape[0] if offs is None else offs.shape[0]
+        size = (groups, a.shape[-2], b.shape[-1])
+    dtype = out_dtype or a.dtype
+    multiple = ALIGNMENT // dtype.itemsize
+    width = -(-size[-1] // multiple) * multiple
+    strides = (size[-2] * width, width, 1)[-len(size) :]
+    return a.new_empty_strided(size, strides, dtype=dtype)
 
 
 ON_CPU: Mapping[Any, Callable[..., Any]] = {

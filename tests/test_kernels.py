@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd.profiler import profile
 
-from autotune.kernels import workspace_bytes_on_cpu
+from autotune.kernels import ANYWHERE, workspace_bytes_on_cpu
 
 aten = torch.ops.aten
 
@@ -24,3 +24,21 @@ def test_copies_into_a_common_dtype(func: torch._ops.OpOverload, dtypes: tuple[s
             made += event.extra_fields.alloc_size
     kept = 0 if func._schema.is_mutable else result.nbytes
     assert workspace_bytes_on_cpu(func, (one, other)) == made - kept
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("a", "b", "groups"),
+    [((6, 16), (3, 16, 10), 3), ((3, 5, 16), (16, 10), 3), ((5, 16), (16, 10), 3), ((3, 5, 16), (3, 16, 10), None)],
+)
+def test_grouped_products_are_laid_out_as_torch_does(
+    a: tuple[int, ...], b: tuple[int, ...], groups: int | None, dtype: torch.dtype
+) -> None:
+    """Sizes, strides and bytes of every form, with offsets and without, where rows of ten columns are padded."""
+    one = torch.ones(a, dtype=dtype)
+    other = torch.ones(*b[:-2], b[-1], b[-2], dtype=dtype).transpose(-1, -2)  # torch wants 16 bytes between its rows
+    offs = None if groups is None else torch.tensor([0] * (groups - 1) + [1], dtype=torch.int32)
+    real = aten._grouped_mm(one, other, offs)
+    found = ANYWHERE[aten._grouped_mm.default](one, other, offs)
+    assert (found.shape, found.stride(), found.dtype) == (real.shape, real.stride(), real.dtype)
+    assert found.untyped_storage().nbytes() == real.untyped_storage().nbytes()
