@@ -42,6 +42,7 @@ from autotune.core.profile import Profile, deepen
 from autotune.core.recipe import Recipe
 from autotune.core.regime import regime_of
 from autotune.core.replay import replay
+from autotune.errors import UsageError, first_line
 from autotune.plain_step import LogitsTrainer
 from autotune.settings import CONF
 from autotune.shallow import sliding_window
@@ -61,6 +62,7 @@ GPUS = {  # what the rows call the GPUs of the catalogue
         sources=("https://www.nvidia.com/en-us/geforce/graphics-cards/40-series/rtx-4080-family/",),
     ),
 }
+NEEDED = ("method", "seq_len", "micro_batch", "gradient_checkpointing", "attention", "dtype")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 STEPS = 3  # that the allocator sees
 OPTIMIZERS = ("paged_adamw_8bit", "adamw_8bit", "adamw_torch_fused", "adafactor")
@@ -84,23 +86,26 @@ class Skipped(Exception):
     """The row cannot be predicted; says why."""
 
 
-def main() -> None:
-    """Predict every row and print the errors."""
-    arguments = _arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict every row and print the errors. Returns the exit code: 2 when a file is not what it should be."""
+    arguments = _arguments(argv)
     logging.set_verbosity_error()
-    models = json.loads(arguments.models.read_text(encoding="utf-8")) if arguments.models else {}
+    try:
+        points, models = read_files(arguments.points, arguments.models)
+    except UsageError as error:
+        print(*(f"memory_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return error.exit_code
     found, skipped = [], []
     profiles: dict[Any, Profile] = {}
-    for line in arguments.points.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
+    for values in points:
         if arguments.half not in (None, half(values["id"])):
             continue
         try:
             point = read(values, models)
+            predicted, reserved = predict(point, values, profiles)
         except Skipped as reason:
             skipped.append({"id": values["id"], "why": str(reason)})
             continue
-        predicted, reserved = predict(point, values, profiles)
         allocated = predicted.bytes + point.spec.workspace_bytes
         measured_reserved = values.get("peak_reserved_bytes")
         row = {
@@ -125,6 +130,37 @@ def main() -> None:
     if reserved_errors:
         summary["groups"]["reserved"] = errors(reserved_errors)
     print(json.dumps(summary) if arguments.json else json.dumps(summary["groups"], indent=1))
+    return 0
+
+
+def read_files(points: Path, models: Path | None) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The rows, and the architectures by name. Raises UsageError listing every line that is not a row with an id."""
+    problems: list[str] = []
+
+    def text(path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            problems.append(f"{path}: cannot be read ({first_line(error)})")
+            return ""
+
+    rows = []
+    for number, line in enumerate(text(points).splitlines(), start=1):
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+            if isinstance(rows[-1], dict) and isinstance(rows[-1].get("id"), str):
+                continue
+        if line.strip():
+            problems.append(f"{points}:{number}: got {line!r:.60}, expected a JSON object with an id")
+    architectures: Any = {}
+    if models is not None and (content := text(models)):
+        with contextlib.suppress(ValueError):
+            architectures = json.loads(content)
+        if not isinstance(architectures, dict) or not all(isinstance(each, dict) for each in architectures.values()):
+            problems.append(f"{models}: expected a JSON object of architectures, each an object, by name")
+    if problems:
+        raise UsageError(*problems)
+    return rows, architectures
 
 
 def half(identifier: str) -> str:
@@ -160,13 +196,16 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         (values.get("status") != "ok" or not values.get("peak_alloc_bytes"), "no peak of allocated bytes"),
         (values.get("model") not in models, f"architecture of {values.get('model')} not given"),
         (values.get("gpu") not in GPUS, f"{values.get('gpu')} is not in the catalogue"),
-        (values.get("seq_len") is None or values.get("micro_batch") is None, "shape not given"),
+        (bool(missing := [name for name in NEEDED if values.get(name) is None]), f"not given: {', '.join(missing)}"),
         (str(values.get("quantization")).startswith("gptq"), "GPTQ is not trained here"),
     ):
         if wrong:
             raise Skipped(why)
     facts = {key: value for key, value in models[values["model"]].items() if key not in ABOUT_THE_MODEL}
-    config = AutoConfig.for_model(**facts).to_dict()
+    try:
+        config = AutoConfig.for_model(**facts).to_dict()
+    except Exception as error:  # whatever a class raises over a configuration that is not its own
+        raise Skipped(f"architecture of {values['model']} cannot be built: {first_line(error)}") from error
     mixed = values.get("mixed_precision") or "no"
     optimizer = str(values.get("optimizer"))
     candidate = Candidate(
@@ -228,7 +267,10 @@ def stack_matches(versions: Mapping[str, str]) -> bool:
 
 
 def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile]) -> tuple[Peak, int]:
-    """The peak of a row's tensors and its reserved bytes, from a profile that rows of other shapes share."""
+    """The peak of a row's tensors and its reserved bytes, from a profile that rows of other shapes share.
+
+    Raises Skipped where its step cannot be traced.
+    """
     request = point.request
     candidate = request.candidate
     alike = replace(
@@ -238,10 +280,13 @@ def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile
         gradient_accumulation_steps=min(candidate.gradient_accumulation_steps, 2),
     )
     key = json.dumps([request.config, alike.to_dict(), str(request.recipe), request.tiled, request.capability])
-    key += str([values[name] for name in ("quantization", "attention", "framework", "kernels")])
+    key += str([values.get(name) for name in ("quantization", "attention", "framework", "kernels")])
     if key not in profiles:
-        with foreign(values):
-            profiles[key] = trace(request, prepare=partial(prepare, values, request))
+        try:
+            with foreign(values):
+                profiles[key] = trace(request, prepare=partial(prepare, values, request))
+        except Exception as error:  # whatever the libraries raise over this model, the other rows have theirs
+            raise Skipped(f"cannot be traced: {type(error).__name__}: {first_line(error)}") from error
     layers = AutoConfig.for_model(**request.config).num_hidden_layers
     accumulation = candidate.gradient_accumulation_steps
     batch = Batch(rows=point.rows, positions=point.length, labels=point.rows * (point.length - 1))
@@ -258,7 +303,7 @@ def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any
     TRL casts the adapters of a quantized model to bf16; a loop of its own leaves them in PEFT's fp32.
     """
     method = request.candidate.method
-    if method == "qlora" and (by_hand(values) or "kbit" in values["kernels"]):
+    if method == "qlora" and (by_hand(values) or "kbit" in str(values.get("kernels"))):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if method == "full" or not by_hand(values):
         return model
@@ -269,7 +314,7 @@ def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any
 
 def by_hand(values: Mapping[str, Any]) -> bool:
     """Whether the row's step is a loop of its own: `out = model(...)`, so that the logits live until the next one."""
-    return "manual" in values["framework"]
+    return "manual" in str(values.get("framework"))
 
 
 @contextlib.contextmanager
@@ -280,7 +325,7 @@ def foreign(values: Mapping[str, Any]) -> Iterator[None]:
     def quantization_config(candidate: Candidate) -> Any:
         config = ours(candidate)
         if candidate.method == "qlora":
-            config.bnb_4bit_use_double_quant = values["quantization"] == "nf4-dq"
+            config.bnb_4bit_use_double_quant = values.get("quantization") == "nf4-dq"
             config.bnb_4bit_compute_dtype = getattr(torch, candidate.weights_dtype)
         return config
 
@@ -293,14 +338,14 @@ def foreign(values: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=Path, required=True, help="JSON lines, a measured row each")
     parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
     parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
     parser.add_argument("--json", action="store_true", help="one JSON object with every row")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

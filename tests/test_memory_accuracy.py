@@ -1,0 +1,69 @@
+"""The benchmark on public measurements takes any file of its shape, and says what is wrong with any other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import memory_accuracy
+import pytest
+
+ROW = {
+    "id": "a row",
+    "tier": "A",
+    "n_gpus": 1,
+    "status": "ok",
+    "peak_alloc_bytes": 2**30,
+    "model": "mine",
+    "gpu": "Tesla T4",
+    "method": "full",
+    "seq_len": 128,
+    "micro_batch": 2,
+    "gradient_checkpointing": False,
+    "attention": "sdpa",
+    "dtype": "bf16",
+}
+MODEL = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 96, "vocab_size": 1000}
+
+
+def test_every_line_that_is_no_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One list of problems and exit code 2, not a traceback for the first."""
+    points, models = tmp_path / "points.jsonl", tmp_path / "models.json"
+    points.write_text(f'{json.dumps(ROW)}\n{{"id": \n\n[1]\n{{"tier": "A"}}\n')
+    models.write_text('{"mine": 3}')
+    assert memory_accuracy.main(["--points", str(points), "--models", str(models), "--json"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    places = [f"{points}:2", f"{points}:4", f"{points}:5", f"{models}"]
+    assert [place in line for place, line in zip(places, lines, strict=True)] == [True] * 4
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both are named at once."""
+    assert memory_accuracy.main(["--points", str(tmp_path / "no"), "--models", str(tmp_path)]) == 2
+    assert [line.count("cannot be read") for line in capsys.readouterr().err.splitlines()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "model", "why"),
+    [
+        ({"dtype": None, "method": None}, {}, "not given: method, dtype"),
+        ({"model": "another"}, {}, "architecture of another not given"),
+        ({}, {"model_type": "lama"}, "architecture of mine cannot be built"),
+        ({}, {"num_hidden_layers": 0}, "cannot be traced: ValueError: a model without layers"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_is_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], model: dict[str, Any], why: str
+) -> None:
+    """It says why, and the others are predicted all the same: absent keys are unknown."""
+    points, models = tmp_path / "points.jsonl", tmp_path / "models.json"
+    other = {**ROW, "id": "other", "model": "plain"}
+    points.write_text("\n".join(json.dumps(each) for each in ({**ROW, **row}, other)))
+    models.write_text(json.dumps({"mine": {**MODEL, **model}, "plain": MODEL}))
+    assert memory_accuracy.main(["--points", str(points), "--models", str(models), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    [skipped] = answer["skipped"]
+    assert skipped["id"] == "a row"
+    assert why in skipped["why"]
+    assert [found["id"] for found in answer["rows"]] == ["other"]
