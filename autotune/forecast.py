@@ -10,17 +10,17 @@ from autotune.estimate import Forecast
 
 NAMED = 3  # levers
 BAR = 32  # columns of the longest bar
-TABLE = (  # headings and widths; the last column is not padded
+TABLE = (  # headings and widths; the last column is not padded. What is asked first stands within 80 columns
     ("model", 24),
-    ("hardware", 24),
+    ("hardware", 22),
+    ("fits", 4),
+    ("needs", 8),
+    ("limit", 8),
+    ("largest batch", 13),
     ("batch", 10),
-    ("length", 7),
-    ("allocated", 10),
-    ("reserved", 10),
-    ("device", 10),
-    ("limit", 10),
-    ("fits", 5),
-    ("largest batch", 14),
+    ("allocated", 9),
+    ("reserved", 8),
+    ("device", 8),
     ("candidate", 0),
 )
 PHASES: Mapping[str, str] = {
@@ -109,14 +109,14 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
     row = (
         found.model.name,
         found.hardware.name,
-        f"{batch.rows} x {found.candidate.gradient_accumulation_steps}",
-        str(batch.positions),
+        "yes" if memory.fits else "host" if memory.fits_device else "no",  # host: its memory is what lacks
+        format_bytes(memory.needed_bytes),
+        format_bytes(memory.room.limit_bytes),
+        "none" if found.largest_rows is None else str(found.largest_rows),
+        f"{batch.rows} x {batch.positions}",
         format_bytes(memory.peak.bytes),
         format_bytes(memory.demand.reserved_bytes),
         format_bytes(memory.device_bytes),
-        format_bytes(memory.room.limit_bytes),
-        "yes" if memory.fits else "no",
-        "none" if found.largest_rows is None else str(found.largest_rows),
         short_name(found.candidate),
     )
     lines = [tuple(heading for heading, _ in TABLE), row] if with_heading else [row]

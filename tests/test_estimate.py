@@ -100,6 +100,8 @@ def test_a_sweep_is_one_table(model: Path, home: Path, capsys: pytest.CaptureFix
     heading, *rows = capsys.readouterr().out.splitlines()
     assert [row[heading.index("hardware") :].split("  ")[0] for row in rows] == ["Tesla T4", "NVIDIA A100-SXM4-80GB"]
     assert {row[heading.index("fits") :].split()[0] for row in rows} == {"yes"}
+    assert heading.index("limit") + len("1024 GiB") <= 80  # the verdict is seen in a plain terminal
+    assert all(line.isprintable() for line in (heading, *rows))
 
 
 def test_a_warm_estimate_imports_no_library_and_takes_no_second(model: Path, home: Path) -> None:
