@@ -19,7 +19,7 @@ STEP = 128  # positions between traced lengths, where there is room for it: kern
 SHAPES = 4
 LENGTHS = 64  # to choose from
 UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label
-ALIGNMENT = 8  # positions: masks are padded to it on CUDA
+ALIGNMENT = 16  # positions: CUDA's masks of other lengths are copied into padded ones (attention_kernels.py)
 
 Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
 

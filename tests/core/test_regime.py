@@ -6,7 +6,7 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from autotune.core.profile import MONOMIALS, monomials
-from autotune.core.regime import TILE, Regime, micro_batch, regime_of, shapes_of
+from autotune.core.regime import ALIGNMENT, TILE, Regime, micro_batch, regime_of, shapes_of
 
 REGIMES = [
     (Regime(one_row=one_row, beyond_window=beyond, tiled=tiled), window)
@@ -42,6 +42,13 @@ def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) 
         if len({a / b for a, b in zip(first, second, strict=True)}) == 1
     }
     assert alike == equal
+
+
+@pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
+def test_traced_lengths_need_no_padding_of_masks(regime: Regime, window: int | None) -> None:
+    """Where a window leaves room for it all of them are aligned, so that their masks are handled alike."""
+    lengths = {length % ALIGNMENT for _, length, _ in shapes_of(regime, window)}
+    assert lengths == {0} or (window is not None and window < 5 * ALIGNMENT)
 
 
 def test_packed_rows_are_one_row_to_the_model() -> None:
