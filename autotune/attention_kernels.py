@@ -5,7 +5,8 @@ chooses it, and torch's own operator of that kernel is called: its registration 
 WORKSPACES what the kernel takes beside them while it runs.
 
 Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
-.../mem_eff_attention/kernel_backward.h (workspaces); flash-attn 2.8 and 3 have the same buffers but for what is said.
+.../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 and 3
+have the same buffers but for what is said.
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -167,7 +168,13 @@ def _efficient_backward(grad: torch.Tensor, query: torch.Tensor, *_: Any) -> int
     return 4 * B * H * (_up(S, 64) * _up(D, 64) + S)
 
 
+def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, *_: Any) -> int:
+    """softmax_backward_cuda_out: `grad * output`, as large as the scores and in the wider of the two dtypes."""
+    return output.numel() * torch.result_type(grad, output).itemsize
+
+
 WORKSPACES: Mapping[Any, Callable[..., int]] = {  # bytes, by the operator's arguments
+    aten._softmax_backward_data.default: _softmax_backward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
 }

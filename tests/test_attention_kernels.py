@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._decomp.decompositions import _softmax_backward_data
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autotune.attention_kernels import Capability, cuda_attention, sdpa_kernel
+from autotune.attention_kernels import WORKSPACES, Capability, cuda_attention, sdpa_kernel
 from autotune.recorder import Recorder
 
 T4, A100, RTX_4090, H100 = (7, 5), (8, 0), (8, 9), (9, 0)
@@ -96,3 +97,13 @@ def test_softmax_of_fp16_into_fp32_makes_no_copy(recorder: Recorder) -> None:
             assert F.softmax(tensor, dim=-1, dtype=FP32).dtype == FP32
         made[dtype] = len(sizes(recorder, since))
     assert made == {FP16: 1, BF16: 2}
+
+
+@pytest.mark.parametrize("dtype", [FP16, FP32])
+def test_softmax_multiplies_its_gradient_into_a_buffer(recorder: Recorder, dtype: torch.dtype) -> None:
+    """The first of what torch's own decomposition makes; CUDA's kernel makes it as well, the CPU's does not."""
+    grad, scores = (torch.empty(B, H, S, S, dtype=FP32) for _ in range(2))
+    since = len(recorder.made)
+    _softmax_backward_data(grad, scores, -1, dtype)
+    workspace = WORKSPACES[torch.ops.aten._softmax_backward_data.default]
+    assert workspace(grad, scores, -1, dtype) == recorder.made[since].bytes == grad.nbytes
