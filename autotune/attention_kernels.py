@@ -5,8 +5,8 @@ chooses it, and torch's own operator of that kernel is called: its registration 
 WORKSPACES what the kernel takes beside them while it runs.
 
 Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
-.../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 and 3
-have the same buffers but for what is said.
+.../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 has the
+same buffers but for what is said. What this torch has no operator for is in attention_operators.py.
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -20,8 +20,11 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 import transformers.modeling_utils
+from transformers.integrations.flex_attention import repeat_kv
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
+from autotune import attention_operators
 from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
 
 aten = torch.ops.aten
@@ -52,11 +55,16 @@ def sdpa_kernel(capability: Capability, dtype: torch.dtype, width: int, *, maske
 @contextlib.contextmanager
 def cuda_attention(capability: Capability) -> Iterator[None]:
     """Let models take CUDA's attention kernels while this is on."""
-    flash = dict.fromkeys(("flash_attention_2", "flash_attention_3"), _flash_attention)
+    attention = {
+        "flash_attention_2": partial(_flash_attention, _flash_2),
+        "flash_attention_3": partial(_flash_attention, _flash_3),
+        "flex_attention": _flex_attention,
+    }
     with (
         patch.object(F, "scaled_dot_product_attention", partial(_sdpa, capability)),
         patch.object(F, "softmax", partial(_softmax, F.softmax)),
-        patch.dict(ALL_ATTENTION_FUNCTIONS._global_mapping, flash),
+        patch.dict(ALL_ATTENTION_FUNCTIONS._global_mapping, attention),
+        patch.dict(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, flex_attention=attention_operators.flex_mask),
         patch.object(PreTrainedModel, "_flash_attn_can_dispatch", lambda *_, **__: True),  # needs its package and a GPU
         patch.object(transformers.modeling_utils, "lazy_import_flash_attention", lambda *_, **__: None),
     ):
@@ -80,7 +88,7 @@ def _sdpa(
         capability, query.dtype, query.shape[-1], masked=attn_mask is not None, grouped=key.shape[1] != query.shape[1]
     )
     if kernel == "flash":
-        return _flash(query, key, value, dropout_p, is_causal, scale)
+        return _flash_2(query, key, value, dropout_p, is_causal, scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # becomes one of numbers, anew in every layer
         zero = torch.zeros((), dtype=query.dtype)
         attn_mask = torch.where(attn_mask.logical_not(), float("-inf"), zero)
@@ -102,19 +110,26 @@ def _padded(mask: torch.Tensor) -> torch.Tensor:
     return F.pad(mask, (0, missing))[..., :length] if missing else mask
 
 
-def _flash(query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None) -> Any:
+def _flash_2(
+    query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = True, scale: float | None = None
+) -> Any:
     missing = -query.shape[-1] % 8
     if missing:  # the kernel's widths are multiples of 8
         width, scale = query.shape[-1], scale or query.shape[-1] ** -0.5
         query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
-        return _flash(query, key, value, dropout_p, is_causal, scale)[..., :width]
+        return _flash_2(query, key, value, dropout_p, is_causal, scale)[..., :width]
     out: torch.Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[
         0
     ]
     return out
 
 
+def _flash_3(query: Any, key: Any, value: Any, *_: Any) -> Any:
+    return attention_operators.flash_attention_3(query, key, value)
+
+
 def _flash_attention(
+    kernel: Callable[..., torch.Tensor],
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -124,7 +139,7 @@ def _flash_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The flash-attn package as transformers calls it; shapes (B, H, S, D), the result (B, S, H, D).
+    """A flash-attn package as transformers calls it; shapes (B, H, S, D), the result (B, S, H, D).
 
     Where rows are padded it takes the tokens out first and puts them back afterwards: copies as large as their tensors.
     """
@@ -133,8 +148,35 @@ def _flash_attention(
         query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
     if attention_mask is not None:
         query, key, value = (tensor.transpose(1, 2).clone().transpose(1, 2) for tensor in (query, key, value))
-    out = _flash(query, key, value, dropout, True, scaling).transpose(1, 2)
+    out = kernel(query, key, value, dropout, True, scaling).transpose(1, 2)
     return (out.clone() if attention_mask is not None else out), None
+
+
+def _flex_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """transformers' flex_attention_forward on a GPU; shapes (B, H, S, D), the result (B, S, H, D).
+
+    It shares keys among heads only where H is a power of 2. s_aux: a sink for each head, by which the result is scaled.
+    """
+    heads, shared = query.shape[1], query.shape[1] // key.shape[1]
+    if heads & (heads - 1):
+        key, value = repeat_kv(key, shared), repeat_kv(value, shared)
+    dtype = value.dtype
+    query, key, value = _autocast(query, key, value)
+    out, lse = attention_operators.flex_attention(query, key, value, attention_mask)
+    lse = lse.to(dtype)
+    if s_aux is not None:
+        with_sink = torch.cat([lse.unsqueeze(-1), s_aux.view(1, -1, 1, 1).expand(*lse.shape, 1)], dim=-1)
+        scale = torch.exp(lse.unsqueeze(-1) - torch.logsumexp(with_sink, dim=-1, keepdim=True))
+        out = (out * scale).to(query.dtype)
+    return out.transpose(1, 2).contiguous(), lse
 
 
 def _softmax(softmax: Callable[..., torch.Tensor], input: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
@@ -177,6 +219,7 @@ WORKSPACES: Mapping[Any, Callable[..., int]] = {  # bytes, by the operator's arg
     aten._softmax_backward_data.default: _softmax_backward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+    **attention_operators.WORKSPACES,
 }
 
 

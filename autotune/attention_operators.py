@@ -1,0 +1,137 @@
+"""Attention that torch has no operator for on a CPU: FlashAttention 3 and compiled flex attention, as shapes alone.
+
+Each is an operator whose registration says what it returns and what it keeps for the backward pass, like those that
+torch registers for its own kernels; WORKSPACES says what it takes beside that. Leaves out the semaphore of each tile.
+
+Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.library import Library, register_autograd, register_fake
+
+FLASH_3_TILE = 128  # positions: the largest tile of any of its kernels
+FLASH_3_WIDTHS = (64, 96, 128, 192, 256)  # head widths that it has kernels for
+FLEX_BLOCK = 128  # positions to a side of a block of its masks
+
+_operators = torch.ops.autotune
+
+
+def flash_attention_3(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """FlashAttention 3 (hopper/flash_attn_interface.py, FlashAttnFunc); shapes (B, H, S, D) and (B, K, S, D).
+
+    Kept are its inputs, the result and a log-sum-exp per row; unlike FlashAttention 2 it has no state of random numbers
+    and refuses widths that are no multiple of 8.
+    """
+    if query.shape[-1] % 8:
+        raise ValueError(f"FlashAttention 3 takes heads whose width is a multiple of 8, not of {query.shape[-1]}")
+    out: torch.Tensor = _operators.flash_attn_3(query, key, value)[0]
+    return out
+
+
+def flex_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flex attention under torch.compile, and its log-sum-exp; shapes (B, H, S, D) and (B, K, S, D).
+
+    The graphs that AOTAutograd makes of torch.nn.attention.flex_attention keep its inputs with the mask, the result and
+    a log-sum-exp in base 2; the one that is returned is a copy in base e.
+    """
+    out, _, lse = _operators.flex_attention(query, key, value, mask)
+    return out, lse
+
+
+def flex_mask(batch_size: int, q_length: int, **_: Any) -> torch.Tensor:
+    """The tables of a BlockMask as one: at least as many bytes as they have up to 16,000 positions.
+
+    They are four lists and four counts of int32 (create_block_mask), 16 B (n + n**2) bytes for n blocks a side; that is
+    no whole number of bytes a position, so 16 S stand for 16 (n + n**2). Beyond, they are still next to nothing.
+    """
+    return torch.empty(batch_size, 4, q_length, dtype=torch.int32)
+
+
+def _like(tensor: torch.Tensor, width: int) -> torch.Tensor:
+    """A result (B, H, S, width) laid out as the model makes its queries: heads beside each other."""
+    B, H, S, _ = tensor.shape
+    return tensor.new_empty(B, S, H, width).transpose(1, 2)
+
+
+def _flash_3(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return _like(q, v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
+
+
+def _flash_3_gradients(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any) -> list[torch.Tensor]:
+    return [torch.empty_like(tensor) for tensor in (q, k, v)]
+
+
+def _flash_3_backward(grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> int:
+    """mha_bwd of hopper/flash_api.cpp, all in fp32: the gradient of queries and two sums a row.
+
+    With fewer heads of keys than of queries, the gradients of keys and values are summed up in fp32 as well, where
+    FlashAttention 2 expands them. Lengths are rounded to a tile, which is 128 positions or less by width and GPU.
+    """
+    B, H, S, D = q.shape
+    K = k.shape[1]
+    width = next(width for width in FLASH_3_WIDTHS if width >= max(D, v.shape[-1]))
+    summed = 2 * K * width if K != H else 0
+    return 4 * B * (-(-S // FLASH_3_TILE) * FLASH_3_TILE) * (H * (width + 2) + summed)
+
+
+def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    lse = q.new_empty(q.shape[:-1], dtype=torch.float32)
+    return _like(q, v.shape[-1]), lse, torch.empty_like(lse)
+
+
+def _flex_gradients(
+    grad: Any, grad_lse: Any, q: Any, k: Any, v: Any, mask: Any, out: Any, lse: Any
+) -> list[torch.Tensor]:
+    return [torch.empty_like(tensor) for tensor in (q, k, v)]
+
+
+def _flex_forward(q: torch.Tensor, *_: Any) -> int:
+    """The largest score of each row, in fp32 (torch/_inductor/kernel/flex/flex_attention.py): written, never read."""
+    return 4 * q.shape[:-1].numel()
+
+
+def _flex_backward(grad: torch.Tensor, *_: Any) -> int:
+    """`delta` and the gradient of the log-sum-exp in base 2, each a number a row in fp32 (the same file)."""
+    return 2 * 4 * grad.shape[:-1].numel()
+
+
+def _keep(ctx: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, *output[:2])
+
+
+def _flash_3_gradient(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
+    return tuple(_operators.flash_attn_3_backward(grad, *ctx.saved_tensors))
+
+
+def _flex_gradient(ctx: Any, grad: torch.Tensor, _: Any, grad_lse: torch.Tensor | None) -> Any:
+    """torch makes a gradient of zeros for a log-sum-exp that nobody used: a compiled function wants all of them."""
+    grad_lse = torch.zeros_like(ctx.saved_tensors[-1]) if grad_lse is None else grad_lse
+    return (*_operators.flex_attention_backward(grad, grad_lse, *ctx.saved_tensors), None)
+
+
+_SCHEMAS: Mapping[str, Callable[..., Any]] = {
+    "flash_attn_3(Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor)": _flash_3,
+    "flash_attn_3_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse) -> Tensor[]": (
+        _flash_3_gradients
+    ),
+    "flex_attention(Tensor q, Tensor k, Tensor v, Tensor mask) -> (Tensor, Tensor, Tensor)": _flex,
+    "flex_attention_backward(Tensor grad, Tensor grad_lse, Tensor q, Tensor k, Tensor v, Tensor mask, Tensor out, "
+    "Tensor lse) -> Tensor[]": _flex_gradients,
+}
+_library = Library("autotune", "DEF")  # type: ignore[no-untyped-call]
+for _schema, _fake in _SCHEMAS.items():
+    _library.define(_schema)  # type: ignore[no-untyped-call]
+    register_fake(f"autotune::{_schema.partition('(')[0]}", _fake, lib=_library)
+register_autograd("autotune::flash_attn_3", _flash_3_gradient, setup_context=_keep)
+register_autograd("autotune::flex_attention", _flex_gradient, setup_context=_keep)
+
+WORKSPACES: Mapping[Any, Callable[..., int]] = {  # bytes, by the operator's arguments
+    _operators.flash_attn_3_backward.default: _flash_3_backward,
+    _operators.flex_attention.default: _flex_forward,
+    _operators.flex_attention_backward.default: _flex_backward,
+}
