@@ -43,6 +43,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.profile import PAGED, Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
+from autotune.hub_kernels import use_hub_kernels
 from autotune.offloading import offloading_traced
 from autotune.plain_step import LogitsTrainer
 from autotune.quantized import statistics
@@ -248,6 +249,8 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
         paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
         with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
             model = shallow_model(request.config, depth, candidate)
+            if candidate.use_kernels and not on_cpu:
+                use_hub_kernels(model)
             if prepare is not None:
                 model = prepare(model)
             adapted = candidate.method == "full" or isinstance(model, PeftModel)
