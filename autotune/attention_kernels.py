@@ -6,7 +6,8 @@ WORKSPACES what the kernel takes beside them while it runs.
 
 Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
 .../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 has the
-same buffers but for what is said. What this torch has no operator for is in attention_operators.py.
+same buffers but for what is said. What this torch has no operator for is in attention_operators.py. Leaves
+out that lengths are rounded up to a tile of 64 or 128 positions: sizes are to be laws of the length.
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -194,20 +195,20 @@ def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _flash_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
-    """mha_bwd: the gradient of queries in fp32 and a sum per row, lengths rounded to 128 and widths to 32 or 64.
+    """mha_bwd: the gradient of queries in fp32 and a sum per row, widths rounded to 32 or 64.
 
     With fewer heads of keys than of queries, the gradients of keys and values are made for every head first.
     """
     B, H, S, D = query.shape
-    rounded, width = _up(S, 128), _up(D, 32 if D <= 128 else 64)
+    width = _up(D, 32 if D <= 128 else 64)
     expanded = 2 * B * key.shape[2] * H * D * key.element_size() if key.shape[1] != H else 0
-    return 4 * B * H * rounded * (width + 1) + expanded
+    return 4 * B * H * S * (width + 1) + expanded
 
 
 def _efficient_backward(grad: torch.Tensor, query: torch.Tensor, *_: Any) -> int:
-    """workspace_elements_gq in fp32 in blocks of 64 by 64, and the sum per row `delta`."""
+    """workspace_elements_gq in fp32, widths rounded to 64, and the sum per row `delta`."""
     B, H, S, D = query.shape
-    return 4 * B * H * (_up(S, 64) * _up(D, 64) + S)
+    return 4 * B * H * S * (_up(D, 64) + 1)
 
 
 def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, *_: Any) -> int:

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch.library import Library, register_autograd, register_fake
 
-FLASH_3_TILE = 128  # positions: the largest tile of any of its kernels
 FLASH_3_WIDTHS = (64, 96, 128, 192, 256)  # head widths that it has kernels for
-FLEX_BLOCK = 128  # positions to a side of a block of its masks
 
 _operators = torch.ops.autotune
 
@@ -70,13 +68,13 @@ def _flash_3_backward(grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: t
     """mha_bwd of hopper/flash_api.cpp, all in fp32: the gradient of queries and two sums a row.
 
     With fewer heads of keys than of queries, the gradients of keys and values are summed up in fp32 as well, where
-    FlashAttention 2 expands them. Lengths are rounded to a tile, which is 128 positions or less by width and GPU.
+    FlashAttention 2 expands them.
     """
     B, H, S, D = q.shape
     K = k.shape[1]
     width = next(width for width in FLASH_3_WIDTHS if width >= max(D, v.shape[-1]))
     summed = 2 * K * width if K != H else 0
-    return 4 * B * (-(-S // FLASH_3_TILE) * FLASH_3_TILE) * (H * (width + 2) + summed)
+    return 4 * B * S * (H * (width + 2) + summed)
 
 
 def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -9,6 +9,7 @@ torch 2.13, trl 1.16. Symbols: N label positions.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,7 @@ import torch.optim.optimizer as optimizer
 import trl.trainer.utils
 from bitsandbytes.optim.optimizer import Optimizer8bit
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import graph
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from trl.kernels import chunked_logprob
@@ -60,6 +62,7 @@ def cuda_paths(capability: Capability) -> Iterator[None]:
         patch.object(optimizer, "_get_foreach_kernels_supported_devices", lambda: ["cpu"]),
         patch.object(Optimizer8bit, "get_state_buffer", _state_buffer),
         patch.object(bitsandbytes.functional, "prefetch_tensor", lambda *_, **__: None),
+        patch.object(torch.autograd, "_engine_run_backward", partial(_backward, graph._engine_run_backward)),
         cuda_attention(capability),
         _Autocast(),
     ):
@@ -94,6 +97,12 @@ class _Autocast(TorchFunctionMode):
             elif func in DTYPE_FUNCTIONS and args and _is_half(args[0]) and keywords.get("dtype") is None:
                 keywords["dtype"] = torch.float32
         return func(*args, **keywords)
+
+
+def _backward(run: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """The backward pass, where checkpoints are computed again: torch turns modes of functions off on the way to it."""
+    with _Autocast():
+        return run(*arguments, **keywords)
 
 
 def _is_half(value: Any) -> bool:

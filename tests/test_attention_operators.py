@@ -91,14 +91,14 @@ def test_flash_attention_3_keeps_what_2_keeps_but_for_random_numbers() -> None:
 @pytest.mark.parametrize(
     ("keys", "width", "expected"),
     [
-        (H, 64, 4 * B * 256 * H * (64 + 2)),  # gradient of queries, delta, log-sum-exp in base 2
-        (K, 64, 4 * B * 256 * (H * (64 + 2) + 2 * K * 64)),  # and gradients of keys and values in fp32
-        (K, 80, 4 * B * 256 * (H * (96 + 2) + 2 * K * 96)),  # a width that there is no kernel for
+        (H, 64, 4 * B * S * H * (64 + 2)),  # gradient of queries, delta, log-sum-exp in base 2
+        (K, 64, 4 * B * S * (H * (64 + 2) + 2 * K * 64)),  # and gradients of keys and values in fp32
+        (K, 80, 4 * B * S * (H * (96 + 2) + 2 * K * 96)),  # a width that there is no kernel for
     ],
 )
 def test_the_workspace_of_flash_attention_3(keys: int, width: int, expected: int) -> None:
-    """Hand-counted from mha_bwd of hopper/flash_api.cpp, at a length that is rounded up."""
-    query, key = (torch.empty(B, n, 200, width, dtype=BF16, device="meta") for n in (H, keys))
+    """Hand-counted from mha_bwd of hopper/flash_api.cpp."""
+    query, key = (torch.empty(B, n, S, width, dtype=BF16, device="meta") for n in (H, keys))
     assert workspace_bytes(torch.ops.autotune.flash_attn_3_backward.default, (query, query, key, key)) == expected
 
 

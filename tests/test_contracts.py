@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE, ChunkedLogProbFunction
 
 from autotune.contracts import cuda_paths
@@ -58,6 +59,15 @@ def test_autocast_computes_powers_in_fp32_and_softmax_into_fp32(recorder: Record
         assert value.softmax(-1).dtype == torch.float32
         assert (value + value).dtype == torch.bfloat16
     assert value.pow(2).dtype == torch.bfloat16
+
+
+def test_what_a_checkpoint_computes_again_is_under_the_same_autocast(recorder: Recorder) -> None:
+    """Torch itself refuses a checkpoint whose tensors have another dtype the second time."""
+    value = torch.empty(8, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = checkpoint(lambda tensor: tensor.pow(3).sin(), value, use_reentrant=False).sum()
+    loss.backward()
+    assert value.grad is not None
 
 
 def test_adamw_goes_over_all_parameters_at_once(recorder: Recorder) -> None:

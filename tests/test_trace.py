@@ -81,6 +81,14 @@ def test_every_tile_more_than_one_has_the_peak_of_two() -> None:
     assert head(40_000) - head(30_000) == head(30_000) - head(20_000)
 
 
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "sdpa"])
+def test_rows_shorter_than_a_small_window_are_traced(attention: str) -> None:
+    """There is no room for lengths that fill a kernel's tiles: sizes must be laws of the length all the same."""
+    asked = request(2, (8, 0), attention=attention, per_device_train_batch_size=1, weights_dtype="bfloat16")
+    config = {**asked.config, "model_type": "mistral", "sliding_window": 512}
+    assert trace(replace(asked, config=config)).layers == 2
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
