@@ -27,6 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from autotune import attention_operators
 from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
+from autotune.core.regime import ALIGNMENT
 
 aten = torch.ops.aten
 Capability = tuple[int, int]
@@ -34,18 +35,20 @@ Kernel = Literal["flash", "efficient", "math"]
 
 HALF = (torch.bfloat16, torch.float16)
 FLASH_WIDTH = 256  # head width up to which there are flash kernels
-MASK_MULTIPLE = (
-    16  # elements to which the memory-efficient kernel pads the last side of a mask (attention.cpp, pad_bias)
-)
+MASK_MULTIPLE = ALIGNMENT  # elements to which the memory-efficient kernel pads a mask's rows (attention.cpp, pad_bias)
 
 
-def sdpa_kernel(capability: Capability, dtype: torch.dtype, width: int, *, masked: bool, grouped: bool) -> Kernel:
+def sdpa_kernel(
+    capability: Capability, dtype: torch.dtype, width: int, *, masked: bool, grouped: bool, dropout: float = 0.0
+) -> Kernel:
     """The kernel that `scaled_dot_product_attention` takes for training.
 
     grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
     """
     half_there = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
-    width_there = width <= (192 if capability in LITTLE_SHARED_MEMORY else FLASH_WIDTH)
+    width_there = width <= FLASH_WIDTH
+    if capability in LITTLE_SHARED_MEMORY and (192 < width <= 224 or (width > 224 and dropout > 0)):
+        width_there = False
     if capability >= (8, 0) and dtype in HALF and width_there and not masked:
         return "flash"
     if (half_there or dtype == torch.float32) and width % (8 if dtype in HALF else 4) == 0 and not grouped:
@@ -86,7 +89,12 @@ def _sdpa(
     """`scaled_dot_product_attention` of CUDA; shapes (B, H, S, D), of keys and values (B, K, S, D)."""
     query, key, value = _autocast(query, key, value)
     kernel = sdpa_kernel(
-        capability, query.dtype, query.shape[-1], masked=attn_mask is not None, grouped=key.shape[1] != query.shape[1]
+        capability,
+        query.dtype,
+        query.shape[-1],
+        masked=attn_mask is not None,
+        grouped=key.shape[1] != query.shape[1],
+        dropout=dropout_p,
     )
     if kernel == "flash":
         return _flash_2(query, key, value, dropout_p, is_causal, scale)

@@ -24,7 +24,8 @@ B, H, K, S, D = 2, 8, 2, 256, 64
         (A100, BF16, 64, True, False, "efficient"),  # no flash kernel takes a mask
         (A100, FP32, 64, False, False, "efficient"),  # nor fp32
         (A100, FP32, 64, False, True, "math"),  # the efficient one does not share keys among heads
-        (RTX_4090, BF16, 256, False, False, "efficient"),  # too little shared memory for the backward
+        (RTX_4090, BF16, 200, False, False, "efficient"),  # too little shared memory for the backward
+        (RTX_4090, BF16, 256, False, False, "flash"),  # which there is again, without dropout
         (T4, FP16, 64, False, False, "efficient"),  # flash needs Ampere
         (T4, FP16, 64, False, True, "math"),
         (T4, BF16, 64, False, False, "math"),
@@ -36,6 +37,12 @@ def test_the_dispatcher_of_torch(
 ) -> None:
     """The table of sdp_utils.cpp."""
     assert sdpa_kernel(capability, dtype, width, masked=masked, grouped=grouped) == kernel
+
+
+def test_dropout_takes_more_shared_memory() -> None:
+    """Wide heads with dropout have no flash backward where there is little; with much there is one."""
+    assert sdpa_kernel(RTX_4090, BF16, 256, masked=False, grouped=False, dropout=0.1) == "efficient"
+    assert sdpa_kernel(A100, BF16, 256, masked=False, grouped=False, dropout=0.1) == "flash"
 
 
 @pytest.fixture

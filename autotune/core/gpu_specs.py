@@ -16,9 +16,10 @@ from autotune.errors import UsageError
 # multiprocessors and with the kernels that are loaded: 141 MiB on a T4 (40), about 0.5 GB on an A100 (108).
 UNKNOWN_CONTEXT_BYTES = 640 * MIB
 
-# Compute capabilities with so little shared memory that the backward of flash attention is not there for every head
-# width above 192 (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, torch 2.13).
-LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 9), (12, 0), (12, 1)})
+# Compute capabilities with so little shared memory that the backward of flash attention is not there for head widths
+# of 193 to 224, nor with dropout above them (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp,
+# check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
+LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 7), (8, 9), (12, 0), (12, 1)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
