@@ -124,6 +124,16 @@ def trace_all_shapes(plan: Plan, prepare: Prepare | None = None) -> Profile:
     return assemble(record, plan.shapes, plan.depth, plan.period, plan.leading)
 
 
+def trace_whole(request: TraceRequest, shape: tuple[int, int, int]) -> Profile:
+    """Trace all layers and all micro-steps at one shape (B, S, N), where sizes are then constants.
+
+    It deduces nothing, and is what the laws are held against.
+    """
+    plan = plan_trace(request)
+    record = _run(request, plan.layers, (shape,), None, request.candidate.gradient_accumulation_steps)
+    return assemble(record, (shape,), plan.layers, plan.period, plan.leading)
+
+
 def trace_deeper(plan: Plan, prepare: Prepare | None = None) -> Profile:
     """The second of a plan's two traces."""
     depth, shapes = plan.depth + plan.period, plan.shapes[:1]
@@ -216,7 +226,13 @@ class _Phases(TrainerCallback):  # type: ignore[misc]
                     self.recorder.made[place].layer = self.recorder.layer_of_parameter.get(id(parameter))
 
 
-def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | None) -> Recorder:
+def _run(
+    request: TraceRequest,
+    depth: int,
+    shapes: Shapes,
+    prepare: Prepare | None,
+    most_micro_steps: int = 2,  # further ones are like the second
+) -> Recorder:
     """Train one step of each shape, with the first shape before and the last one after them."""
     candidate = request.candidate
     apart = keeps_documents_apart(candidate)
@@ -224,7 +240,7 @@ def _run(request: TraceRequest, depth: int, shapes: Shapes, prepare: Prepare | N
     steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
     labels = None if on_cpu else [count for _, _, count in steps]
     recorder = Recorder(masked=request.masked or apart, labels=labels)
-    accumulation = min(2, candidate.gradient_accumulation_steps)
+    accumulation = min(most_micro_steps, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
             candidate=replace(candidate, gradient_accumulation_steps=accumulation, dataloader_num_workers=0),
