@@ -121,12 +121,12 @@ class _Step:
         if made.owner is not None:
             return made.owner
         if made.step < self.number:
-            return "batch" if made.phase == "batch" else "other"
+            return "other"
         if made.phase == "forward":
             return "workspace" if self.freed_in.get(place) == (made.micro, "forward") else "activations"
         if made.phase == "loss" or place in self.of_the_loss:
             return "logits and loss"
-        return "batch" if made.phase == "batch" else "workspace"
+        return "other" if made.phase == "batch" else "workspace"
 
 
 def _difference(one: Sequence[Any], other: Sequence[Any]) -> str:

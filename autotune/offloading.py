@@ -5,6 +5,7 @@ What they send to the host stays on record as the host's, and what they bring ba
 
 import contextlib
 from collections.abc import Iterator
+from math import ceil
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -12,8 +13,21 @@ from unittest.mock import patch
 import torch
 from trl.models import activation_offloading
 
+from autotune.core.candidate import Candidate
 from autotune.core.profile import OFFLOADED
 from autotune.recorder import Recorder
+
+STASH = 5  # tensors on their way to the host that TRL keeps on the device: its `max_fwd_stash_size`
+LEAST_SAVED = {"off": STASH, "selective": 2, "full": 1}  # by a layer; every_n has layers that are not checkpointed
+
+
+def reach(candidate: Candidate) -> int:
+    """How many layers from one that frees a block to the one that made it: a stash may be spread over several."""
+    if not candidate.activation_offloading:
+        return 1
+    if candidate.checkpointing == "every_n":
+        return 2
+    return ceil(STASH / LEAST_SAVED[candidate.checkpointing])
 
 
 class _Stream:
@@ -69,7 +83,7 @@ class _Torch:
 def offloading_traced(trainer: Any, recorder: Recorder) -> Iterator[None]:
     """Let a trainer offload activations while this is on."""
     with (
-        patch.object(torch.UntypedStorage, "data_ptr", lambda storage: storage._cdata),  # there are no addresses
+        patch.object(torch.UntypedStorage, "data_ptr", lambda storage: recorder.address_of(storage)),
         patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None),
         patch.object(activation_offloading, "torch", _Torch(recorder)),
     ):

@@ -122,6 +122,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The place in `made` of what a tensor stores its data in."""
         return self.living.get(self._key(tensor))
 
+    def address_of(self, storage: torch.UntypedStorage) -> int:
+        """What stands for a storage's address: its own for good, and far enough from others for any offset into it."""
+        return self.living[int(storage._cdata)] << 48
+
     def _watch(self, storage: torch.UntypedStorage, layer: int | None, owner: str | None) -> None:
         key = int(storage._cdata)
         if key in self.living:

@@ -44,7 +44,7 @@ from autotune.core.profile import PAGED, Profile, repetition, traced_layers
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
 from autotune.hub_kernels import use_hub_kernels
-from autotune.offloading import offloading_traced
+from autotune.offloading import offloading_traced, reach
 from autotune.plain_step import LogitsTrainer
 from autotune.quantized import statistics
 from autotune.recorder import Recorder
@@ -102,7 +102,7 @@ def plan_trace(request: TraceRequest, *, depth: int | None = None) -> Plan:
         layers=len(kinds),
         leading=leading,
         period=period,
-        depth=traced_layers(len(kinds), period, leading) if depth is None else depth,
+        depth=traced_layers(len(kinds), period, leading, reach(request.candidate)) if depth is None else depth,
         shapes=traced_shapes(request),
     )
 
@@ -169,6 +169,9 @@ class _Trainer(sft.Trainer):
             with _disable_current_modes():
                 batch: dict[str, Any] = collate(rows)
             fakes = {id(value): torch.empty_like(value) for value in batch.values() if isinstance(value, torch.Tensor)}
+            for fake in fakes.values():
+                if (place := recorder.block_of(fake)) is not None:
+                    recorder.made[place].owner = "batch"
             return {name: fakes.get(id(value), value) for name, value in batch.items()}
 
         self.data_collator = collate_and_count

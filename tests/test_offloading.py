@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from autotune.core.memory import memory_law, peak
-from autotune.core.profile import OFFLOADED, deepen, monomials
-from autotune.trace import trace
+from autotune.core.profile import OFFLOADED, Profile, deepen, monomials
+from autotune.trace import trace, trace_whole
 from tests.test_trace import request
 
 
@@ -23,3 +23,26 @@ def test_saved_activations_wait_on_the_host() -> None:
         if block.owner == OFFLOADED
     )
     assert kept.items["activations"] / 2 < host <= 1.5 * kept.items["activations"]
+
+
+def test_what_waits_to_be_sent_is_no_more_in_a_deep_model() -> None:
+    """TRL holds five tensors until they are sent: with checkpointing those are the inputs of five layers."""
+    asked = request(14, capability=(8, 0), checkpointing="full", activation_offloading=True)
+    shape = (2, 1000, 1500)
+    profile = trace(asked)
+    assert profile.layers < 14
+    assert held_for_the_loss(deepen(profile, 14), shape) == held_for_the_loss(trace_whole(asked, shape), shape)
+
+
+def held_for_the_loss(profile: Profile, shape: tuple[int, int, int]) -> int:
+    """Bytes of activations on the device when the last layer has run."""
+    live = 0
+    for op in profile.ops:
+        if op.phase == "loss":
+            break
+        for sign, places in ((1, op.allocates), (-1, op.frees)):
+            blocks = [profile.blocks[place] for place in places if profile.blocks[place].owner == "activations"]
+            live += sign * sum(
+                sum(x * y for x, y in zip(block.size, monomials(*shape), strict=True)) for block in blocks
+            )
+    return live

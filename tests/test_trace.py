@@ -12,7 +12,7 @@ from autotune.core.memory import memory_law, peak
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, micro_batch, shapes_of
-from autotune.trace import TraceRequest, trace
+from autotune.trace import TraceRequest, trace, trace_whole
 
 CONFIG = LlamaConfig(
     vocab_size=600, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
@@ -47,6 +47,16 @@ def test_a_deep_model_follows_from_a_shallow_one(knobs: dict[str, Any]) -> None:
     for shape in ((rows, 100), (rows, 777), (3 * rows, 256)):
         values = monomials(*shape, shape[0] * (shape[1] - 1))
         assert peak(deduced, values) == peak(traced, values)
+
+
+def test_all_micro_steps_follow_from_two() -> None:
+    """Three micro-steps traced have what two have, and one more micro-batch."""
+    asked = request(2, gradient_accumulation_steps=3, method="lora", capability=(8, 0))
+    shape = (2, 100, 150)
+    deduced, traced = (
+        memory_law(profile, layers=2, accumulation=3) for profile in (trace(asked), trace_whole(asked, shape))
+    )
+    assert peak(deduced, monomials(*shape)) == peak(traced, monomials(*shape))
 
 
 def test_experts_and_their_losses_repeat_like_layers() -> None:

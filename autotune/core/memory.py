@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.profile import MONOMIALS, OFFLOADED, ON_THE_HOST, PAGED, Profile, deepen, repeated_layers
+from autotune.core.profile import (
+    MONOMIALS,
+    OFFLOADED,
+    ON_THE_HOST,
+    PAGED,
+    Profile,
+    blocks_per_micro_step,
+    deepen,
+    repeated_layers,
+)
 
 Floats = NDArray[np.float64]
 OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each; the others that a host holds are there once
@@ -65,8 +74,7 @@ class Peak:
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
 
-    What the host holds is no part of the moments. Batches of all micro-steps are fetched before the first, so theirs
-    is the only memory that grows with them.
+    What the host holds is no part of the moments. Only the memory of the fetched batches grows with the micro-steps.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
@@ -78,7 +86,7 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
         for owner in HOSTED
         if owner in place
     }
-    sizes[[block.owner == "batch" for block in deep.blocks]] *= accumulation / profile.micro_steps
+    sizes[blocks_per_micro_step(deep)] *= accumulation / profile.micro_steps
     sizes[[block.owner in ON_THE_HOST for block in deep.blocks]] = 0
 
     def per_op(blocks: Sequence[Sequence[int]]) -> Floats:

@@ -16,7 +16,6 @@ from itertools import groupby
 from typing import Any, Literal
 
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
-LEAST_LAYERS = 5  # first, last, and three alike between them
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
@@ -87,6 +86,16 @@ def profile_from_dict(values: Mapping[str, Any]) -> Profile:
     return Profile(**{**values, "blocks": blocks, "ops": ops})
 
 
+def blocks_per_micro_step(profile: Profile) -> list[int]:
+    """Blocks whose number goes with the micro-steps: all micro-batches of a step are fetched before the first.
+
+    Not so the micro-batch that accelerate fetched ahead in the step before, of which there is one.
+    """
+    load, *ops = profile.ops
+    ahead = set(load.allocates).difference(*(op.frees for op in ops))
+    return [place for place, block in enumerate(profile.blocks) if block.owner == "batch" and place not in ahead]
+
+
 def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
     """(q, p) with the smallest sum such that the kinds of layers repeat after p behind the first q."""
     for total in range(1, len(kinds) + 1):
@@ -97,15 +106,20 @@ def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
     raise ValueError("a model without layers")
 
 
-def traced_layers(layers: int, period: int, leading: int = 0) -> int:
-    """How many layers to trace so that `deepen` makes `layers` of them: a period with its like on both sides."""
-    least = LEAST_LAYERS if period == 1 else 3 * period + (layers - leading) % period
+def traced_layers(layers: int, period: int, leading: int = 0, reach: int = 1) -> int:
+    """How many layers to trace so that `deepen` makes `layers` of them: a period with its like on both sides.
+
+    reach: layers from one that frees a block to the one that made it.
+    """
+    beside = reach + 1 if period == 1 else -(-reach // period)  # periods; the first and last of all may be special
+    least = (2 * beside + 1) * period + (layers - leading) % period
     return min(layers, leading + least)
 
 
 def repeated_layers(profile: Profile) -> range:
-    """The traced layers that `deepen` repeats."""
-    first = profile.leading + (LEAST_LAYERS // 2 if profile.period == 1 else profile.period)
+    """The traced layers that `deepen` repeats: the middle period."""
+    periods = (profile.layers - profile.leading) // profile.period
+    first = profile.leading + periods // 2 * profile.period
     return range(first, first + profile.period)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.core.allocator import CachingAllocator
 from autotune.core.batches import Batch
-from autotune.core.profile import ON_THE_HOST, Profile
+from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,8 @@ def replay(
     """
     allocator = CachingAllocator(expandable_segments=expandable_segments)
     sizes = np.array([block.size for block in profile.blocks])
-    owners = np.array([block.owner for block in profile.blocks])
-    sizes[np.isin(owners, ON_THE_HOST)] = 0
-    fetched = owners == "batch"
+    sizes[[block.owner in ON_THE_HOST for block in profile.blocks]] = 0
+    fetched = blocks_per_micro_step(profile)
     sizes[fetched] = sizes[fetched] * accumulation // profile.micro_steps
     load, *ops = profile.ops
     persistent = set(load.allocates)

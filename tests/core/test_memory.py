@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import Profile, deepen, monomials, traced_layers
-from tests.core.test_profile import step
+from tests.core.test_profile import ACTIVATION as TOKENS
+from tests.core.test_profile import Writer, block, step
 
 
 def replayed(profile: Profile, shape: tuple[int, ...]) -> int:
@@ -26,6 +27,15 @@ def test_a_peak_computed_by_hand() -> None:
     worst = peak(memory_law(step(5), layers=5, accumulation=1), monomials(1, 1, 0))
     assert (worst.bytes, worst.phase, worst.op) == (1525, "clip", "norms")
     assert worst.items == {"weights": 1000, "gradients": 500, "workspace": 25}
+
+
+def test_one_micro_batch_is_fetched_ahead() -> None:
+    """While a step's four are fetched, the last step's four are still there; ahead of both is one."""
+    writer = Writer(1, 1)
+    last, _ = writer.op("load", "load", None, [block("batch", None, 24, TOKENS)] * 2)
+    writer.op("collate", "batch", None, [block("batch", None, 24, TOKENS)], [last])
+    worst = peak(memory_law(writer.profile(), layers=1, accumulation=4), monomials(2, 100, 0))
+    assert worst.bytes == 24 * 2 * 100 * (4 + 1 + 4)
 
 
 @given(

@@ -74,6 +74,24 @@ def test_layers_of_several_kinds_keep_their_order(layers: int, period: int) -> N
     assert plain(deepen(step(traced_layers(layers, period), period), layers)) == plain(step(layers, period))
 
 
+@pytest.mark.parametrize(("layers", "period"), [(14, 1), (33, 1), (24, 2), (25, 2), (24, 4)])
+def test_what_is_freed_several_layers_later_is_so_in_a_deep_model(layers: int, period: int) -> None:
+    """A layer's input on its way to the host stays on the device while four more are sent."""
+
+    def stash(depth: int) -> Profile:
+        writer, made = Writer(depth, period), list[int]()
+        writer.op("load", "load", None, [block("weights", None, 500)])
+        for layer in range(depth):
+            sent = [block("activations", layer, 2 + layer % period, ACTIVATION)]
+            made += writer.op("send", "forward", layer, sent, made[-5:-4])
+        writer.op("head", "loss", None, [block("logits and loss", None, 50, ACTIVATION)], made[-5:])
+        return writer.profile()
+
+    shallow = stash(traced_layers(layers, period, reach=5))
+    assert shallow.layers < layers
+    assert plain(deepen(shallow, layers)) == plain(stash(layers))
+
+
 def plain(profile: Profile) -> object:
     """A profile with the frees of each op in order."""
     return profile.layers, profile.blocks, [(op.name, op.layer, op.allocates, sorted(op.frees)) for op in profile.ops]
