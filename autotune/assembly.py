@@ -144,6 +144,8 @@ def fit(sizes: Sequence[int], values: Sequence[Sequence[int]]) -> tuple[int, ...
     if len(set(sizes)) == 1:
         return _size({0: sizes[0]})
     for column in range(1, len(MONOMIALS)):
+        if not values[0][column]:
+            continue
         factor, rest = divmod(sizes[0], values[0][column])
         if rest == 0 and all(size == factor * row[column] for size, row in zip(sizes, values, strict=True)):
             return _size({column: factor})

@@ -5,8 +5,9 @@ memory with sizes as polynomials of the shape, and the operators that allocate a
 decoder layer it belongs to. `deepen` repeats the middle layers, so that a model of any depth follows from a shallow
 one. Leaves out the allocator, which rounds and fragments, and what it all adds up to (memory.py).
 
-Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions that the head scores,
-D traced layers, L layers of the model, p layers after which their kinds repeat, behind q leading ones of other kinds.
+Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions that the head scores, T
+those in the second of its tiles, D traced layers, L layers of the model, p layers after which their kinds repeat,
+behind q leading ones of other kinds.
 """
 
 from collections import defaultdict
@@ -15,8 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
+from autotune.core.regime import TILE
+
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
-MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N")
+MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
 ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
@@ -24,9 +27,14 @@ Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
 
 def monomials(rows: int, positions: int, labels: int) -> Size:
-    """The values of MONOMIALS for one micro-batch."""
+    """The values of MONOMIALS for one micro-batch.
+
+    Two tiles are traced, the second as long as what is left. Of more than two it is a whole one, and none after it
+    needs more.
+    """
     B, S, N = rows, positions, labels
-    return (1, B, S, B * S, S * S, B * S * S, N)
+    T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, at least 0 and at most TILE; also for arrays
+    return (1, B, S, B * S, S * S, B * S * S, N, T)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from autotune.core.estimate import (
     room_of,
 )
 from autotune.core.memory import Peak, memory_law, peak
-from autotune.core.profile import OFFLOADED, PAGED, Block, monomials
+from autotune.core.profile import MONOMIALS, OFFLOADED, PAGED, Block, monomials
 from autotune.core.replay import Replayed, replay
 from autotune.core.units import MIB
 from tests.core.examples import A100, CPU, candidate
@@ -114,7 +114,7 @@ def test_many_at_once_are_judged_like_one() -> None:
 def test_paged_states_are_held_by_the_host() -> None:
     """They are no part of the device's peak, and all of the host's."""
     profile = step(5)
-    states = Block(owner=PAGED, layer=None, size=(7 * 2**30, 0, 0, 0, 0, 0, 0))
+    states = Block(owner=PAGED, layer=None, size=(7 * 2**30, *[0] * (len(MONOMIALS) - 1)))
     load = replace(profile.ops[0], allocates=(*profile.ops[0].allocates, len(profile.blocks)))
     paged = replace(profile, blocks=(*profile.blocks, states), ops=(load, *profile.ops[1:]))
     batch = Batch(rows=1, positions=64, labels=63)

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 import pytest
 
-from autotune.core.profile import Block, Op, Phase, Profile, deepen, profile_from_dict, repetition, traced_layers
+from autotune.core.profile import (
+    MONOMIALS,
+    Block,
+    Op,
+    Phase,
+    Profile,
+    deepen,
+    profile_from_dict,
+    repetition,
+    traced_layers,
+)
 
 ACTIVATION, GRADIENT = 3, 1  # which monomial a block's bytes go with: BS and none
 
@@ -35,7 +45,9 @@ class Writer:
 
 def block(owner: str, layer: int | None, size: int, monomial: int = 0) -> Block:
     """A block whose bytes go with one monomial."""
-    return Block(owner=owner, layer=layer, size=tuple(size if place == monomial else 0 for place in range(7)))
+    return Block(
+        owner=owner, layer=layer, size=tuple(size if place == monomial else 0 for place in range(len(MONOMIALS)))
+    )
 
 
 def step(layers: int, period: int = 1) -> Profile:
