@@ -1,0 +1,46 @@
+"""benchmarks/memory_exact.py: its rows are the whole product, and a difference anywhere is one."""
+
+from itertools import product
+
+import pytest
+from memory_exact import ACCUMULATIONS, CHECKPOINTINGS, DEPTHS, EAGER_ONLY, WHOLE, Step, cases, is_exact
+
+from autotune.core.profile import monomials
+from autotune.core.recipe import METHODS
+from tests.core.test_memory import replayed
+from tests.core.test_profile import step
+
+
+def test_the_rows_are_the_whole_product() -> None:
+    """Every architecture, method, checkpointing, accumulation and device, once; and models of real depth."""
+    rows = [
+        (case.model, knobs.method, knobs.checkpointing, knobs.gradient_accumulation_steps, case.capability is None)
+        for case in cases()
+        for knobs in [case.candidate]
+        if case.layers == DEPTHS[case.model]
+    ]
+    wanted = {
+        (model, method, mode, *others)
+        for model, method, mode, *others in product(DEPTHS, METHODS, CHECKPOINTINGS, ACCUMULATIONS, (True, False))
+        if not (model in EAGER_ONLY and mode == "selective")
+    }
+    assert len(rows) == len(set(rows))
+    assert set(rows) == wanted
+    assert {case.model for case in cases() if case.layers == WHOLE.get(case.model)} == set(WHOLE)
+
+
+def test_a_step_is_gone_through_op_by_op() -> None:
+    """Its peak is the replay's, and what each phase holds adds up."""
+    shape = monomials(2, 100, 0)
+    gone = Step(step(5), shape, 1)
+    assert gone.peak_bytes == replayed(step(5), shape)
+    assert all(sum(held.values()) == gone.peak_bytes for held in gone.peaks)
+    assert [phase for _, phase, _ in gone.ends] == ["load", "forward", "loss", "backward", "clip", "optimizer", "over"]
+
+
+@pytest.mark.parametrize("name", ["peak_difference", "items_difference", "ends_differences"])
+def test_one_byte_is_a_difference(name: str) -> None:
+    """Whichever of the three it is in."""
+    same = {"peak_difference": 0, "items_difference": {}, "ends_differences": {}}
+    assert is_exact(same)
+    assert not is_exact({**same, name: 1 if name == "peak_difference" else {"weights": 1}})
