@@ -331,8 +331,8 @@ def _mark(layer: Any, number: int, recorder: Recorder, *, last: bool) -> None:
 
     layer.register_forward_pre_hook(enter)
     layer.register_forward_hook(leave)
-    for parameter in layer.parameters():
-        recorder.layer_of_parameter[id(parameter)] = number
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        recorder.layer_of_parameter[id(tensor)] = number
 
 
 def _name_weights(model: Any, recorder: Recorder) -> None:
