@@ -55,7 +55,7 @@ def test_it_fits_to_the_byte(limit: int, host_free: int | None, fits: bool) -> N
 def test_many_heed_the_host_too(host_free: int | None, most_rows: int) -> None:
     """20 bytes a row of one layer's activations wait on the host, beside 3 GiB of libraries."""
     profile = step(5)
-    offloaded = Block(owner=OFFLOADED, layer=None, size=(0, 20, 0, 0, 0, 0, 0))
+    offloaded = Block(owner=OFFLOADED, layer=None, size=(0, 20, *[0] * (len(MONOMIALS) - 2)))
     embed = replace(profile.ops[1], allocates=(*profile.ops[1].allocates, len(profile.blocks)))
     profile = replace(profile, blocks=(*profile.blocks, offloaded), ops=(profile.ops[0], embed, *profile.ops[2:]))
     law = memory_law(profile, layers=5, accumulation=1)
