@@ -164,8 +164,8 @@ class Forecaster:
     def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
         """The largest of ascending values of a knob that fits.
 
-        Values of one case share a law. The search begins where the law of
-        the candidate itself would have it end, so that others are traced only at a border.
+        Values of one case share a law. The search begins where the law of the candidate itself would have it end, so
+        that others are traced only at a border.
         """
         others = [self._with(candidate, knob, value) for value in values]
         batches = [self.batch(other) for other in others]
@@ -221,6 +221,7 @@ class Forecaster:
                 recipe=self.recipe,
                 masked=masked,
                 tiled=regime.tiled,
+                ragged=regime.ragged,
                 beyond_window=regime.beyond_window,
                 loss=self.loss,
                 capability=self.hardware.compute_capability,

@@ -16,13 +16,14 @@ from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
 from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
+from autotune.core.regime import keeps_documents_apart
 from autotune.errors import NotPredicted, first_line
 from autotune.installed import installed
 from autotune.tracer import trace_apart
 
 Loss = Literal["fused", "full_logits"]
 
-FORMAT = 6  # of the files, and of what the trace writes into them; counts up when either changes
+FORMAT = 7  # of the files, and of what the trace writes into them; counts up when either changes
 STACK = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
 TRACED_KNOBS = (  # besides the number of rows and of micro-steps
@@ -52,6 +53,7 @@ class ProfileRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
+    ragged: bool = False
     capability: tuple[int, int] | None = None
     beyond_window: bool = False
     loss: Loss = "fused"
@@ -109,8 +111,13 @@ def reduced(request: ProfileRequest) -> ProfileRequest:
             **kept,
         ),
         tiled=request.tiled and request.loss == "fused",
+        ragged=request.ragged and request.capability is not None and _has_mask(request) and asked.attention == "sdpa",
         capability=None if request.capability is None else _kind(request.capability),
     )
+
+
+def _has_mask(request: ProfileRequest) -> bool:
+    return request.masked or keeps_documents_apart(request.candidate)
 
 
 def _kind(capability: tuple[int, int]) -> tuple[int, int]:

@@ -61,7 +61,7 @@ class TraceRequest:
     """What decides a profile.
 
     config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
-    tiled, beyond_window: of the micro-batch's regime (core/regime.py).
+    tiled, ragged, beyond_window: of the micro-batch's regime (core/regime.py).
     capability: of the CUDA device that is asked about, which decides between kernels; None for a CPU.
     loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
@@ -71,6 +71,7 @@ class TraceRequest:
     recipe: Recipe
     masked: bool
     tiled: bool = False
+    ragged: bool = False
     beyond_window: bool = False
     capability: Capability | None = None
     loss: Literal["fused", "full_logits"] = "fused"
@@ -143,7 +144,7 @@ def trace_deeper(plan: Plan, prepare: Prepare | None = None) -> Profile:
 def traced_shapes(request: TraceRequest) -> Shapes:
     """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
     rows, _ = micro_batch(request.candidate, 1)
-    regime = Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled)
+    regime = Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled, ragged=request.ragged)
     shapes = shapes_of(regime, sliding_window(request.config))
     return tuple((B, S, B * (S - 1) if request.capability is None else N) for B, S, N in shapes)
 

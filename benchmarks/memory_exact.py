@@ -30,7 +30,7 @@ from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
 from autotune.core.recipe import METHODS, Recipe
-from autotune.core.regime import TILE, micro_batch
+from autotune.core.regime import ALIGNMENT, TILE, micro_batch
 from autotune.installed import installed
 from autotune.profiles import FORMAT
 
@@ -202,6 +202,7 @@ def compare(case: Case) -> dict[str, Any]:
         recipe=Recipe(method=case.candidate.method),
         masked=case.padded,
         tiled=shape[2] > TILE,
+        ragged=case.capability is not None and shape[1] % ALIGNMENT != 0,
         beyond_window=window is not None and shape[1] >= window,
         capability=case.capability,
         loss=case.loss,

@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
-from autotune.core.regime import TILE
+from autotune.core.regime import ALIGNMENT, SUMS_ALIGNMENT, TILE
 
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
-MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T")
+MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
 ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
@@ -29,12 +29,14 @@ Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 def monomials(rows: int, positions: int, labels: int) -> Size:
     """The values of MONOMIALS for one micro-batch.
 
+    U and V are S rounded up, as CUDA's memory-efficient attention does for a mask and for its sums of rows.
     Two tiles are traced, the second as long as what is left. Of more than two it is a whole one, and none after it
     needs more.
     """
     B, S, N = rows, positions, labels
     T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, at least 0 and at most TILE; also for arrays
-    return (1, B, S, B * S, S * S, B * S * S, N, T)
+    U, V = (-(-S // multiple) * multiple for multiple in (ALIGNMENT, SUMS_ALIGNMENT))
+    return (1, B, S, B * S, S * S, B * S * S, N, T, B * V, B * S * U)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

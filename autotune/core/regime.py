@@ -2,7 +2,8 @@
 
 Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Its borders: a
 single row (what is contiguous there is copied with more), rows as long as the model's sliding window (shorter ones
-need no mask for it), and more label positions than TRL's head scores in one tile (then it reuses its buffers).
+need no mask for it), more label positions than TRL's head scores in one tile (then it reuses its buffers), and lengths
+whose masks CUDA copies into padded ones.
 
 Symbols: B rows of a micro-batch, S positions of a row, W positions that a sliding window reaches back.
 """
@@ -20,6 +21,8 @@ SHAPES = 4
 LENGTHS = 64  # to choose from
 UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label
 ALIGNMENT = 16  # positions: CUDA's masks of other lengths are copied into padded ones (attention_kernels.py)
+SUMS_ALIGNMENT = 32  # positions: to which CUDA's memory-efficient kernel rounds its sums of rows
+WHOLE, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions beyond a step, of the traced lengths: aligned ones, and not
 
 Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
 
@@ -31,6 +34,7 @@ class Regime:
     one_row: bool
     beyond_window: bool
     tiled: bool
+    ragged: bool = False
 
 
 def micro_batch(candidate: Candidate, positions: int) -> tuple[int, int]:
@@ -53,6 +57,7 @@ def regime_of(rows: int, positions: int, window: int | None, *, labels: int | No
         one_row=rows == 1,
         beyond_window=window is not None and positions >= window,
         tiled=(rows * (positions - 1) if labels is None else labels) > TILE,
+        ragged=positions % ALIGNMENT != 0,
     )
 
 
@@ -64,18 +69,19 @@ def shapes_of(regime: Regime, window: int | None) -> Shapes:
     buffers differ by less than one tile's.
     """
     step = STEP if window is None or regime.beyond_window else _step_below(window)
+    beyond = RAGGED if regime.ragged and step > 1 else WHOLE if step == STEP else (0,) * SHAPES
     first = -(-window // step) * step if window is not None and regime.beyond_window else step
     last = window if window is not None and not regime.beyond_window else first + LENGTHS * step
     for tiles in count(2 if regime.tiled else 1):
         least, most = (tiles - 1) * TILE + max(UNSCORED), tiles * TILE
         room = [
             (rows, length)
-            for length in range(first, last, step)
+            for length in range(first, last - max(beyond), step)
             for rows in ((1,) if regime.one_row else range(2, max(3, most // length) + 1))
-            if least < rows * (length - 1) <= most
+            if least < rows * (length - 1) and rows * (length + max(beyond) - 1) <= most
         ]
-        if len(room) >= SHAPES:
-            shapes = _far_apart(room)
+        if len(room) >= SHAPES and (regime.one_row or len({rows for rows, _ in room}) > 1):
+            shapes = [(B, S + more) for (B, S), more in zip(_far_apart(room), beyond, strict=True)]
             return tuple((B, S, B * (S - 1) - less) for (B, S), less in zip(shapes, UNSCORED, strict=True))
         if tiles > LENGTHS:
             break
@@ -84,7 +90,7 @@ def shapes_of(regime: Regime, window: int | None) -> Shapes:
 
 def _step_below(window: int) -> int:
     """Positions between traced lengths below W: the largest that leaves room for a few."""
-    return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step >= SHAPES or step == 1)
+    return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step > SHAPES or step == 1)
 
 
 def _far_apart(room: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

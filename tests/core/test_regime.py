@@ -9,9 +9,9 @@ from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.regime import ALIGNMENT, TILE, Regime, micro_batch, regime_of, shapes_of
 
 REGIMES = [
-    (Regime(one_row=one_row, beyond_window=beyond, tiled=tiled), window)
-    for one_row, beyond, tiled in product((True, False), repeat=3)
-    for window in (None, 64, 128, 512, 1024, 4096)
+    (Regime(one_row=one_row, beyond_window=beyond, tiled=tiled, ragged=ragged), window)
+    for one_row, beyond, tiled, ragged in product((True, False), repeat=4)
+    for window in (None, 128, 512, 1024, 4096)
     if window is not None or not beyond  # without a window nothing is beyond it
     if not (one_row and tiled and window and not beyond)  # a row shorter than these windows fits one tile
 ]
@@ -31,13 +31,15 @@ def test_traced_shapes_lie_in_their_regime(regime: Regime, window: int | None) -
 
 @pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
 def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) -> None:
-    """No two of them are alike up to a factor at all four shapes, but those that one row makes equal."""
+    """No two of them are alike up to a factor at all four shapes, but those that one row, or alignment, makes equal."""
     shapes = shapes_of(regime, window)
     assert len({B * S for B, S, _ in shapes[1:]}) == 3  # a micro-batch that is collated ahead is that of the next step
     values = dict(zip(MONOMIALS, zip(*(monomials(*shape) for shape in shapes), strict=True), strict=True))
     if len(set(values["T"])) == 1:  # one tile, or whole ones
         del values["T"]
     equal = {frozenset(pair) for pair in (("1", "B"), ("S", "BS"), ("SS", "BSS"))} if regime.one_row else set()
+    if not regime.ragged:
+        equal |= {frozenset((name, "BSU")) for name in (("BSS", "SS") if regime.one_row else ("BSS",))}
     alike = {
         frozenset((one, other))
         for (one, first), (other, second) in combinations(values.items(), 2)
@@ -47,10 +49,9 @@ def test_traced_shapes_tell_monomials_apart(regime: Regime, window: int | None) 
 
 
 @pytest.mark.parametrize(("regime", "window"), REGIMES, ids=str)
-def test_traced_lengths_need_no_padding_of_masks(regime: Regime, window: int | None) -> None:
-    """Where a window leaves room for it all of them are aligned, so that their masks are handled alike."""
-    lengths = {length % ALIGNMENT for _, length, _ in shapes_of(regime, window)}
-    assert lengths == {0} or (window is not None and window < 5 * ALIGNMENT)
+def test_masks_of_traced_lengths_are_all_padded_or_none(regime: Regime, window: int | None) -> None:
+    """All of them are aligned, or none is, so that their masks are handled alike."""
+    assert {length % ALIGNMENT != 0 for _, length, _ in shapes_of(regime, window)} == {regime.ragged}
 
 
 def test_packed_rows_are_one_row_to_the_model() -> None:
