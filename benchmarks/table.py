@@ -1,0 +1,216 @@
+"""Tables of exhaustive truth: reading one, correcting it for drift, and telling skill from luck.
+
+A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
+is measured once; in each later round the leaders are, until their rates are known well enough. The best is chosen by
+one half of a candidate's repeats and regret is scored by the other, so that a lucky measurement wins nothing.
+Leaves out measuring (record_table.py) and replaying a search.
+
+Rates are useful tokens per second. A standard deviation is of their logarithms, so it is a share of the rate.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from gpu_rows import read
+
+from autotune.core.candidate import Candidate, short_name
+from autotune.core.comparison import corrected_rates, reference
+from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
+from autotune.errors import UsageError
+from autotune.journal import Role
+
+LEADERS = 1 / 10  # share of the candidates that is measured again
+LEAST_REPEATS = 4  # two in each half
+
+References = Sequence[tuple[Role, Sequence[Candidate]]]  # the fallbacks of each role
+Rates = Mapping[Candidate, Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One trial. order: place in the table, from 0. role: `search` for a candidate of the space, else a reference."""
+
+    order: int
+    round: int
+    role: Role
+    candidate: Candidate
+    outcome: Outcome
+    measured_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table as far as it is written. header: of what it is the truth, on which machine, with which versions."""
+
+    header: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    def rates(self, *, corrected: bool = True) -> Rates:
+        """The rates of each candidate of the space, in the order of its repeats; of none that failed in one of them.
+
+        corrected: as if the machine had been at its median speed all the time (core/comparison.py).
+        """
+        failed = {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
+        trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
+        outcomes = [outcome for _, outcome in trials]
+        values = corrected_rates(outcomes) if corrected else [outcome.useful_tokens_per_s for outcome in outcomes]
+        rates: dict[Candidate, list[float]] = {}
+        for (row, _), value in zip(trials, values, strict=True):
+            if row.role == "search" and row.candidate not in failed:
+                rates.setdefault(row.candidate, []).append(value)
+        return rates
+
+
+def load(file: Path) -> Table:
+    """Read a table; a last line that was cut off is passed over. Raises UsageError when it is none."""
+    header, *rows = read(file) or [{}]
+    if header.get("kind") != "table":
+        raise UsageError(f"{file}: is no table: expected one that benchmarks/record_table.py has begun")
+    return Table(header=header, rows=tuple(_row(row) for row in rows))
+
+
+def leaders(rates: Rates) -> list[Candidate]:
+    """The fastest tenth, fastest first, by the mean of all repeats."""
+    ranked = sorted(rates, key=lambda candidate: -mean(rates[candidate]))
+    return ranked[: math.ceil(LEADERS * len(ranked))]
+
+
+def deviation(rates: Rates) -> float:
+    """Standard deviation of one measurement, pooled over all candidates with repeats; NaN without any."""
+    repeated = [[math.log(rate) for rate in rates[candidate]] for candidate in _repeated(rates)]
+    if not repeated:
+        return math.nan
+    squares = sum((value - fmean(logs)) ** 2 for logs in repeated for value in logs)
+    return math.sqrt(squares / sum(len(logs) - 1 for logs in repeated))
+
+
+def unsettled(rates: Rates, standard_error: float) -> list[Candidate]:
+    """The leaders whose mean is not known to `standard_error` yet."""
+    noise = deviation(rates)
+    return [
+        candidate
+        for candidate in leaders(rates)
+        if len(rates[candidate]) < LEAST_REPEATS or noise / math.sqrt(len(rates[candidate])) > standard_error
+    ]
+
+
+def halves(rates: Rates) -> tuple[dict[Candidate, float], dict[Candidate, float]]:
+    """The mean rate of each candidate by two halves of its repeats: to choose by, and to score by.
+
+    The repeats go to the halves in turn. What was measured once was too slow to be measured again, and has its one
+    rate in both.
+    """
+    choosing = {candidate: mean(repeats[::2]) for candidate, repeats in rates.items()}
+    return choosing, {candidate: mean(repeats[1::2] or repeats) for candidate, repeats in rates.items()}
+
+
+def best(rates: Rates) -> Candidate:
+    """The optimum, by the half that chooses, among the candidates that were repeated, if there are any.
+
+    Raises ValueError when nothing was measured.
+    """
+    choosing, _ = halves(rates)
+    return max(_repeated(rates) or choosing, key=choosing.__getitem__)
+
+
+def regrets(rates: Rates) -> dict[Candidate, float]:
+    """How much slower than the optimum each candidate is, as a share of the optimum's rate, by the half that scores.
+
+    Below 0 where that half would have taken another for the best. Raises ValueError when nothing was measured.
+    """
+    _, scores = halves(rates)
+    top = scores[best(rates)]
+    return {candidate: 1 - score / top for candidate, score in scores.items()}
+
+
+def next_trial(
+    table: Table, candidates: Sequence[Candidate], references: References
+) -> tuple[int, Role, Candidate] | None:
+    """Round, role and candidate of what is to be measured next; None when the table is whole.
+
+    It depends on the rows alone, so a table that was stopped goes on as if it had not been.
+    """
+    for role, fallbacks in references:  # the first that does not run out of memory, as in a search
+        tried = {row.candidate: row.outcome for row in table.rows if row.role == role}
+        for candidate in fallbacks:
+            if candidate not in tried:
+                return 0, role, candidate
+            if not isinstance(tried[candidate], OutOfMemory):
+                break
+    rows = [row for row in table.rows if row.role == "search"]
+    last = max((row.round for row in rows), default=0)
+    for number in (last, last + 1):
+        before = replace(table, rows=tuple(row for row in table.rows if row.round < number))
+        wanted = list(unsettled(before.rates(), table.header["standard_error"]) if number else candidates)
+        random.Random(f"{table.header['seed']} {number}").shuffle(wanted)
+        done = {row.candidate for row in rows if row.round == number}
+        for candidate in wanted:
+            if candidate not in done:
+                return number, "search", candidate
+    return None
+
+
+def summarize(table: Table) -> dict[str, Any]:
+    """What is in a table: how much, how it ended, how the machine drifted, and what the best is worth.
+
+    A deviation is a standard deviation as a share of a rate: of one trial by its own steps, and between the repeats of
+    a candidate, as measured and corrected for drift. regret_by_other_half: of the best, held against what the half
+    that scores would have taken for the best.
+    """
+    goal, rates = table.header["standard_error"], table.rates()
+    measured = [row.outcome for row in table.rows if isinstance(row.outcome, Measured)]
+    tried = {row.candidate for row in table.rows if row.role == "search"}
+    summary = {
+        "name": table.header["name"],
+        "candidates": f"{len(tried)} of {table.header['candidates']}",
+        "outcomes": dict(Counter(row.outcome.kind for row in table.rows)),
+        "minutes": sum(row.outcome.wall_s for row in table.rows) / 60,
+    }
+    if not rates:
+        return summary
+    top, (_, scores) = best(rates), halves(rates)
+    return {
+        **summary,
+        "seconds of a trial": _range(outcome.wall_s for outcome in measured),
+        "seconds of loading": _range(outcome.load_s for outcome in measured),
+        "useful tokens/s": _range(map(mean, rates.values())),
+        "reference product, GFLOP/s": _range(reference(outcome) / 1e9 for outcome in measured),
+        "deviation by steps": _range(outcome.relative_error or math.nan for outcome in measured),
+        "deviation between repeats": deviation(table.rates(corrected=False)),
+        "the same, corrected for drift": deviation(rates),
+        "leaders": f"{len(leaders(rates))}, {len(unsettled(rates, goal))} of them not known to {goal:.0%} yet",
+        "best": short_name(top),
+        "its useful tokens/s": mean(rates[top]),
+        "its repeats": len(rates[top]),
+        "its regret by the other half": 1 - scores[top] / max(scores[c] for c in _repeated(rates) or rates),
+    }
+
+
+def _range(values: Iterable[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {"least": ordered[0], "median": median(ordered), "most": ordered[-1]}
+
+
+def mean(rates: Iterable[float]) -> float:
+    """Geometric mean: of rates that scatter by shares."""
+    return math.exp(fmean(math.log(rate) for rate in rates))
+
+
+def _repeated(rates: Rates) -> list[Candidate]:
+    return [candidate for candidate, repeats in rates.items() if len(repeats) > 1]
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    return Row(
+        **{
+            **values,
+            "candidate": Candidate(**values["candidate"]),
+            "outcome": outcome_from_dict(values["outcome"]),
+        }
+    )

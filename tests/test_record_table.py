@@ -1,0 +1,247 @@
+"""benchmarks/record_table.py and table.py: what is measured next, going on after a kill, luck told from skill."""
+
+import itertools
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import record_table
+from record_table import SPACES, record
+from rich.console import Console
+from table import LEAST_REPEATS, Row, Table, best, deviation, halves, leaders, load, regrets, summarize, unsettled
+
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory
+from autotune.core.space import enumerate_space
+from autotune.core.workload import Workload
+from autotune.display import SearchDisplay
+from autotune.errors import UsageError
+from autotune.installed import installed
+from autotune.search import search
+from autotune.task import Task
+from autotune.trial import Workers
+from tests import stand_ins
+from tests.core.examples import CPU, candidate
+
+HEADER = {"kind": "table", "name": "made up", "candidates": 40, "seed": 42, "standard_error": 0.02, "begun": "now"}
+SPACE = tuple(candidate(max_length=length) for length in range(64, 64 * 41, 64))
+FALLBACKS = tuple(candidate(tuned_allocator=False, max_length=length) for length in (64, 128, 192))
+REFERENCES = (("baseline", FALLBACKS),)
+NO_MEMORY = OutOfMemory(message="", peak_bytes=None, wall_s=1.0)
+
+
+def rated(rate: float, speed: float = 1.0) -> Measured:
+    """A trial at a rate, while the machine was at a speed."""
+    return replace(stand_ins.measured(), useful_tokens_per_s=rate * speed, reference_flops_per_s=(speed, speed))
+
+
+class Machine:
+    """Rates that grow with the length, with a noise of 3 % that depends on the candidate and its repeat alone."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.left = dies_after
+
+    def __call__(self, candidate: Candidate, role: str, table: Table) -> Outcome:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left = None if self.left is None else self.left - 1
+        repeat = sum(row.candidate == candidate for row in table.rows)
+        return rated(candidate.max_length * random.Random(f"{candidate.max_length} {repeat}").lognormvariate(0, 0.03))
+
+
+def recorded(file: Path, attempt: Callable[..., Outcome], header: dict[str, Any] = HEADER) -> Table:
+    """The table that a machine gives in one go."""
+    assert record(file, header, candidates=SPACE, references=REFERENCES, attempt=attempt)
+    return load(file)
+
+
+def trials(table: Table) -> list[tuple[int, str, Candidate]]:
+    """What was tried, in order."""
+    return [(row.round, row.role, row.candidate) for row in table.rows]
+
+
+def table_of(*rates: list[float]) -> dict[Candidate, list[float]]:
+    """Rates of the first candidates of the space."""
+    return dict(zip(SPACE, rates, strict=False))
+
+
+def test_each_candidate_once_at_random_then_the_leaders_until_they_are_known(tmp_path: Path) -> None:
+    """Round 0 is the whole space in an order of its own; then the best tenth is repeated to the standard error."""
+    table = recorded(tmp_path / "t.jsonl", Machine())
+    assert trials(table)[0] == (0, "baseline", FALLBACKS[0])
+    first = [row.candidate for row in table.rows if row.round == 0 and row.role == "search"]
+    assert sorted(first, key=SPACE.index) == list(SPACE)
+    assert first != list(SPACE)
+    rates = table.rates()
+    assert len(leaders(rates)) == 4
+    for leader in leaders(rates):
+        assert len(rates[leader]) >= LEAST_REPEATS
+        assert deviation(rates) / len(rates[leader]) ** 0.5 <= 0.02
+    orders = [[row.candidate for row in table.rows if row.round == number] for number in (1, 2, 3)]
+    assert all(len(set(order)) == len(order) == 4 for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert [row.order for row in table.rows] == list(range(len(table.rows)))
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 17, 43])
+def test_a_killed_recording_goes_on_as_if_it_had_not_been(tmp_path: Path, dies_after: int) -> None:
+    """A row that was torn off is measured again; the others are kept, and the same trials follow in the same order."""
+    whole = recorded(tmp_path / "whole.jsonl", Machine())
+    file = tmp_path / "killed.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        recorded(file, Machine(dies_after))
+    kept = file.read_text()
+    file.write_text(kept + '{"order": 5, "round": 0, "rol')
+    again = recorded(file, Machine(), {**HEADER, "begun": "later"})
+    assert trials(again) == trials(whole)
+    assert again.rates() == whole.rates()
+    assert file.read_text().startswith(kept)
+
+
+def test_time_that_is_up_leaves_the_rest_for_another_time(tmp_path: Path) -> None:
+    """Nothing is begun when it may not go on, and that is said."""
+    file, ticks = tmp_path / "t.jsonl", itertools.count()
+    arguments: dict[str, Any] = {"candidates": SPACE, "references": REFERENCES, "attempt": Machine()}
+    assert not record(file, HEADER, **arguments, may_go_on=lambda: next(ticks) < 7)
+    assert len(load(file).rows) == 7
+    assert record(file, HEADER, **arguments)
+
+
+def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
+    """Rows of two machines, or of two spaces, never share a table; nor is anything else taken for one."""
+    file = tmp_path / "t.jsonl"
+    recorded(file, Machine())
+    with pytest.raises(UsageError, match="table of another seed"):
+        recorded(file, Machine(), {**HEADER, "seed": 43})
+    file.write_text('{"date": "2026-11-21"}\n')
+    with pytest.raises(UsageError, match="is no table"):
+        load(file)
+
+
+def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -> None:
+    """A reference comes down until it has the memory; a candidate that fails has no rate, not even from before."""
+    fastest = SPACE[-1]
+
+    def attempt(candidate: Candidate, role: str, table: Table) -> Outcome:
+        if candidate in FALLBACKS[:2]:
+            return NO_MEMORY
+        if candidate == fastest and any(row.candidate == fastest for row in table.rows):
+            return Crashed(message="", log_tail="", wall_s=1.0)
+        return Machine()(candidate, role, table)
+
+    table = recorded(tmp_path / "t.jsonl", attempt)
+    assert [row.candidate for row in table.rows if row.role == "baseline"] == list(FALLBACKS)
+    assert Counter(row.candidate for row in table.rows)[fastest] == 2
+    assert fastest not in table.rates()
+
+
+def test_drift_is_taken_out() -> None:
+    """A machine at half its speed halves the rate and the reference: corrected, the repeats agree."""
+    speeds = (1.0, 1.0, 0.5)
+    rows = [
+        Row(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
+        for n, speed in enumerate(speeds)
+    ]
+    table = Table(header=HEADER, rows=tuple(rows))
+    assert table.rates(corrected=False) == {SPACE[0]: [80, 80, 40]}
+    assert table.rates() == {SPACE[0]: [80, 80, 80]}
+    assert deviation(table.rates()) == 0
+
+
+def test_a_lucky_measurement_wins_nothing() -> None:
+    """By hand: the second is chosen for a lucky repeat, and is scored by the half without it."""
+    rates = table_of([100, 100, 100, 100], [144, 90, 100, 90], [60])
+    choosing, scores = halves(rates)
+    assert list(choosing.values()) == pytest.approx([100, 120, 60])
+    assert list(scores.values()) == pytest.approx([100, 90, 60])
+    assert best(rates) == SPACE[1]
+    assert list(regrets(rates).values()) == pytest.approx([1 - 100 / 90, 0, 1 - 60 / 90])
+
+
+def test_one_measurement_never_beats_repeated_ones() -> None:
+    """The optimum is one whose rate is known; as long as nothing is repeated it is the fastest so far."""
+    assert best(table_of([100, 100], [120])) == SPACE[0]
+    assert best(table_of([100], [120])) == SPACE[1]
+
+
+def test_leaders_are_repeated_as_often_as_the_noise_asks() -> None:
+    """By hand: two repeats at ±10 % have a deviation of 14 %; four are the least even without any noise."""
+    noisy = table_of([100 * 1.1**sign for sign in (1, -1) * 8])
+    assert deviation(noisy) == pytest.approx(0.0953 * (16 / 15) ** 0.5, abs=1e-4)
+    assert unsettled(noisy, 0.03) == []
+    assert unsettled(noisy, 0.02) == [SPACE[0]]
+    assert unsettled(table_of([100] * 3), 0.02) == [SPACE[0]]
+    assert unsettled(table_of([100] * 4), 0.02) == []
+
+
+def test_summary_says_what_a_table_holds(tmp_path: Path) -> None:
+    """The corrected noise, the drift and the best are in it; a table without rates says how far it is."""
+    table = recorded(tmp_path / "t.jsonl", Machine())
+    summary = summarize(table)
+    assert summary["candidates"] == "40 of 40"
+    assert summary["outcomes"] == {"measured": len(table.rows)}
+    assert 0.015 < summary["the same, corrected for drift"] < 0.06
+    assert summary["leaders"] == "4, 0 of them not known to 2% yet"
+    assert 0 <= summary["its regret by the other half"] < 0.1
+    assert summarize(replace(table, rows=()))["candidates"] == "0 of 40"
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a space pins, a user could pin, and its trials have the time that a search gives by default."""
+    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
+    words = SPACES[name].words
+    request = record_table._request([*words, *([] if "data=demo" in words else ["data=demo"])])
+    pinned = [word for word in words if word.startswith("candidate.")]
+    assert pinned == [f"candidate.{knob}={value}" for knob, value in request.fixed.items()]
+    assert (request.fidelity, request.minutes) == (Fidelity.close, 30)
+
+
+def test_tiny_has_the_asked_number_of_candidates(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tiny` on the demo data is a space of 300 to 600 candidates on two cores."""
+    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
+    request = record_table._request(SPACES["tiny-demo"].words)
+    space = enumerate_space(
+        workload=replace(workload, recipe=request.recipe),
+        hardware=CPU,
+        installed=installed(),
+        fidelity=request.fidelity,
+        fixed=request.fixed,
+    )
+    assert 300 <= space.legal <= 600
+
+
+def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get the very tasks of a search, with its time for a trial; the table names no path of this machine."""
+    tasks: list[Task] = []
+
+    def perform(workers: Workers, task: Task, *, limit_s: float, on_event: Any = None) -> Outcome:
+        tasks.append(task)
+        return rated(stand_ins.formula_rate(task.candidate))
+
+    monkeypatch.setattr(Workers, "perform", perform)
+    monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
+    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
+    stand_ins.predict_by_formula(monkeypatch)
+    file = tmp_path / "t.jsonl"
+    pins = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
+    monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
+    record_table.main()
+    by_table, tasks = tasks, []
+    request = record_table._request((*SPACES["tiny-demo"].words, *pins, f"home={home}"))
+    search(replace(request, out=tmp_path / "out", trials=6), display=SearchDisplay(Console(quiet=True)))
+    paths = {"output_dir": "", "log_path": ""}
+    of_table = {replace(task, **paths) for task in by_table}
+    of_search = {replace(task, **paths) for task in tasks if task.work.worst_first}  # type: ignore[union-attr]
+    assert len(of_search) == 6
+    assert of_search <= of_table
+    header = json.loads(file.read_text().splitlines()[0])
+    assert header["candidates"] == len({row.candidate for row in load(file).rows if row.role == "search"})
+    assert str(home) not in file.read_text()
+    assert str(tmp_path) not in file.read_text()
