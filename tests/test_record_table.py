@@ -23,6 +23,7 @@ from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
 from autotune.errors import UsageError
 from autotune.installed import installed
+from autotune.plan import Plan
 from autotune.search import search
 from autotune.task import Task
 from autotune.trial import Workers
@@ -228,7 +229,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Workers, "perform", perform)
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
-    stand_ins.predict_by_formula(monkeypatch)
+    monkeypatch.setattr(Plan, "fits", lambda plan, candidate: True)
     file = tmp_path / "t.jsonl"
     pins = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
     monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
