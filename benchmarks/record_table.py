@@ -7,7 +7,8 @@
 
 A space is a command line of `autotune search`; `key=value` adds to it. First come the references that a search
 starts with (TRL's defaults, and settings by hand), then every candidate once, in random order, then in further rounds
-the leaders, each round in another order, until the standard error of their rates is what the space asks. The machine
+the leaders, each round in another order, until the standard error of their rates is what the space asks. Each round
+has a seed of its own, so that it draws other steps of the epoch: the same ones would err alike every time. The machine
 should have nothing else to do; what it drifts all the same is corrected by the reference product that each trial times
 before and after. Each row is on the disk before the next trial begins: stopped or killed, the same command goes on.
 """
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_rows import append, now
+from gpu_rows import append, now, read
 from table import References, Row, Table, load, next_trial, summarize
 
 from autotune import settings as schemas
@@ -36,7 +37,6 @@ from autotune.core.space import baseline, by_hand, enumerate_space
 from autotune.describe import describe
 from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
-from autotune.journal import Role
 from autotune.probe import probe
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
@@ -106,17 +106,17 @@ def record(
     *,
     candidates: Sequence[Candidate],
     references: References,
-    attempt: Callable[[Candidate, Role, Table], Outcome],
+    attempt: Callable[[Candidate, int, Table], Outcome],
     may_go_on: Callable[[], bool] = lambda: True,
     say: Callable[[str], None] = lambda line: None,
 ) -> bool:
     """Append to `file` what is missing, and say whether the table is whole.
 
     header: its `seed` orders the trials, its `standard_error` ends them. references: of each role the fallbacks, as a
-    search tries them. attempt: tries a candidate in a role, given the table so far.
+    search tries them. attempt: tries a candidate in a round, given the table so far.
     Raises UsageError when the file is the table of something else.
     """
-    if not file.exists():
+    if not read(file):  # not begun, or torn off in its header
         append(file, header)
     table = load(file)
     if changed := [key for key in header if key != "begun" and table.header.get(key) != header[key]]:
@@ -125,7 +125,7 @@ def record(
         if not may_go_on():
             return False
         number, role, candidate = trial
-        outcome = attempt(candidate, role, table)
+        outcome = attempt(candidate, number, table)
         row = Row(
             order=len(table.rows), round=number, role=role, candidate=candidate, outcome=outcome, measured_at=now()
         )
@@ -137,7 +137,7 @@ def record(
 
 def _record(arguments: argparse.Namespace) -> None:
     started, preset = time.monotonic(), SPACES[arguments.space]
-    request = _request((*preset.words, *arguments.overrides))
+    request = request_of((*preset.words, *arguments.overrides))
     hardware = request.hardware
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
@@ -156,7 +156,7 @@ def _record(arguments: argparse.Namespace) -> None:
         space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
         budget = Budget(seconds=None if request.minutes is None else 60 * request.minutes, trials=request.trials)
 
-        def attempt(candidate: Candidate, role: Role, table: Table) -> Outcome:
+        def attempt(candidate: Candidate, number: int, table: Table) -> Outcome:
             baseline_s = max((r.outcome.wall_s for r in table.rows if r.role == "baseline"), default=budget.share_s)
             own = Path(folder, str(len(table.rows)))
             own.mkdir()
@@ -165,7 +165,7 @@ def _record(arguments: argparse.Namespace) -> None:
                 recipe=request.recipe,
                 model_path=workload.model.path,
                 tokenized_path=workload.data.tokenized_path,
-                seed=request.seed,
+                seed=request.seed + number,
                 device=device,
                 output_dir=str(own),
                 log_path=str(own / "log.txt"),
@@ -206,7 +206,7 @@ def _record(arguments: argparse.Namespace) -> None:
     _say("the table is whole" if whole else "the time is up; the same command goes on")
 
 
-def _request(words: Sequence[str]) -> "SearchRequest":
+def request_of(words: Sequence[str]) -> "SearchRequest":
     """What `autotune search` would make of these words."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import record_table
-from record_table import SPACES, record
+from record_table import SPACES, record, request_of
 from rich.console import Console
 from table import LEAST_REPEATS, Row, Table, best, deviation, halves, leaders, load, regrets, summarize, unsettled
 
@@ -48,7 +48,7 @@ class Machine:
     def __init__(self, dies_after: int | None = None) -> None:
         self.left = dies_after
 
-    def __call__(self, candidate: Candidate, role: str, table: Table) -> Outcome:
+    def __call__(self, candidate: Candidate, number: int, table: Table) -> Outcome:
         if self.left == 0:
             raise KeyboardInterrupt
         self.left = None if self.left is None else self.left - 1
@@ -105,6 +105,13 @@ def test_a_killed_recording_goes_on_as_if_it_had_not_been(tmp_path: Path, dies_a
     assert file.read_text().startswith(kept)
 
 
+def test_a_header_that_was_torn_off_is_begun_anew(tmp_path: Path) -> None:
+    """A kill while the table is begun costs nothing."""
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"kind": "tab')
+    assert recorded(file, Machine()).header == HEADER
+
+
 def test_time_that_is_up_leaves_the_rest_for_another_time(tmp_path: Path) -> None:
     """Nothing is begun when it may not go on, and that is said."""
     file, ticks = tmp_path / "t.jsonl", itertools.count()
@@ -129,12 +136,12 @@ def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -
     """A reference comes down until it has the memory; a candidate that fails has no rate, not even from before."""
     fastest = SPACE[-1]
 
-    def attempt(candidate: Candidate, role: str, table: Table) -> Outcome:
+    def attempt(candidate: Candidate, number: int, table: Table) -> Outcome:
         if candidate in FALLBACKS[:2]:
             return NO_MEMORY
         if candidate == fastest and any(row.candidate == fastest for row in table.rows):
             return Crashed(message="", log_tail="", wall_s=1.0)
-        return Machine()(candidate, role, table)
+        return Machine()(candidate, number, table)
 
     table = recorded(tmp_path / "t.jsonl", attempt)
     assert [row.candidate for row in table.rows if row.role == "baseline"] == list(FALLBACKS)
@@ -198,7 +205,7 @@ def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytes
     """What a space pins, a user could pin, and its trials have the time that a search gives by default."""
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     words = SPACES[name].words
-    request = record_table._request([*words, *([] if "data=demo" in words else ["data=demo"])])
+    request = request_of([*words, *([] if "data=demo" in words else ["data=demo"])])
     pinned = [word for word in words if word.startswith("candidate.")]
     assert pinned == [f"candidate.{knob}={value}" for knob, value in request.fixed.items()]
     assert (request.fidelity, request.minutes) == (Fidelity.close, 30)
@@ -207,7 +214,7 @@ def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytes
 def test_tiny_has_the_asked_number_of_candidates(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tiny` on the demo data is a space of 300 to 600 candidates on two cores."""
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
-    request = record_table._request(SPACES["tiny-demo"].words)
+    request = request_of(SPACES["tiny-demo"].words)
     space = enumerate_space(
         workload=replace(workload, recipe=request.recipe),
         hardware=CPU,
@@ -219,7 +226,7 @@ def test_tiny_has_the_asked_number_of_candidates(workload: Workload, monkeypatch
 
 
 def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers get the very tasks of a search, with its time for a trial; the table names no path of this machine."""
+    """Workers get a search's very tasks, of another seed in each round; the table names no path of this machine."""
     tasks: list[Task] = []
 
     def perform(workers: Workers, task: Task, *, limit_s: float, on_event: Any = None) -> Outcome:
@@ -235,13 +242,14 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
     record_table.main()
     by_table, tasks = tasks, []
-    request = record_table._request((*SPACES["tiny-demo"].words, *pins, f"home={home}"))
+    request = request_of((*SPACES["tiny-demo"].words, *pins, f"home={home}"))
     search(replace(request, out=tmp_path / "out", trials=6), display=SearchDisplay(Console(quiet=True)))
     paths = {"output_dir": "", "log_path": ""}
     of_table = {replace(task, **paths) for task in by_table}
     of_search = {replace(task, **paths) for task in tasks if task.work.worst_first}  # type: ignore[union-attr]
     assert len(of_search) == 6
     assert of_search <= of_table
+    assert [task.seed for task in by_table] == [42 + row.round for row in load(file).rows]
     header = json.loads(file.read_text().splitlines()[0])
     assert header["candidates"] == len({row.candidate for row in load(file).rows if row.role == "search"})
     assert str(home) not in file.read_text()
