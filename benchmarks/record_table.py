@@ -60,7 +60,7 @@ class Preset:
 SPACES: Mapping[str, Preset] = {
     "tiny-demo": Preset(
         words=("model=tiny", "data=demo", "candidate.attention=sdpa"),
-        why="the attention is the one that was asked for; with eager attention too there are 714 candidates, hours of trials",
+        why="the attention is the one that was asked for; with eager there are 714 candidates, hours of trials",
         standard_error=0.01,
     ),
     "smollm2-gsm8k": Preset(
