@@ -17,14 +17,14 @@ ORDER = (
     *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "gpu_specs", "workload")),
     *(f"core.{name}" for name in ("candidate", "context", "legality", "fidelity", "pins", "shapes", "space")),
     *(f"core.{name}" for name in ("regime", "profile", "batches", "opening", "comparison", "budget", "memory")),
-    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate", "levers")),
+    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate", "levers", "surrogate")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
     *("attention_operators", "attention_kernels", "contracts", "recorder", "offloading", "assembly", "shallow"),
     *("hub_kernels", "trace", "fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
-    *("journal", "plan", "proposals", "display", "verdict", "repeats", "result", "search", "run"),
+    *("journal", "plan", "roofline", "proposals", "display", "verdict", "repeats", "result", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
 MODULES = {

@@ -1,0 +1,156 @@
+"""The surrogate of a search: what is believed of every candidate's rate after a few were measured.
+
+The physical prediction is the prior mean; a Gaussian process over the finite set of candidates learns what it leaves
+unexplained: an offset that all share, a deviation for each value of each knob, and one for each combination. Leaves
+out where predictions come from (timing.py) and what a study makes of it (roofline.py).
+
+Symbols: n candidates, k knobs, t measured ones. Rates are natural logarithms, so that deviations are factors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import erf, log, pi, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# Standard deviations among which the measured ones choose, as logarithms: of the offset (a machine that is slower than
+# its probe said), of a knob's values (what a prediction gets wrong about a kernel), and of combinations of knobs.
+OFFSETS = (0.1, 0.5)
+OF_KNOBS = (0.02, 0.08, 0.3)
+OF_COMBINATIONS = (0.01, 0.04, 0.15)
+OCTAVES = 2.0  # between values of an ordered knob whose deviations hardly have to do with each other
+JITTER = 1e-8
+NEGLIGIBLE = 0.01  # share of the weight below which hyperparameters are left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """What is believed of each candidate's logarithm of the rate: means and standard deviations, shape (n,)."""
+
+    mean: Floats
+    deviation: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Surrogate:
+    """Candidates and what is predicted of them.
+
+    predicted: logarithms of the rates, shape (n,). codes: which value each candidate has of each knob, shape (k, n).
+    likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those that have nothing to
+    do with each other.
+    """
+
+    predicted: Floats
+    codes: Integers
+    likeness: Sequence[Floats]
+
+    def believe(self, measured: Integers, rates: Floats, errors: Floats) -> Belief:
+        """What t measurements say.
+
+        measured: places, repeats allowed, (t,). rates: logarithms, (t,). errors: their deviations, (t,).
+        Hyperparameters count by how likely each makes the measured rates: few measurements rule none of them out.
+        """
+        if not len(measured):
+            spread = sqrt(sum(max(values) ** 2 for values in (OFFSETS, OF_KNOBS, OF_COMBINATIONS)))
+            return Belief(mean=self.predicted, deviation=np.full(len(self.predicted), spread))
+        left = rates - self.predicted[measured]
+        noise = np.diag(errors**2 + JITTER)
+        knobs, combinations = self._alike(measured)
+        scales = list(product(OFFSETS, OF_KNOBS, OF_COMBINATIONS))
+        likely = np.array(
+            [
+                _log_likelihood(_covariance(each, knobs[measured], combinations[measured]) + noise, left)
+                for each in scales
+            ]
+        )
+        weights = np.exp(likely - likely.max())
+        weights[weights < NEGLIGIBLE * weights.sum()] = 0.0
+        weights /= weights.sum()
+        mean, square = np.zeros(len(knobs)), np.zeros(len(knobs))
+        for each, weight in zip(scales, weights, strict=True):
+            if weight:
+                across = _covariance(each, knobs, combinations)
+                solved = np.linalg.solve(across[measured] + noise, np.column_stack([left, across.T]))
+                expected = across @ solved[:, 0]
+                variance = sum(scale**2 for scale in each) - (across * solved[:, 1:].T).sum(axis=1)
+                mean += weight * expected
+                square += weight * (expected**2 + np.maximum(variance, 0.0))
+        return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
+
+    def _alike(self, measured: Integers) -> tuple[Floats, Floats]:
+        """How alike all candidates are to measured ones: in the mean of the knobs, and in all at once; (n, t) each."""
+        shape = (len(self.predicted), len(measured))
+        mean, joint = np.zeros(shape), np.ones(shape)
+        for codes, likeness in zip(self.codes, self.likeness, strict=True):
+            alike = likeness[codes[:, None], codes[measured][None, :]]
+            mean += alike / len(self.codes)
+            joint *= alike
+        return (mean if len(self.codes) else joint), joint
+
+
+def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats) -> Surrogate:
+    """The surrogate of candidates, each a mapping from knobs to values. predicted: logarithms of their rates, (n,)."""
+    knobs = [knob for knob in candidates[0] if len({each[knob] for each in candidates}) > 1]
+    values = [list(dict.fromkeys(each[knob] for each in candidates)) for knob in knobs]
+    codes = [[of_knob.index(each[knob]) for each in candidates] for knob, of_knob in zip(knobs, values, strict=True)]
+    return Surrogate(
+        predicted=predicted,
+        codes=np.array(codes, dtype=np.int64).reshape(len(knobs), len(candidates)),
+        likeness=tuple(_likeness(of_knob) for of_knob in values),
+    )
+
+
+def _likeness(values: Sequence[Any]) -> Floats:
+    """Numbers above 0 are compared by their ratio; of other values each has nothing to do with the next."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
+        octaves = np.log2(np.array(values, dtype=np.float64))
+        alike: Floats = np.exp(-np.abs(octaves[:, None] - octaves[None, :]) / OCTAVES)
+        return alike
+    return np.eye(len(values))
+
+
+def _covariance(scales: tuple[float, float, float], knobs: Floats, combinations: Floats) -> Floats:
+    offset, of_knobs, of_combinations = scales
+    covariance: Floats = offset**2 + of_knobs**2 * knobs + of_combinations**2 * combinations
+    return covariance
+
+
+def expected_improvement(belief: Belief, best: float) -> Floats:
+    """By how much each candidate is expected to exceed `best`, a logarithm; shape (n,).
+
+    Jones, Schonlau and Welch 1998, equation 15.
+    """
+    deviation = np.maximum(belief.deviation, JITTER)
+    z = (belief.mean - best) / deviation
+    density = np.exp(-(z**2) / 2) / sqrt(2 * pi)
+    improvement: Floats = deviation * (z * _normal(z) + density)
+    return improvement
+
+
+def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: float) -> NDArray[np.bool_]:
+    """Which candidates may exceed the best rate by more than a share of it; shape (n,).
+
+    tolerance: the share. confidence: with which one that is ruled out does not.
+    """
+    reach = belief.mean + NormalDist().inv_cdf(confidence) * belief.deviation
+    win: NDArray[np.bool_] = reach > best + log(1 + tolerance)
+    return win
+
+
+def _log_likelihood(covariance: Floats, left: Floats) -> float:
+    factor = np.linalg.cholesky(covariance)
+    whitened = np.linalg.solve(factor, left)
+    return float(-0.5 * whitened @ whitened - np.log(factor.diagonal()).sum())
+
+
+def _normal(z: Floats) -> Floats:
+    """The standard normal distribution function, shape as z."""
+    values: Floats = np.array([0.5 * (1 + erf(value / sqrt(2))) for value in z.ravel()]).reshape(z.shape)
+    return values
