@@ -3,7 +3,6 @@
 The recorded steps have the same structure at different shapes; their blocks are told apart by their place in it.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -170,21 +169,3 @@ def _solve(sizes: Sequence[int], values: Sequence[Sequence[int]], first: int, se
 
 def _size(factors: Mapping[int, int]) -> tuple[int, ...]:
     return tuple(factors.get(column, 0) for column in range(len(MONOMIALS)))
-
-
-def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int, int]) -> Profile:
-    """Note what each block outside the layers gains with a layer, from a second trace that is a period deeper."""
-    outside: dict[int, list[int]] = defaultdict(list)
-    for number, traced in enumerate((profile, deeper)):
-        for op in traced.ops:
-            outside[number] += [place for place in op.allocates if traced.blocks[place].layer is None]
-    if len(outside[0]) != len(outside[1]):
-        raise TraceError(f"{len(outside[0])} blocks outside the layers, {len(outside[1])} in a deeper model")
-    values = monomials(*shape)
-    blocks = list(profile.blocks)
-    for here, there in zip(outside[0], outside[1], strict=True):
-        gain = deeper.blocks[there].size[0] - sum(x * y for x, y in zip(blocks[here].size, values, strict=True))
-        if gain % profile.period:
-            raise TraceError(f"{gain} bytes more in {profile.period} layers more")
-        blocks[here] = replace(blocks[here], per_layer=gain // profile.period)
-    return replace(profile, blocks=tuple(blocks))

@@ -36,11 +36,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
 from autotune import sft
-from autotune.assembly import WARMUP, assemble, with_growth
+from autotune.assembly import WARMUP, assemble
 from autotune.attention_kernels import Capability
 from autotune.contracts import cuda_paths
 from autotune.core.candidate import Candidate
-from autotune.core.profile import PAGED, Profile, repetition, traced_layers
+from autotune.core.profile import PAGED, Profile, repetition, traced_layers, with_growth
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
 from autotune.hub_kernels import use_hub_kernels

@@ -8,12 +8,14 @@ import contextlib
 import io
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from autotune.core.profile import Profile
+from autotune.core.profile import Profile, with_growth
 from autotune.errors import NotPredicted
 from autotune.fork_server import start_fork_server
 
@@ -30,43 +32,73 @@ def trace_apart(asked: Mapping[str, Any]) -> Profile:
 
     Raises NotPredicted when it cannot be traced, or when what traces it dies.
     """
-    with _one_process(start_fork_server(NO_GPU)) as pool:
+    with _two_processes(start_fork_server(NO_GPU)) as pool:
+        all_shapes, beside = pool.submit(_all_shapes, dict(asked)), pool.submit(_deeper, dict(asked))
         try:
-            found = pool.submit(_trace, dict(asked)).result()
+            profile, deeper = all_shapes.result(), beside.result()
         except BrokenProcessPool:
             raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
-    if isinstance(found, str):
-        raise NotPredicted(found)
-    return found
+        except _NotTraced as error:
+            raise NotPredicted(str(error)) from None
+    try:
+        return profile if deeper is None else with_growth(profile, *deeper)
+    except ValueError as error:
+        raise NotPredicted(str(error)) from error
 
 
-def _trace(asked: dict[str, Any]) -> Profile | str:
-    """The profile, or why there is none. Runs in the process that traces."""
-    with _quiet():
-        try:
-            from autotune.assembly import with_growth
-            from autotune.trace import TraceRequest, plan_trace, trace_all_shapes, trace_deeper
+class _NotTraced(Exception):
+    """Why there is no profile. Crosses the process, which the libraries' exceptions may not."""
 
-            plan = plan_trace(TraceRequest(**asked))
-            if plan.is_whole:
-                return trace_all_shapes(plan)
-            with _one_process(multiprocessing.get_context("fork")) as pool:
-                deeper: Future[Profile] = pool.submit(trace_deeper, plan)
-                return with_growth(trace_all_shapes(plan), deeper.result(), plan.shapes[0])
-        except Exception as error:  # whatever the libraries raise over this model, there is no prediction of it
-            return f"{type(error).__name__}: {error}"
+
+def _all_shapes(asked: dict[str, Any]) -> Profile:
+    """The first of a request's two traces. Runs in a process that traces."""
+    with _told():
+        from autotune.trace import TraceRequest, plan_trace, trace_all_shapes
+
+        return trace_all_shapes(plan_trace(TraceRequest(**asked)))
+
+
+def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | None:
+    """The second, and its shape; None where the first holds all layers. Runs in a process that traces."""
+    with _told():
+        from autotune.trace import TraceRequest, plan_trace, trace_deeper
+
+        plan = plan_trace(TraceRequest(**asked))
+        return None if plan.is_whole else (trace_deeper(plan), plan.shapes[0])
 
 
 @contextlib.contextmanager
-def _one_process(context: Any) -> Iterator[ProcessPoolExecutor]:
-    """A process that is gone afterwards, whatever happens."""
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+def _two_processes(context: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes that are gone afterwards, whatever happens. None of them has children, which would outlive it."""
+    with ProcessPoolExecutor(2, mp_context=context, initializer=_die_with_parent) as pool:
         try:
             yield pool
         except BaseException:
             for process in (pool._processes or {}).values():
                 process.kill()
             raise
+
+
+def _die_with_parent() -> None:
+    """End this process with the one that asked for it: an interrupt may come before the pool knows of it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say in words that cross the process what the libraries raise over a model, whatever it is."""
+    with _quiet():
+        try:
+            yield
+        except Exception as error:
+            raise _NotTraced(f"{type(error).__name__}: {error}") from None
 
 
 @contextlib.contextmanager

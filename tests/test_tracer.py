@@ -1,5 +1,11 @@
 """The tracer: what comes back from the process that traces, and that it is gone afterwards."""
 
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +18,8 @@ from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
 from autotune.trace import TraceRequest, trace
 
+PATIENCE_S = 120.0
+TRACING = 4  # processes: the fork server, its resource tracker, and the two that trace
 CANDIDATE = Candidate(max_length=64, per_device_train_batch_size=1, gradient_accumulation_steps=1, method="full")
 
 
@@ -28,6 +36,25 @@ def test_two_processes_find_what_one_finds() -> None:
     assert tracer.trace_apart(asked()) == trace(TraceRequest(**asked()))
     left = {child.pid for child in psutil.Process().children(recursive=True)} - before
     assert len(left) <= 2  # the fork server and its resource tracker, where this was their first use
+
+
+def test_an_interrupted_trace_leaves_no_process(tmp_path: Path) -> None:
+    """Nor does one whose parent alone gets the signal, as a scheduler sends it."""
+    (tmp_path / "config.json").write_text(json.dumps(asked()["config"]))
+    words = ("estimate", f"model={tmp_path}", "hardware=a100_80gb", f"home={tmp_path / 'home'}")
+    with subprocess.Popen([sys.executable, "-m", "autotune", *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("tracing a training step" in line for line in process.stderr)
+        root = psutil.Process(process.pid)
+        until = time.monotonic() + PATIENCE_S
+        while len(children := root.children(recursive=True)) < TRACING and time.monotonic() < until:
+            time.sleep(0.05)
+        assert len(children) >= TRACING
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 130, told
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
+    assert not alive
 
 
 def test_what_cannot_be_traced_says_why() -> None:

@@ -133,6 +133,27 @@ def repeated_layers(profile: Profile) -> range:
     return range(first, first + profile.period)
 
 
+def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int, int]) -> Profile:
+    """Note what each block outside the layers gains with a layer, from a second trace that is a period deeper.
+
+    shape: (B, S, N) of the second trace. Raises ValueError where what grows does not grow with the layers.
+    """
+    outside: dict[int, list[int]] = defaultdict(list)
+    for number, traced in enumerate((profile, deeper)):
+        for op in traced.ops:
+            outside[number] += [place for place in op.allocates if traced.blocks[place].layer is None]
+    if len(outside[0]) != len(outside[1]):
+        raise ValueError(f"{len(outside[0])} blocks outside the layers, {len(outside[1])} in a deeper model")
+    values = monomials(*shape)
+    blocks = list(profile.blocks)
+    for here, there in zip(outside[0], outside[1], strict=True):
+        gain = deeper.blocks[there].size[0] - sum(x * y for x, y in zip(blocks[here].size, values, strict=True))
+        if gain % profile.period:
+            raise ValueError(f"{gain} bytes more in {profile.period} layers more")
+        blocks[here] = replace(blocks[here], per_layer=gain // profile.period)
+    return replace(profile, blocks=tuple(blocks))
+
+
 def deepen(profile: Profile, layers: int) -> Profile:
     """The same step of a model with more layers. Raises ValueError when the traced layers do not repeat.
 
