@@ -38,6 +38,7 @@ def train(task: Task, send: Send) -> Outcome:
     if task.device == "cuda":
         gc.collect()  # a trainer and its callbacks hold each other, and an earlier trial's would count as this one's
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # what runs out of memory reports its own peak
         limit_allocator(task.allocator_limit_bytes)
     else:
         sft.tune_allocator(task.candidate)

@@ -5,7 +5,7 @@ offset for each method (core/calibrate.py). A candidate that cannot be predicted
 say. Leaves out how fast candidates are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ from autotune.journal import Trial
 class Miss:
     """A trial that ran out of memory although it was predicted to fit.
 
-    predicted_bytes: what was compared with the limit. peak_bytes: what the trial had when it failed, None if unknown.
+    predicted_bytes: what was compared with the limit, as it was predicted before the trial. peak_bytes: what the trial
+    had when it failed, None if unknown.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Plan:
     progress: Callable[[str], None]
     misses: list[Miss] = field(default_factory=list)
     _calibrations: dict[str, MemoryCalibration] = field(default_factory=dict)
+    _measured: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (predicted, measured) by method
     _failed_bytes: dict[str, int] = field(default_factory=dict)  # least peak of a method that ran out of memory
     _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
     _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
@@ -55,20 +57,27 @@ class Plan:
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is predicted to fit. The first of its kind costs a trace, which takes seconds."""
+        fits, _ = self._judge(candidate)
+        return fits
+
+    def _judge(self, candidate: Candidate) -> tuple[bool, int]:
+        """Whether a candidate is predicted to fit, and the bytes compared with the limit; 0 where none are predicted.
+
+        Of one that fits, those bytes are all that it needs.
+        """
         peak = self._peak(candidate)
         if peak is None:
-            return True
-        if peak.bytes >= self._failed_bytes.get(candidate.method, peak.bytes + 1):
-            return False
-        if self._needed(candidate, peak, 0) > self.limit_bytes or not self._fits_host(candidate):
-            return False
+            return True, 0
+        needed = self._needed(candidate, peak)
+        failed = peak.bytes >= self._failed_bytes.get(candidate.method, peak.bytes + 1)
+        if failed or needed > self.limit_bytes or not self._fits_host(candidate):
+            return False, needed
         if self.forecaster.room.on_cpu:  # nothing fragments there, and no other phase is taken to need more
-            return True
+            return True, needed
         memory = self._memory(candidate)
-        if memory is None:
-            return True
-        more = memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes  # of other phases, fragmentation
-        return self._needed(candidate, peak, more) <= self.limit_bytes
+        if memory is not None:  # other phases, and fragmentation
+            needed += memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes
+        return needed <= self.limit_bytes, needed
 
     def _fits_host(self, candidate: Candidate) -> bool:
         """Whether the host has what a candidate asks of it; that it has not is said once for a method."""
@@ -82,35 +91,31 @@ class Plan:
         )
         return False
 
-    def learn(self, trials: Sequence[Trial]) -> None:
-        """Calibrate with all trials so far, and note where the prediction missed."""
-        pairs: dict[str, list[tuple[float, float]]] = {}
-        self.misses.clear()
-        self._failed_bytes.clear()
-        failed = []
-        for trial in trials:
-            peak = self._peaks.get(trial.candidate)
-            if peak is None or trial.role == "repeat":  # a repeat need not meet the worst batch
-                continue
-            if isinstance(trial.outcome, Measured):
-                measured = (float(peak.bytes + self._workspaces), float(trial.outcome.peak_bytes))
-                pairs.setdefault(trial.candidate.method, []).append(measured)
-            elif isinstance(trial.outcome, OutOfMemory):
-                failed.append((trial, trial.outcome, peak))
-        self._calibrations = {method: calibrate_memory(peaks) for method, peaks in pairs.items()}
-        for trial, outcome, peak in failed:
-            needed = self._needed(trial.candidate, peak, 0)
-            if needed <= self.limit_bytes:
+    def learn(self, trial: Trial) -> None:
+        """Calibrate with a trial, and note it where the prediction missed.
+
+        Trials are learned once each, in their order: a miss is judged by what the trials before it had taught, so no
+        later one overturns it, and a search that goes on finds the same.
+        """
+        peak, method = self._peak(trial.candidate), trial.candidate.method
+        if peak is None or trial.role == "repeat":  # a repeat need not meet the worst batch
+            return
+        if isinstance(trial.outcome, Measured):
+            pairs = self._measured.setdefault(method, [])
+            pairs.append((float(peak.bytes + self._workspaces), float(trial.outcome.peak_bytes)))
+            self._calibrations[method] = calibrate_memory(pairs)
+        elif isinstance(trial.outcome, OutOfMemory):
+            fits, needed = self._judge(trial.candidate)
+            if fits:
                 self.misses.append(
                     Miss(
                         number=trial.number,
                         predicted_bytes=needed,
                         limit_bytes=self.limit_bytes,
-                        peak_bytes=outcome.peak_bytes,
-                        message=outcome.message,
+                        peak_bytes=trial.outcome.peak_bytes,
+                        message=trial.outcome.message,
                     )
                 )
-            method = trial.candidate.method
             self._failed_bytes[method] = min(self._failed_bytes.get(method, peak.bytes), peak.bytes)
 
     def estimate(self, candidate: Candidate) -> Mapping[str, Any] | None:
@@ -130,11 +135,10 @@ class Plan:
         """What trials have taught, by method."""
         return self._calibrations
 
-    def _needed(self, candidate: Candidate, peak: Peak, more_bytes: int) -> int:
+    def _needed(self, candidate: Candidate, peak: Peak) -> int:
         """What must be there, as far as it is known: tensors and all that experience adds to them, and the context."""
-        room = self.forecaster.room
         expected = self._calibration(candidate).at_most(peak.bytes + self._workspaces)
-        return round(expected) + more_bytes + room.context_bytes
+        return round(expected) + self.forecaster.room.context_bytes
 
     def _calibration(self, candidate: Candidate) -> MemoryCalibration:
         return self._calibrations.get(candidate.method, MemoryCalibration())

@@ -143,8 +143,7 @@ class _Sitting:
     def search(self) -> Findings:
         for trial in self.journal.trials:
             self.display.end(trial)
-            self.plan.fits(trial.candidate)  # its prediction is compared with what was measured
-        self.plan.learn(self.journal.trials)
+            self.plan.learn(trial)
         first = self._first_that_runs("baseline", self._baselines())
         assert first is not None
         if not isinstance(first.outcome, Measured | OutOfMemory):  # what breaks the baseline breaks the others too
@@ -259,7 +258,7 @@ class _Sitting:
             raise
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
-        self.plan.learn(self.journal.trials)
+        self.plan.learn(trial)
         for miss in self.plan.misses:
             if miss.number == number:
                 self.display.line(miss_line(miss))

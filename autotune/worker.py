@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, outcome_to_dict
-from autotune.task import Task
+from autotune.task import Device, Task
 
 LOG_TAIL_LINES = 20
 OUT_OF_MEMORY_WORDS = (  # of errors that have no class of their own
@@ -66,7 +66,7 @@ def perform(task: Task, connection: Connection) -> Outcome:
         message = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         wall_s = time.perf_counter() - started
         if _is_out_of_memory(error):
-            return OutOfMemory(message=message, peak_bytes=None, wall_s=wall_s)
+            return OutOfMemory(message=message, peak_bytes=_peak_bytes(task.device), wall_s=wall_s)
         return Crashed(message=message, log_tail=log_tail(task.log_path), wall_s=wall_s)
 
 
@@ -77,6 +77,12 @@ def log_tail(log_path: str) -> str:
     except OSError:
         return ""
     return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _peak_bytes(device: Device) -> int | None:
+    """What torch had allocated of a GPU at most; on a CPU nothing counts it."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or device == "cpu" else int(torch.cuda.max_memory_allocated())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,10 +10,13 @@ from autotune.core.candidate import Candidate
 from autotune.core.estimate import Demand, MemoryEstimate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
+from autotune.core.outcome import Outcome, OutOfMemory
 from autotune.core.recipe import Recipe
 from autotune.forecaster import Forecaster
+from autotune.journal import Trial
 from autotune.plan import Plan
 from tests.core.examples import A100, CPU, candidate, workload
+from tests.stand_ins import measured
 
 PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
 HOST_BYTES = 2**32
@@ -82,3 +86,31 @@ def test_on_a_cpu_nothing_is_replayed(replayed: list[Candidate]) -> None:
     """There is no allocator that could fragment, so the law alone answers."""
     assert plan(CPU).fits(candidate())
     assert replayed == []
+
+
+def trial(number: int, outcome: Outcome, **changes: Any) -> Trial:
+    """A trial of the search; keywords change its candidate."""
+    return Trial(number=number, role="search", candidate=candidate(**changes), outcome=outcome)
+
+
+def test_a_miss_stays_as_it_was_found(replayed: list[Candidate]) -> None:
+    """A later peak that would have ruled the failed trial out does not overturn it, nor when both are learned again."""
+    found, again = plan(A100), plan(A100)
+    failed = trial(0, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0))
+    large = trial(1, replace(measured(), peak_bytes=2 * found.limit_bytes), per_device_train_batch_size=2)
+    found.learn(failed)
+    [miss] = found.misses
+    needed = OTHER_PHASES["loading"] + 2**20
+    assert (miss.number, miss.predicted_bytes, miss.limit_bytes) == (0, needed, found.limit_bytes)
+    found.learn(large)
+    for each in (failed, large):
+        again.learn(each)
+    assert found.misses == again.misses == [miss]
+
+
+def test_what_was_ruled_out_is_no_miss(replayed: list[Candidate]) -> None:
+    """The last of the fallbacks is tried although it is predicted not to fit."""
+    found = plan(A100)
+    found.learn(trial(0, replace(measured(), peak_bytes=2 * found.limit_bytes)))
+    found.learn(trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
+    assert found.misses == []

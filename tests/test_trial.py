@@ -6,15 +6,18 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from autotune import trial
 from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
 from autotune.task import Measure
 from autotune.trial import Workers
+from autotune.worker import perform
 from tests import stand_ins
 
 
@@ -73,6 +76,23 @@ def test_an_allocation_that_fails_is_out_of_memory(workers: Workers, make_task, 
     huge = replace(recipe, lora_rank=2**40)
     outcome = workers.perform(make_task(candidate=replace(candidate, method="lora"), recipe=huge), limit_s=600)
     assert isinstance(outcome, OutOfMemory)
+
+
+@pytest.mark.parametrize(("device", "peak_bytes"), [("cuda", 7), ("cpu", None)])
+def test_a_gpu_that_is_full_tells_its_peak(
+    make_task, monkeypatch: pytest.MonkeyPatch, device: str, peak_bytes: int | None
+) -> None:
+    """torch counts what it had allocated when it ran out of memory; on a CPU nothing does."""
+
+    def train(task: object, send: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("autotune.measure.train", train)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    here, _ = Pipe()
+    outcome = perform(make_task(device=device), here)
+    assert isinstance(outcome, OutOfMemory)
+    assert outcome.peak_bytes == peak_bytes
 
 
 def test_a_trial_that_takes_too_long_is_timed_out(workers: Workers, make_task) -> None:
