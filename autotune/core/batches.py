@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autotune.core.candidate import Batching, Candidate
 from autotune.core.profile import Size, monomials
-from autotune.core.regime import micro_batch
+from autotune.core.regime import keeps_documents_apart, micro_batch
 from autotune.core.workload import Lengths
 
 Integers = NDArray[np.int64]
@@ -77,13 +77,18 @@ def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
 
 
 def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
-    """Whether attention needs a mask in some large micro-batch: rows of several lengths are padded to one.
+    """Whether attention needs a mask in some large micro-batch: one where a row is padded, to the others or a multiple.
 
-    Without a dataset every row is full and none is padded.
+    Without a dataset every row is full. Where documents are kept apart the mask is that of the documents.
     """
-    if lengths is None or candidate.packs or candidate.per_device_train_batch_size == 1:
-        return not candidate.packs and padded(candidate.row_length, candidate) != candidate.row_length
-    return len(np.unique(np.minimum(lengths.tokens, candidate.max_length))) > 1
+    if keeps_documents_apart(candidate):
+        return False
+    if lengths is None or candidate.packs:
+        return padded(candidate.row_length, candidate) != candidate.row_length
+    tokens = np.unique(np.minimum(lengths.tokens, candidate.max_length))
+    if candidate.per_device_train_batch_size > 1 and len(tokens) > 1:
+        return True
+    return bool((tokens % (candidate.pad_to_multiple_of or 1)).any())
 
 
 def padded(tokens: int, candidate: Candidate) -> int:

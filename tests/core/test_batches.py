@@ -45,6 +45,19 @@ def test_samplers_sort_within_a_step(batching: str, order: list[int]) -> None:
     assert sampled_order(np.array([1, 4, 2, 3]), asked).tolist() == order
 
 
+@pytest.mark.parametrize(
+    ("rows", "tokens", "is_padded"),
+    [(1, [100, 101, 900], True), (2, [100, 100], True), (1, [128, 900, 960], True), (1, [64, 128], False)],
+)
+def test_a_mask_is_needed_where_a_row_is_padded_to_a_multiple(rows: int, tokens: list[int], is_padded: bool) -> None:
+    """TRL's collator pads a single row too, and transformers makes a mask of any zero in the attention mask."""
+    asked = candidate(max_length=1024, pad_to_multiple_of=64, per_device_train_batch_size=rows)
+    assert is_masked(asked, lengths(tokens)) is is_padded
+    packed = replace(asked, max_length=tokens[0], packed_length=tokens[0])
+    assert is_masked(replace(packed, batching="pack_wrapped"), lengths(tokens)) is (tokens[0] % 64 > 0)
+    assert not is_masked(replace(packed, batching="pack_bfd"), lengths(tokens))
+
+
 def test_a_mask_is_needed_where_rows_differ() -> None:
     """One row, full rows and rows that are all cut at one length need none."""
     assert is_masked(TWO, lengths([10, 50]))
