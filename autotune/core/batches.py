@@ -46,9 +46,9 @@ def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
     if candidate.packs:
         return full_batch(candidate)
     rows = min(candidate.per_device_train_batch_size, lengths.rows)
-    tokens = np.minimum(lengths.tokens, candidate.max_length)
-    labels = np.sort(np.minimum(lengths.labels, tokens - 1))[-rows:]
-    return Batch(rows=rows, positions=padded(int(tokens.max()), candidate), labels=int(labels.sum()))
+    longest = min(lengths.longest, candidate.max_length)
+    labels = np.minimum(lengths.most_labels[:rows], candidate.max_length - 1)
+    return Batch(rows=rows, positions=padded(longest, candidate), labels=int(labels.sum()))
 
 
 def drawn_batches(candidate: Candidate, lengths: Lengths, *, seed: int) -> Iterator[Batch]:
@@ -85,8 +85,8 @@ def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
         return False
     if lengths is None or candidate.packs:
         return padded(candidate.row_length, candidate) != candidate.row_length
-    tokens = np.unique(np.minimum(lengths.tokens, candidate.max_length))
-    if candidate.per_device_train_batch_size > 1 and len(tokens) > 1:
+    tokens = np.minimum(lengths.distinct, candidate.max_length)
+    if candidate.per_device_train_batch_size > 1 and tokens[0] < tokens[-1]:
         return True
     return bool((tokens % (candidate.pad_to_multiple_of or 1)).any())
 

@@ -6,7 +6,7 @@ other rules (batching.py).
 Symbols: N rows, l_i tokens of row i, S max_length. Coverage(S) = sum(min(l_i, S)) / sum(l_i).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,18 @@ class Lengths:
     tokens: in the dataset's order, shape (N,), int64, N >= 1, each >= 1.
     labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 behind the first
         position (the first token of a row has nothing that predicts it).
+    distinct: the different values of `tokens`, ascending. most_labels: `labels` of the rows, most first. Both are found
+        once, for thousands of candidates.
     """
 
     tokens: NDArray[np.int64]
     labels: NDArray[np.int64]
+    distinct: NDArray[np.int64] = field(init=False)
+    most_labels: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "distinct", np.unique(self.tokens))
+        object.__setattr__(self, "most_labels", np.sort(np.minimum(self.labels, self.tokens - 1))[::-1])
 
     @property
     def rows(self) -> int:
@@ -42,7 +50,7 @@ class Lengths:
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return int(self.tokens.max())
+        return int(self.distinct[-1])
 
     def coverage(self, max_length: int) -> float:
         """Share of all tokens kept by truncating every row at `max_length` tokens, in (0, 1]."""

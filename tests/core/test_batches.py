@@ -33,6 +33,8 @@ def test_no_drawn_batch_is_larger_than_the_worst(tokens: list[int], batching: st
     """Whatever the sampler draws needs no more rows, positions or labels."""
     asked = replace(TWO, batching=batching)  # type: ignore[arg-type]
     worst = worst_batch(asked, lengths(tokens))
+    kept = np.minimum(np.array(tokens), asked.max_length)
+    assert (worst.positions, worst.labels) == (kept.max(), np.sort(kept - 1)[-2:].sum())
     for batch in drawn_batches(asked, lengths(tokens), seed=seed):
         assert (batch.rows, batch.positions) <= (worst.rows, worst.positions)
         assert batch.labels <= worst.labels
