@@ -163,11 +163,13 @@ def demand_of(
 def fitting(
     law: MemoryLaw, shapes: Floats, estimate: MemoryEstimate, candidate: Candidate
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of many micro-batches of a candidate fit, shape (C,): fragmentation takes the share that it has in
-    `estimate`. shapes: their monomials, shape (C, M)."""
-    room = estimate.room
+    """Which of many micro-batches of a candidate fit, shape (C,): fragmentation and evaluation take the share that they
+    have in `estimate`; loading and saving depend on no micro-batch. shapes: their monomials, shape (C, M)."""
+    room, phases = estimate.room, estimate.demand.phases
     share = 1 + estimate.demand.allowance_bytes / estimate.peak_bytes
-    on_device = peaks(law, shapes) * share + room.context_bytes + room.workspace_bytes <= room.limit_bytes
+    step = peaks(law, shapes) * max(1.0, phases.get("evaluation", 0) / phases["training"])
+    alike = max(phases.get("loading", 0), phases.get("saving", 0))
+    on_device = np.maximum(step, alike) * share + room.context_bytes + room.workspace_bytes <= room.limit_bytes
     moments = _host_moments(law, shapes, candidate, on_cpu=room.on_cpu)
     on_host = np.max([_total(held) for held in moments], axis=0) <= room.host_limit_bytes
     fits: np.ndarray[tuple[int], np.dtype[np.bool_]] = on_device & on_host

@@ -111,6 +111,23 @@ def test_many_at_once_are_judged_like_one() -> None:
     assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room), candidate()).sum() == 500
 
 
+@pytest.mark.parametrize(
+    ("phases", "most_rows"),
+    [({"loading": 1}, 500), ({"loading": 2}, 0), ({"saving": 2}, 0), ({"evaluation": 2}, 249), ({}, 500)],
+)
+def test_no_phase_is_left_out_of_the_largest(phases: dict[str, int], most_rows: int) -> None:
+    """Room for 500 rows of 1,050 in training, beside 1,000: none when loading needs twice that, half in evaluation."""
+    profile = step(5)
+    law = memory_law(profile, layers=5, accumulation=1)
+    shapes = np.array([monomials(rows, 10, 0) for rows in range(1, 1001)], dtype=np.float64)
+    half = peak(law, monomials(500, 10, 0)).bytes
+    asked = replace(DEMAND.peak, bytes=half)
+    others = {name: times * half for name, times in phases.items()}
+    demand = replace(DEMAND, peak=asked, phases={"training": half, **others}, allowance_bytes=0)
+    room = Room(limit_bytes=half, context_bytes=0, workspace_bytes=0, host_free_bytes=None)
+    assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room), candidate()).sum() == most_rows
+
+
 def test_paged_states_are_held_by_the_host() -> None:
     """They are no part of the device's peak, and all of the host's."""
     profile = step(5)
