@@ -156,7 +156,11 @@ class Hardware:
     @classmethod
     def from_dict(cls, values: Any, *, where: str = "hardware") -> "Hardware":
         """Read back what `to_dict` wrote. Raises UsageError listing all that is wrong, each with its place."""
-        return read_dataclass(values, cls, where=where)
+        hardware = read_dataclass(values, cls, where=where)
+        if hardware.kind == "cuda" and hardware.compute_capability is None:
+            problem = f"{where}.compute_capability: missing, expected a list of 2: it decides which kernels a GPU runs"
+            raise UsageError(problem)
+        return hardware
 
 
 def read_dataclass(values: Any, cls: type[Facts], *, where: str) -> Facts:

@@ -132,7 +132,7 @@ hardwares = st.builds(
     supports_bf16=st.booleans(),
     device_index=st.none() | st.integers(0, 15),
     other_devices=st.lists(texts, max_size=2).map(tuple),
-    compute_capability=st.none() | st.tuples(st.integers(0, 12), st.integers(0, 9)),
+    compute_capability=st.tuples(st.integers(0, 12), st.integers(0, 9)),
     versions=st.dictionaries(texts, texts, max_size=3),
     throttled=st.none() | st.lists(texts, max_size=2).map(tuple),
     peer_links=st.lists(links, max_size=2).map(tuple),
@@ -185,6 +185,15 @@ def test_a_bad_file_is_told_everything_at_once() -> None:
             "h.json.rates[0].spread: missing, expected a number",
         ]
     )
+
+
+def test_a_gpu_must_say_its_compute_capability() -> None:
+    """Without it a step would be traced as on a CPU and replayed as on a GPU; a CPU has none."""
+    assert Hardware.from_dict({**REQUIRED, "kind": "cpu"}).compute_capability is None
+    with pytest.raises(UsageError) as caught:
+        Hardware.from_dict({**REQUIRED, "kind": "cuda"}, where="h.json")
+    [problem] = caught.value.problems
+    assert problem.startswith("h.json.compute_capability: missing, expected a list of 2")
 
 
 @pytest.mark.parametrize("values", [None, [], "cpu", 3])
