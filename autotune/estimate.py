@@ -12,7 +12,7 @@ from typing import Any
 
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
-from autotune.core.context import Installed
+from autotune.core.context import Context, Installed
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware
 from autotune.core.levers import Lever, fixed_bytes, levers
@@ -23,7 +23,7 @@ from autotune.forecaster import Forecaster, Suggestion
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
 from autotune.profiles import Loss
-from autotune.proposal import complete, stand_in_data
+from autotune.proposal import broken_rules, complete, stand_in_data
 from autotune.tracer import start_tracer
 
 LENGTH = 1024  # tokens of a row where neither data nor candidate.max_length says (TRL's default max_length)
@@ -112,6 +112,11 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         progress=progress,
     )
     memory, batch, law = forecaster.memory(candidate), forecaster.batch(candidate), forecaster.law(candidate)
+    context = Context(installed=stack, hardware=request.hardware, workload=workload)
+
+    def is_legal(changed: Candidate) -> bool:
+        return not broken_rules(changed, context, lengths_known=data is not None)
+
     rows, length_ = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
     return Forecast(
         model=facts,
@@ -123,7 +128,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         memory=memory,
         largest_rows=rows,
         largest_length=length_,
-        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows)),
+        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows, is_legal)),
         fixed_bytes=fixed_bytes(law, batch),
         levers=levers(law, batch, candidate, full_logits=request.loss == "full_logits"),
         versions=stack.versions,

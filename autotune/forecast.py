@@ -193,8 +193,7 @@ def _advice(found: Forecast) -> Iterator[str]:
     if found.suggestions:
         yield "what would make it fit:"
     for each in found.suggestions:
-        words = " ".join(f"candidate.{knob}={value}" for knob, value in each.changes.items())
-        yield f"  {words}: {_what_it_needs(each.memory)}"
+        yield f"  {each.words}: {_what_it_needs(each.memory)}"
     if not found.memory.fits and not any(each.memory.fits for each in found.suggestions):
         yield "  nothing that was tried fits: a larger device, a smaller model, or a shorter length"
 

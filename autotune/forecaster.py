@@ -16,6 +16,7 @@ from autotune import store
 from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
 from autotune.core.candidate import Candidate
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
+from autotune.core.fidelity import divisors
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.profile import Profile, deepen
@@ -38,6 +39,12 @@ class Suggestion:
 
     changes: Mapping[str, Any]
     memory: MemoryEstimate
+
+    @property
+    def words(self) -> str:
+        """The changes as they stand on a command line; the method is the recipe's, and a candidate's must be its."""
+        places = {knob: "recipe" if knob == "method" else "candidate" for knob in self.changes}
+        return " ".join(f"{places[knob]}.{knob}={value}" for knob, value in self.changes.items())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,14 +132,27 @@ class Forecaster:
             most = min(most, self.lengths.longest)
         return self._largest(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
 
-    def suggestions(self, candidate: Candidate, memory: MemoryEstimate, rows: int | None) -> Iterator[Suggestion]:
-        """Changes that lead to one that fits, each on top of those before it; each may cost a trace."""
+    def suggestions(
+        self, candidate: Candidate, memory: MemoryEstimate, rows: int | None, is_legal: Callable[[Candidate], bool]
+    ) -> Iterator[Suggestion]:
+        """Changes that lead to one that fits, each on top of those before it; each may cost a trace.
+
+        rows: the largest micro-batch that fits, None without one. All that is suggested is legal and keeps the rows of
+        a step.
+        """
         changes: dict[str, Any] = {}
-        if rows is not None:
-            yield self._suggestion(candidate, {"per_device_train_batch_size": rows})
+        smaller = [
+            {"per_device_train_batch_size": size}
+            for size in divisors(candidate.rows_per_step // candidate.devices)
+            if size < candidate.per_device_train_batch_size
+        ]
+        smaller = [change for change in smaller if is_legal(_changed(candidate, change))]
+        fitting_rows = [change for change in smaller if change["per_device_train_batch_size"] <= (rows or 0)]
+        if fitting_rows:
+            yield self._suggestion(candidate, fitting_rows[-1])
             return
-        if candidate.per_device_train_batch_size > 1:
-            changes["per_device_train_batch_size"] = 1
+        if smaller:
+            changes = dict(smaller[0])
         steps: list[dict[str, Any]] = []
         if not memory.fits_host and candidate.activation_offloading:
             steps.append({"activation_offloading": False})
@@ -145,6 +165,8 @@ class Forecaster:
         if candidate.method != "qlora":
             steps.append({"method": "qlora", "weights_dtype": "bfloat16"})
         for step in steps:
+            if not is_legal(_changed(candidate, {**changes, **step})):
+                continue
             changes = {**changes, **step}
             try:
                 found = self._suggestion(candidate, changes)
@@ -156,10 +178,7 @@ class Forecaster:
                 return
 
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
-        changed = replace(candidate, **changes)
-        steps = max(1, candidate.rows_per_step // changed.per_device_train_batch_size)
-        memory = self.memory(replace(changed, every_n_layers=1, gradient_accumulation_steps=steps))
-        return Suggestion(changes=changes, memory=memory)
+        return Suggestion(changes=changes, memory=self.memory(_changed(candidate, changes)))
 
     def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
         """The largest of ascending values of a knob that fits.
@@ -256,3 +275,12 @@ class Forecaster:
             while len(steps) < DRAWN_STEPS and len(step := list(islice(drawn, micro_steps))) == micro_steps:
                 steps.append(step)
         return [*steps, [worst] * micro_steps, [worst] * micro_steps]
+
+
+def _changed(candidate: Candidate, changes: Mapping[str, Any]) -> Candidate:
+    """A candidate with changes, and with what follows from them."""
+    changed = replace(candidate, **changes)
+    if "checkpointing" in changes:
+        changed = replace(changed, every_n_layers=1)
+    rows = changed.per_device_train_batch_size * changed.devices
+    return replace(changed, gradient_accumulation_steps=candidate.rows_per_step // rows)

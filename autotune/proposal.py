@@ -12,7 +12,7 @@ import numpy as np
 from autotune.core.candidate import Candidate
 from autotune.core.context import Context, Installed
 from autotune.core.hardware import Hardware
-from autotune.core.legality import RULES
+from autotune.core.legality import RULES, Rule
 from autotune.core.pins import pins_in_words
 from autotune.core.space import baseline
 from autotune.core.workload import DataFacts, Lengths, Workload
@@ -64,13 +64,17 @@ def complete(
     if "gradient_accumulation_steps" not in fixed:
         rows = candidate.per_device_train_batch_size * candidate.devices
         candidate = replace(candidate, gradient_accumulation_steps=max(1, recipe.effective_batch_size // rows))
-    excused = OF_A_RECIPE | (set() if lengths_known else OF_A_DATASET)
-    for rule in RULES:
-        if rule.name not in excused and rule.broken(candidate, context):
-            said = {knob: fixed[knob] for knob in rule.knobs if knob in fixed}
-            shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
-            limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
-            problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")
+    for rule in broken_rules(candidate, context, lengths_known=lengths_known):
+        said = {knob: fixed[knob] for knob in rule.knobs if knob in fixed}
+        shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
+        limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
+        problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")
     if problems:
         raise UsageError(*problems)
     return candidate
+
+
+def broken_rules(candidate: Candidate, context: Context, *, lengths_known: bool) -> list[Rule]:
+    """The rules that one which is estimated breaks, whatever its recipe. lengths_known: as in `complete`."""
+    excused = OF_A_RECIPE | (set() if lengths_known else OF_A_DATASET)
+    return [rule for rule in RULES if rule.name not in excused and rule.broken(candidate, context)]
