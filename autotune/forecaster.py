@@ -25,7 +25,7 @@ from autotune.core.regime import Regime, regime_of
 from autotune.core.replay import replay
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
-from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, reduced
+from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
 MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
@@ -232,19 +232,15 @@ class Forecaster:
         return regime, is_masked(candidate, self.lengths)
 
     def _profile_request(self, candidate: Candidate, batch: Batch) -> ProfileRequest:
-        regime, masked = self._case(candidate, batch)
-        return reduced(
-            ProfileRequest(
-                config=self.config,
-                candidate=replace(candidate, per_device_train_batch_size=batch.rows),
-                recipe=self.recipe,
-                masked=masked,
-                tiled=regime.tiled,
-                ragged=regime.ragged,
-                beyond_window=regime.beyond_window,
-                loss=self.loss,
-                capability=self.hardware.compute_capability,
-            )
+        return request_of(
+            batch,
+            candidate,
+            config=self.config,
+            recipe=self.recipe,
+            window=self.facts.window,
+            masked=is_masked(candidate, self.lengths),
+            loss=self.loss,
+            capability=self.hardware.compute_capability,
         )
 
     def _profile(self, request: ProfileRequest) -> Profile:

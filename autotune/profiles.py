@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotune import store
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
 from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
-from autotune.core.regime import keeps_documents_apart
+from autotune.core.regime import keeps_documents_apart, regime_of
 from autotune.errors import NotPredicted, first_line
 from autotune.installed import installed
 from autotune.tracer import trace_apart
@@ -58,6 +59,42 @@ class ProfileRequest:
     beyond_window: bool = False
     loss: Loss = "fused"
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The fields by name, as tracer.trace_apart and TraceRequest take them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def request_of(
+    batch: Batch,
+    candidate: Candidate,
+    *,
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    window: int | None,
+    masked: bool,
+    loss: Loss,
+    capability: tuple[int, int] | None,
+) -> ProfileRequest:
+    """The reduced request that a candidate's micro-batch comes under. batch.labels: those that the loss scores.
+
+    window: positions that the model's sliding window reaches back, None without one. The others as in ProfileRequest.
+    """
+    regime = regime_of(batch.rows, batch.positions, window, labels=batch.labels)
+    return reduced(
+        ProfileRequest(
+            config=config,
+            candidate=replace(candidate, per_device_train_batch_size=batch.rows),
+            recipe=recipe,
+            masked=masked,
+            tiled=regime.tiled,
+            ragged=regime.ragged,
+            beyond_window=regime.beyond_window,
+            loss=loss,
+            capability=capability,
+        )
+    )
+
 
 def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str], None]) -> Profile:
     """The profile of a request: the cached one, else a new trace, which takes seconds.
@@ -71,7 +108,7 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
         shape = "one row" if request.candidate.per_device_train_batch_size == 1 else "several rows"
         progress(f"tracing a training step ({words}, {shape}); this is done once")
         try:
-            return trace_apart({field.name: getattr(request, field.name) for field in fields(request)}).to_dict()
+            return trace_apart(request.asked).to_dict()
         except NotPredicted as error:
             raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {first_line(error)}") from error
 

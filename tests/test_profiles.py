@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.profile import Profile
 from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
-from autotune.profiles import ProfileRequest, describe_request, key_of, load_profile, reduced
+from autotune.profiles import ProfileRequest, describe_request, key_of, load_profile, reduced, request_of
 from tests.core.test_profile import step
 
 CANDIDATE = Candidate(max_length=300, per_device_train_batch_size=4, gradient_accumulation_steps=3, method="lora")
@@ -106,3 +107,31 @@ def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
     """A card is traced as its kind: without flash attention, with it in little shared memory, with it."""
     asked = [replace(REQUEST, capability=capability) for capability in ((7, 0), (7, 5), (8, 0), (9, 0), (8, 9), (8, 6))]
     assert [reduced(request).capability for request in asked] == [(7, 5), (7, 5), (8, 0), (8, 0), (8, 6), (8, 6)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "tiled", "ragged", "beyond"),
+    [
+        (Batch(rows=4, positions=64, labels=252), False, False, False),
+        (Batch(rows=4, positions=2048, labels=4096), False, False, True),
+        (Batch(rows=4, positions=2048, labels=4097), True, False, True),
+        (Batch(rows=4, positions=100, labels=396), False, True, False),
+    ],
+)
+def test_a_micro_batch_comes_under_the_request_of_its_regime(
+    batch: Batch, tiled: bool, ragged: bool, beyond: bool
+) -> None:
+    """Its labels, length and window decide; what no trace depends on is gone already."""
+    found = request_of(
+        batch,
+        CANDIDATE,
+        config=REQUEST.config,
+        recipe=REQUEST.recipe,
+        window=512,
+        masked=True,
+        loss="fused",
+        capability=(9, 0),
+    )
+    wanted = replace(REQUEST, tiled=tiled, ragged=ragged, beyond_window=beyond, capability=(9, 0))
+    assert found == reduced(wanted)
+    assert (found.tiled, found.ragged, found.beyond_window) == (tiled, ragged, beyond)
