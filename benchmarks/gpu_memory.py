@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 from gpu_cases import CARDS, CASES, CPU_CASES, SEED
 from gpu_plan import Planned, Progress, in_order, predictions, waiting
-from gpu_rows import Row, append, commit_of_checkout, now, own_rows, today
 from gpu_summary import DONE, summary
 from memory_cases import plain_cpu
+from rows import Row, append, commit_of_checkout, now, own_rows, today
 
 from autotune import nvml
 from autotune.catalogue import CONF

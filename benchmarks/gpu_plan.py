@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gpu_cases import SEED, Case, around, lengths_of, write_model, write_rows
-from gpu_rows import Row
 from gpu_summary import DONE
+from rows import Row
 
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware

@@ -12,8 +12,6 @@ versions and format of profiles are not run again. With `--json` one object for 
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
 import time
 from collections import Counter
@@ -23,8 +21,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gpu_rows import append, read, today
 from memory_cases import ARCHITECTURES, SMALL, Loss
+from pools import quiet_pool
+from rows import append, own_rows, today
 
 from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
 from autotune.core.memory import memory_law, peak
@@ -32,10 +31,9 @@ from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step, d
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.regime import ALIGNMENT, TILE, micro_batch
 from autotune.installed import installed
-from autotune.profiles import FORMAT
+from autotune.profiles import FORMAT, STACK
 
 RESULTS = Path(__file__).parent / "results" / "memory_exact.jsonl"
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
 TRACES_PER_PROCESS = 40  # a process keeps what the libraries cache
 
@@ -292,17 +290,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Compare what is not in the file yet, append; then say how many rows are exact."""
     arguments = _arguments()
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in LIBRARIES}}
-
-    def own() -> list[dict[str, Any]]:
-        return [row for row in read(arguments.out) if all(row[name] == about[name] for name in about)]
-
-    done = [row["case"] for row in own()]
+    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
     asked = [case for case in cases() if all(word in case.name for word in arguments.only.split())]
     waiting = [case for case in asked if case.key not in done]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autotune.preload", "autotune.trace"])
-    with context.Pool(arguments.jobs, initializer=_be_quiet, maxtasksperchild=TRACES_PER_PROCESS) as pool:
+    with quiet_pool(arguments.jobs, tasks_each=TRACES_PER_PROCESS) as pool:
         for case, found in pool.imap_unordered(_attempt, waiting):
             if isinstance(found, str):
                 print(f"failed: {case.name}: {found}", flush=True)
@@ -311,7 +303,7 @@ def main() -> None:
             append(arguments.out, row)
             if not arguments.json:
                 print("exact" if is_exact(row) else "DIFFERS", row["peak_difference"], case.name, flush=True)
-    rows = own()
+    rows = own_rows(arguments.out, about, tuple(about))
     print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
 
 
@@ -320,13 +312,6 @@ def _attempt(case: Case) -> tuple[Case, dict[str, Any] | str]:
         return case, compare(case)
     except Exception as error:
         return case, f"{type(error).__name__}: {error}"
-
-
-def _be_quiet() -> None:
-    """Send what the libraries print in this process nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
 
 
 def _arguments() -> argparse.Namespace:

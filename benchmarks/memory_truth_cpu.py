@@ -6,13 +6,12 @@ Models are small ones of each architecture with random weights, and the shipped 
 (memory_cases.py). Every case is predicted by the trace, then trains in a process of its own under torch's profiler,
 which sees each allocation of the CPU allocator. Loading is watched too, for what it leaves behind, but the peak is
 that of the steps. Resident size is written beside it and predicts nothing. Rows are appended to FILE, and those
-that are there for the same versions are not run again. With `--json` one object for all rows of FILE is printed.
+that are there for the same versions and format of profiles are not run again. With `--json` one object for all rows of
+FILE that are of these is printed.
 """
 
 import argparse
 import json
-import multiprocessing
-import os
 import tempfile
 import threading
 import time
@@ -26,15 +25,17 @@ from typing import Any
 from unittest.mock import patch
 
 from memory_cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, plain_cpu, row_lengths
+from pools import quiet_pool
+from rows import append, own_rows, today
 
 from autotune.core.candidate import short_name
 from autotune.core.recipe import Recipe
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
 from autotune.installed import installed
+from autotune.profiles import FORMAT, STACK, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 
 
 def main() -> None:
@@ -48,29 +49,27 @@ def main() -> None:
     large = [model for name, model in facts.items() if name in LARGE]
     cases = draw_cases(small, hardware, count=arguments.count, seed=arguments.seed) if small else []
     cases += draw_cases(large, hardware, count=arguments.large, seed=arguments.seed) if large else []
-    versions = {name: installed().versions[name] for name in LIBRARIES}
-    done = [row["case"] for row in _rows(arguments.out) if row["versions"] == versions]
+    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
     waiting = [case for case in cases if case.key not in done]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autotune.preload", "autotune.trace"])
     writing = threading.Lock()
 
     def run(case: Case) -> None:
-        with context.Pool(1, initializer=_be_quiet) as pool:
+        with quiet_pool(1) as pool:
             predicted = pool.apply(predict, (case, by_label[case.model]))
-        with context.Pool(1, initializer=_be_quiet) as pool:
+        with quiet_pool(1) as pool:
             measured = pool.apply(measure, (case, by_label[case.model]))
         row = {
-            "date": time.strftime("%Y-%m-%d"),
+            "date": today(),
             "case": case.key,
             "name": f"{case.model} {case.loss} {'padded ' * case.padded}{short_name(case.candidate)}",
             **predicted,
             **measured,
             "error": predicted["predicted_bytes"] / measured["measured_bytes"] - 1,
-            "versions": versions,
+            **about,
         }
-        with writing, arguments.out.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        with writing:
+            append(arguments.out, row)
         if not arguments.json:
             print(
                 f"{row['error']:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {predicted['phase']}",
@@ -86,7 +85,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(arguments.jobs) as threads:
         list(threads.map(attempt, waiting))
-    rows = [row for row in _rows(arguments.out) if row["versions"] == versions]
+    rows = own_rows(arguments.out, about, tuple(about))
     print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
 
 
@@ -100,27 +99,28 @@ def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes as the trace has it."""
     from transformers import AutoConfig
 
+    from autotune.core.batches import Batch
     from autotune.core.memory import memory_law, peak
-    from autotune.core.profile import monomials
-    from autotune.core.regime import micro_batch, regime_of
+    from autotune.core.regime import micro_batch
     from autotune.trace import TraceRequest, sliding_window, trace
 
     started = time.perf_counter()
     config = AutoConfig.from_pretrained(facts.path).to_dict()
     rows, positions = micro_batch(case.candidate, case.positions)
-    regime = regime_of(rows, positions, sliding_window(config))
-    request = TraceRequest(
+    batch = Batch(rows=rows, positions=positions, labels=rows * (positions - 1))
+    request = request_of(
+        batch,
+        case.candidate,
         config=config,
-        candidate=case.candidate,
         recipe=Recipe(method=case.candidate.method),
+        window=sliding_window(config),
         masked=case.padded,
-        tiled=regime.tiled,
-        beyond_window=regime.beyond_window,
         loss=case.loss,
+        capability=None,
     )
-    profile = trace(request)
+    profile = trace(TraceRequest(**request.asked))
     law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
-    predicted = asdict(peak(law, monomials(rows, positions, rows * (positions - 1))))
+    predicted = asdict(peak(law, batch.monomials))
     return {
         "predicted_bytes": predicted.pop("bytes"),
         **predicted,
@@ -189,13 +189,6 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
     }
 
 
-def _be_quiet() -> None:
-    """Send what the libraries print in this process nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-
-
 def _mapped_bytes(model: Any, allocated: set[int]) -> int:
     """Bytes of the frozen or trained weights that safetensors maps from the file, which no allocator sees.
 
@@ -231,12 +224,6 @@ def _living(profiler: Any) -> dict[int, int]:
         else:
             living.pop(address, None)
     return living
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _arguments() -> argparse.Namespace:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpu_rows import append, now, read
+from rows import append, now, read
 from table import References, Row, Table, load, next_trial, summarize
 
 from autotune import settings as schemas

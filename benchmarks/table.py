@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from gpu_rows import read
+from rows import read
 
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.comparison import corrected_rates, reference

@@ -16,8 +16,8 @@ import yaml
 from gpu_cases import CARDS, CASES, CPU_CASES, STEPS, Case, around, make, row_lengths
 from gpu_memory import Watch, measure_all
 from gpu_plan import Job, Planned, predict, waiting
-from gpu_rows import append, own_rows, read
 from gpu_summary import GOAL, summary
+from rows import append, own_rows, read
 
 from autotune.catalogue import CONF
 from autotune.core.candidate import CHECKPOINTINGS

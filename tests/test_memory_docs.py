@@ -15,6 +15,7 @@ import pytest
 from autotune.cli import main
 from autotune.core.profile import Profile
 from autotune.installed import installed
+from autotune.profiles import FORMAT, STACK
 from tests.core.test_profile import step
 from tests.test_estimate import CONFIG
 
@@ -22,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 SMALLER = {
     "model=qwen2_5_0_5b": "model=./one-layer",
     "recipe.method=full,lora": "recipe.method=full",  # a trace takes seconds
@@ -123,10 +123,11 @@ def test_the_public_accuracy_is_that_of_the_rows(
 def test_the_accuracy_is_summed_up_from_rows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The truth on the CPU: median and largest error of the rows that a file has for these versions."""
+    """The truth on the CPU: median and largest error of the rows of these versions and this format of profiles."""
     [truth] = [shlex.split(line)[1:] for line in LINES if "memory_truth_cpu" in line]
-    versions = {name: installed().versions[name] for name in LIBRARIES}
-    rows = [{"case": number, "error": error, "versions": versions} for number, error in enumerate((-0.01, 0.03, 0.002))]
+    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    rows = [{"case": number, "error": error, **about} for number, error in enumerate((-0.01, 0.03, 0.002))]
+    rows += [{**rows[0], "error": 1.0, "format": FORMAT - 1}, {"case": 0, "error": 1.0, "versions": about["versions"]}]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     defined = script([*truth, "--out", "rows.jsonl", "--models", "tiny", "--count", "0"], monkeypatch)
     defined["main"]()

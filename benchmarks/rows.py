@@ -1,22 +1,22 @@
-"""The rows of the GPU suite: JSON lines that are appended to, and found again by device and versions.
+"""The rows of a benchmark: JSON lines that are appended to, and found again by what they were made with.
 
-Leaves out what a row says (gpu_memory.py).
+Leaves out what a row says.
 """
 
 import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 
 
-def own_rows(file: Path, about: Mapping[str, Any]) -> list[Row]:
-    """The rows of the same device and versions."""
-    return [row for row in read(file) if all(row[name] == about[name] for name in ("device", "versions"))]
+def own_rows(file: Path, about: Mapping[str, Any], names: Sequence[str] = ("device", "versions")) -> list[Row]:
+    """The rows that say the same as `about` under these names; one that does not say is another's."""
+    return [row for row in read(file) if all(row.get(name) == about[name] for name in names)]
 
 
 def read(file: Path) -> list[Row]:
