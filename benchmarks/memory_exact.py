@@ -4,10 +4,12 @@
 
 The product is every architecture x method x checkpointing x accumulation x device, at a small width, which sizes do
 not care about. Every row draws the other knobs and its shape, which is none of those that its law is traced at; a few
-rows have the depth of a well-known model. The law comes as `autotune estimate` makes it: from two depths, a few shapes
-and at most two micro-steps. The truth has all layers and all micro-steps, at the row's shape. Compared are the peak,
-what it holds, and what lives where each phase ends. Rows are appended to FILE, and those that are there for the same
-versions and format of profiles are not run again. With `--json` one object for all rows of FILE is printed.
+rows have the depth of a well-known model. The law comes as `autotune estimate` makes it: of the reduced request, from
+two depths, a few shapes and at most two micro-steps. The truth is of the row's own candidate and device, with all
+layers and all micro-steps, at its shape. Compared are the peak, what it holds, and what lives where each phase ends.
+Rows are appended to FILE, and those that are there for the same versions and format of profiles are not run again. They
+are in random order but for the deep ones, so that few hours give a sample; the summary says how many there are of all.
+With `--json` one object for all rows of FILE is printed.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,14 @@ from memory_cases import ARCHITECTURES, SMALL, Loss
 from pools import quiet_pool
 from rows import append, own_rows, today
 
+from autotune.core.batches import Batch
 from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
 from autotune.core.recipe import METHODS, Recipe
-from autotune.core.regime import ALIGNMENT, TILE, micro_batch
+from autotune.core.regime import micro_batch
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK
+from autotune.profiles import FORMAT, STACK, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_exact.jsonl"
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
@@ -186,29 +189,31 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
 
 
 def compare(case: Case) -> dict[str, Any]:
-    """Trace shallow and whole; what differs, in bytes."""
+    """Trace shallow, as `autotune estimate` asks for it, and whole, as the candidate trains; what differs, in bytes."""
     from transformers import AutoConfig
 
     from autotune.trace import TraceRequest, sliding_window, trace, trace_whole
 
     depth = {DEPTH_NAME.get(case.model, "num_hidden_layers"): case.layers}
     config = AutoConfig.for_model(case.model, **{**MODELS[case.model], "vocab_size": 2000, **depth}).to_dict()
-    shape, window = case.shape, sliding_window(config)
-    request = TraceRequest(
+    rows, positions, labels = shape = case.shape
+    recipe = Recipe(method=case.candidate.method)
+    request = request_of(
+        Batch(rows=rows, positions=positions, labels=labels),
+        case.candidate,
         config=config,
-        candidate=case.candidate,
-        recipe=Recipe(method=case.candidate.method),
+        recipe=recipe,
+        window=sliding_window(config),
         masked=case.padded,
-        tiled=shape[2] > TILE,
-        ragged=case.capability is not None and shape[1] % ALIGNMENT != 0,
-        beyond_window=window is not None and shape[1] >= window,
-        capability=case.capability,
         loss=case.loss,
+        capability=case.capability,
     )
+    reduced = TraceRequest(**request.asked)
     began = time.process_time()
-    profile = trace(request)
+    profile = trace(reduced)
     traced = time.process_time()
-    whole = Step(trace_whole(request, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
+    real = replace(reduced, candidate=case.candidate, recipe=recipe, capability=case.capability)
+    whole = Step(trace_whole(real, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
     law = memory_law(profile, layers=case.layers, accumulation=case.candidate.gradient_accumulation_steps)
     deduced = peak(law, monomials(*shape))
     step = Step(deepen(profile, case.layers), monomials(*shape), case.candidate.gradient_accumulation_steps)

@@ -1,12 +1,16 @@
 """benchmarks/memory_exact.py: its rows are the whole product, and a difference anywhere is one."""
 
+from dataclasses import fields, replace
 from itertools import product
+from typing import Any
 
 import pytest
-from memory_exact import ACCUMULATIONS, CHECKPOINTINGS, DEPTHS, EAGER_ONLY, WHOLE, Step, cases, is_exact
+from memory_exact import ACCUMULATIONS, CHECKPOINTINGS, DEPTHS, EAGER_ONLY, WHOLE, Step, cases, compare, is_exact
 
-from autotune.core.profile import monomials
+from autotune.core.profile import Profile, monomials
 from autotune.core.recipe import METHODS
+from autotune.profiles import ProfileRequest, reduced
+from autotune.trace import TraceRequest
 from tests.core.test_memory import replayed
 from tests.core.test_profile import step
 
@@ -44,3 +48,25 @@ def test_one_byte_is_a_difference(name: str) -> None:
     same = {"peak_difference": 0, "items_difference": {}, "ends_differences": {}}
     assert is_exact(same)
     assert not is_exact({**same, name: 1 if name == "peak_difference" else {"weights": 1}})
+
+
+def test_the_law_is_of_the_reduced_request_and_the_truth_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it is used: the law as an estimate asks for it, the whole trace on the row's own device."""
+    case = next(
+        case for case in cases() if case.capability == (8, 6) and case.candidate.gradient_accumulation_steps == 4
+    )
+    asked: list[TraceRequest] = []
+
+    def note(request: TraceRequest, *_: Any) -> Profile:
+        asked.append(request)
+        return step(5)
+
+    case = replace(case, capability=(8, 9))
+    monkeypatch.setattr("autotune.trace.trace", note)
+    monkeypatch.setattr("autotune.trace.trace_whole", note)
+    compare(case)
+    law, truth = asked
+    asked_for = ProfileRequest(**{field.name: getattr(law, field.name) for field in fields(law)})
+    assert reduced(asked_for) == asked_for
+    assert (law.capability, law.candidate.gradient_accumulation_steps) == ((8, 6), 2)
+    assert (truth.capability, truth.candidate) == (case.capability, case.candidate)
