@@ -282,10 +282,13 @@ def is_exact(row: Mapping[str, Any]) -> bool:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many rows are exact, and the largest differences in bytes."""
+    """How many rows there are of all, in each architecture too, how many are exact, and the largest differences."""
+    there, wanted = Counter(row["case"]["model"] for row in rows), Counter(case.model for case in cases())
     ends = [gap for row in rows for found in row["ends_differences"].values() for gap in found.values()]
     return {
         "count": len(rows),
+        "of": wanted.total(),
+        "architectures": {model: {"count": there[model], "of": wanted[model]} for model in MODELS},
         "exact": sum(map(is_exact, rows)),
         "largest_peak_difference": max((abs(row["peak_difference"]) for row in rows), default=0),
         "largest_end_difference": max(map(abs, ends), default=0),

@@ -5,7 +5,18 @@ from itertools import product
 from typing import Any
 
 import pytest
-from memory_exact import ACCUMULATIONS, CHECKPOINTINGS, DEPTHS, EAGER_ONLY, WHOLE, Step, cases, compare, is_exact
+from memory_exact import (
+    ACCUMULATIONS,
+    CHECKPOINTINGS,
+    DEPTHS,
+    EAGER_ONLY,
+    WHOLE,
+    Step,
+    cases,
+    compare,
+    is_exact,
+    summary,
+)
 
 from autotune.core.profile import Profile, monomials
 from autotune.core.recipe import METHODS
@@ -70,3 +81,16 @@ def test_the_law_is_of_the_reduced_request_and_the_truth_of_the_candidate(monkey
     assert reduced(asked_for) == asked_for
     assert (law.capability, law.candidate.gradient_accumulation_steps) == ((8, 6), 2)
     assert (truth.capability, truth.candidate) == (case.capability, case.candidate)
+
+
+def test_the_summary_says_of_how_many_rows() -> None:
+    """A file of few hours is a sample, and by architecture it shows how large a one."""
+    exact = {"peak_difference": 0, "items_difference": {}, "ends_differences": {}}
+    rows = [{**exact, "case": case.key} for case in cases()[:40]]
+    rows[0]["peak_difference"] = -3
+    found = summary(rows)
+    assert (found["count"], found["of"], found["exact"], found["largest_peak_difference"]) == (40, len(cases()), 39, 3)
+    parts = found["architectures"]
+    assert set(parts) == set(DEPTHS)
+    assert sum(part["count"] for part in parts.values()) == 40
+    assert all(0 < part["count"] < part["of"] for part in parts.values())  # of all, though there are few
