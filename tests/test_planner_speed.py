@@ -1,0 +1,39 @@
+"""benchmarks/planner_speed.py: what a command takes is what all of its processes take."""
+
+import subprocess
+import sys
+
+import pytest
+from planner_speed import watched
+
+from autotune.core.units import MIB
+
+BURNS_S = 0.5
+HOLDS = 64 * MIB
+# What a server of the command starts, as a trace is; it says when it has been seen for long enough.
+BELOW = f"""
+import time
+held = b"1" * {HOLDS}
+while time.process_time() < {BURNS_S}: pass
+time.sleep(0.3)
+print("done", flush=True)
+"""
+SERVER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]]); input()"
+COMMAND = """
+import subprocess, sys
+server = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+server.stdout.readline()
+"""
+
+
+def test_processes_below_the_command_count() -> None:
+    """Their time and their memory, though the command never reaps them."""
+    took = watched([sys.executable, "-c", COMMAND, SERVER, BELOW])
+    assert took["own_s"] >= BURNS_S
+    assert took["peak_mib"] >= HOLDS // MIB
+
+
+def test_a_command_that_fails() -> None:
+    """It is no measurement."""
+    with pytest.raises(subprocess.CalledProcessError):
+        watched([sys.executable, "-c", "raise SystemExit(3)"])
