@@ -16,7 +16,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -34,18 +34,18 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from autotune import sft
+from autotune.architectures import sliding_window
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
 from autotune.core.memory import Peak, memory_law, peak
 from autotune.core.profile import Profile, deepen
 from autotune.core.recipe import Recipe
-from autotune.core.regime import regime_of
 from autotune.core.replay import replay
 from autotune.errors import UsageError, first_line
 from autotune.plain_step import LogitsTrainer
+from autotune.profiles import ProfileRequest, describe_request, key_of, request_of
 from autotune.settings import CONF
-from autotune.shallow import sliding_window
 from autotune.trace import TraceRequest, trace
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
@@ -72,12 +72,13 @@ TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A measured row, as a trace wants it."""
+    """A measured row, as a trace wants it. layers: of the model. accumulation: micro-steps of an optimizer step."""
 
     spec: GpuSpec
-    request: TraceRequest
-    rows: int
-    length: int
+    request: ProfileRequest
+    batch: Batch
+    layers: int
+    accumulation: int
     measured_bytes: int
     stack_matches: bool
 
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(f"memory_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return error.exit_code
     found, skipped = [], []
-    profiles: dict[Any, Profile] = {}
+    profiles: dict[str, Profile] = {}
     for values in points:
         if arguments.half not in (None, half(values["id"])):
             continue
@@ -203,7 +204,9 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
             raise Skipped(why)
     facts = {key: value for key, value in models[values["model"]].items() if key not in ABOUT_THE_MODEL}
     try:
-        config = AutoConfig.for_model(**facts).to_dict()
+        known = AutoConfig.for_model(**facts)
+        text = known.get_text_config()
+        config, layers, window = known.to_dict(), text.num_hidden_layers, sliding_window(text)
     except Exception as error:  # whatever a class raises over a configuration that is not its own
         raise Skipped(f"architecture of {values['model']} cannot be built: {first_line(error)}") from error
     mixed = values.get("mixed_precision") or "no"
@@ -228,22 +231,23 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
     )
     spec = gpu(values["gpu"])
     rows, length = values["micro_batch"], values["seq_len"]
-    regime = regime_of(rows, length, sliding_window(config))
-    request = TraceRequest(
+    batch = Batch(rows=rows, positions=length, labels=rows * (length - 1))
+    request = request_of(
+        batch,
+        candidate,
         config=config,
-        candidate=candidate,
         recipe=recipe,
+        window=window,
         masked=False,
-        tiled=regime.tiled,
-        beyond_window=regime.beyond_window,
         loss="full_logits",
         capability=spec.capability,
     )
     return Point(
         spec=spec,
         request=request,
-        rows=rows,
-        length=length,
+        batch=batch,
+        layers=layers,
+        accumulation=candidate.gradient_accumulation_steps,
         measured_bytes=round(values["peak_alloc_bytes"]),
         stack_matches=stack_matches(values.get("versions") or {}),
     )
@@ -266,35 +270,25 @@ def stack_matches(versions: Mapping[str, str]) -> bool:
     return versions.get("transformers", "").partition(".")[0] == installed and "trl" not in versions
 
 
-def predict(point: Point, values: Mapping[str, Any], profiles: dict[Any, Profile]) -> tuple[Peak, int]:
+def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile]) -> tuple[Peak, int]:
     """The peak of a row's tensors and its reserved bytes, from a profile that rows of other shapes share.
 
     Raises Skipped where its step cannot be traced.
     """
-    request = point.request
-    candidate = request.candidate
-    alike = replace(
-        candidate,
-        max_length=1,
-        per_device_train_batch_size=min(candidate.per_device_train_batch_size, 2),
-        gradient_accumulation_steps=min(candidate.gradient_accumulation_steps, 2),
-    )
-    key = json.dumps([request.config, alike.to_dict(), str(request.recipe), request.tiled, request.capability])
-    key += str([values.get(name) for name in ("quantization", "attention", "framework", "kernels")])
+    request = TraceRequest(**point.request.asked)
+    script = [values.get(name) for name in ("quantization", "attention", "framework", "kernels")]
+    key = key_of([describe_request(point.request), script])
     if key not in profiles:
         try:
             with foreign(values):
                 profiles[key] = trace(request, prepare=partial(prepare, values, request))
         except Exception as error:  # whatever the libraries raise over this model, the other rows have theirs
             raise Skipped(f"cannot be traced: {type(error).__name__}: {first_line(error)}") from error
-    layers = AutoConfig.for_model(**request.config).num_hidden_layers
-    accumulation = candidate.gradient_accumulation_steps
-    batch = Batch(rows=point.rows, positions=point.length, labels=point.rows * (point.length - 1))
-    profile = deepen(profiles[key], layers)
-    steps = [[batch] * profile.micro_steps] * STEPS
-    replayed = replay(profile, steps, accumulation=accumulation, expandable_segments=False)
-    law = memory_law(profiles[key], layers=layers, accumulation=accumulation)
-    return peak(law, batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
+    profile = deepen(profiles[key], point.layers)
+    steps = [[point.batch] * profile.micro_steps] * STEPS
+    replayed = replay(profile, steps, accumulation=point.accumulation, expandable_segments=False)
+    law = memory_law(profiles[key], layers=point.layers, accumulation=point.accumulation)
+    return peak(law, point.batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
 
 
 def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any:

@@ -7,6 +7,9 @@ from typing import Any
 import memory_accuracy
 import pytest
 
+from autotune.core.profile import Profile
+from tests.core.test_profile import step
+
 ROW = {
     "id": "a row",
     "tier": "A",
@@ -67,3 +70,20 @@ def test_a_row_that_cannot_be_predicted_is_skipped(
     assert skipped["id"] == "a row"
     assert why in skipped["why"]
     assert [found["id"] for found in answer["rows"]] == ["other"]
+
+
+def test_rows_on_both_sides_of_a_window_have_a_profile_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes of one regime share theirs; the key is the request that is traced."""
+    traced: list[Any] = []
+
+    def trace(request: Any, **_: Any) -> Profile:
+        traced.append(request)
+        return step(5)
+
+    monkeypatch.setattr(memory_accuracy, "trace", trace)
+    mistral = {**MODEL, "model_type": "mistral", "num_hidden_layers": 9, "sliding_window": 256}
+    profiles: dict[str, Profile] = {}
+    for length, rows in ((128, 2), (192, 3), (256, 2), (512, 4)):
+        values = {**ROW, "seq_len": length, "micro_batch": rows}
+        memory_accuracy.predict(memory_accuracy.read(values, {"mine": mistral}), values, profiles)
+    assert [request.beyond_window for request in traced] == [False, True]
