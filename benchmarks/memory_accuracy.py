@@ -2,10 +2,10 @@
 
     python benchmarks/memory_accuracy.py --points measured_points.jsonl --models models.json --json
 
-Each row of the points says what was run and what `torch.cuda.max_memory_allocated` gave; `--models` holds the
-architectures, so no hub and no GPU is needed. The rows are split by a hash of their id into `tune`, which may be looked
-at while the code is changed, and `blind`, which may not. Rows of other software paths than the installed one
-(`stack_matches` false) and with eager attention are counted apart.
+Each row of the points says what was run and what `torch.cuda.max_memory_allocated` gave. `--models` holds the
+architectures, and the catalogue (conf/) those that it lacks, so no hub and no GPU is needed. The rows are split by a
+hash of their id into `tune`, which may be looked at while the code is changed, and `blind`, which may not. Rows of
+other software paths than the installed one (`stack_matches` false) and with eager attention are counted apart.
 
 What other people's scripts do and this project does not is imitated here: full logits, scales that are not quantized
 themselves, and `prepare_model_for_kbit_training`.
@@ -14,10 +14,11 @@ themselves, and `prepare_model_for_kbit_training`.
 import argparse
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -35,8 +36,9 @@ from transformers.utils import logging
 
 from autotune import sft
 from autotune.architectures import sliding_window
+from autotune.catalogue import CONF, catalogued_config
 from autotune.core.batches import Batch
-from autotune.core.candidate import Candidate
+from autotune.core.candidate import OPTIMIZERS, Candidate, Optimizer
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
 from autotune.core.memory import Peak, memory_law, peak
 from autotune.core.profile import Profile, deepen
@@ -45,14 +47,11 @@ from autotune.core.replay import replay
 from autotune.errors import UsageError, first_line
 from autotune.plain_step import LogitsTrainer
 from autotune.profiles import ProfileRequest, describe_request, key_of, request_of
-from autotune.settings import CONF
 from autotune.trace import TraceRequest, trace
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
-GPUS = {  # what the rows call the GPUs of the catalogue
-    "Tesla T4": "t4",
-    "A100-80GB": "a100_80gb",
-    "NVIDIA GeForce RTX 4080": GpuSpec(
+FURTHER_GPUS = (  # that the catalogue lacks
+    GpuSpec(
         name="NVIDIA GeForce RTX 4080",
         compute_capability="8.9",
         memory_gib=16,
@@ -61,11 +60,15 @@ GPUS = {  # what the rows call the GPUs of the catalogue
         sm_count=76,
         sources=("https://www.nvidia.com/en-us/geforce/graphics-cards/40-series/rtx-4080-family/",),
     ),
-}
-NEEDED = ("method", "seq_len", "micro_batch", "gradient_checkpointing", "attention", "dtype")
+)
+VENDORS = {"nvidia", "geforce", "tesla", "gpu"}  # words that do not tell GPUs apart
+NEEDED = (
+    *("model", "gpu", "method", "seq_len", "micro_batch"),
+    *("gradient_checkpointing", "attention", "dtype", "optimizer"),
+)
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 STEPS = 3  # that the allocator sees
-OPTIMIZERS = ("paged_adamw_8bit", "adamw_8bit", "adamw_torch_fused", "adafactor")
+PLAIN_ADAMW = {"torch", "adamw", "fp32", "states", "foreach", "default"}  # words for torch's own, which is foreach
 ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
 
@@ -195,14 +198,16 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         (values.get("n_gpus") != 1, "more than one GPU"),
         (not str(values.get("kernels", "none")).startswith("none"), "foreign kernels"),
         (values.get("status") != "ok" or not values.get("peak_alloc_bytes"), "no peak of allocated bytes"),
-        (values.get("model") not in models, f"architecture of {values.get('model')} not given"),
-        (values.get("gpu") not in GPUS, f"{values.get('gpu')} is not in the catalogue"),
         (bool(missing := [name for name in NEEDED if values.get(name) is None]), f"not given: {', '.join(missing)}"),
         (str(values.get("quantization")).startswith("gptq"), "GPTQ is not trained here"),
     ):
         if wrong:
             raise Skipped(why)
-    facts = {key: value for key, value in models[values["model"]].items() if key not in ABOUT_THE_MODEL}
+    spec = gpu(values["gpu"])
+    architecture = models.get(values["model"]) or catalogued_config(values["model"])
+    if architecture is None:
+        raise Skipped(f"architecture of {values['model']} is neither given nor in the catalogue")
+    facts = {key: value for key, value in architecture.items() if key not in ABOUT_THE_MODEL}
     try:
         known = AutoConfig.for_model(**facts)
         text = known.get_text_config()
@@ -210,7 +215,6 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
     except Exception as error:  # whatever a class raises over a configuration that is not its own
         raise Skipped(f"architecture of {values['model']} cannot be built: {first_line(error)}") from error
     mixed = values.get("mixed_precision") or "no"
-    optimizer = str(values.get("optimizer"))
     candidate = Candidate(
         max_length=values["seq_len"],
         per_device_train_batch_size=values["micro_batch"],
@@ -218,7 +222,7 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         method=values["method"],
         checkpointing="full" if values["gradient_checkpointing"] else "off",
         attention=values["attention"].split()[0],
-        optimizer=next((name for name in OPTIMIZERS if name == optimizer), "adamw_torch"),
+        optimizer=optimizer_of(values["optimizer"]),
         weights_dtype=DTYPES.get(values["dtype"], values["dtype"]),
         mixed_precision="no" if mixed.startswith("no") else mixed,
     )
@@ -229,7 +233,6 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         lora_target_modules=TARGETS.get(targets, tuple(targets.split(","))),
         max_grad_norm=0.0 if by_hand(values) else 1.0,
     )
-    spec = gpu(values["gpu"])
     rows, length = values["micro_batch"], values["seq_len"]
     batch = Batch(rows=rows, positions=length, labels=rows * (length - 1))
     request = request_of(
@@ -254,11 +257,44 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def gpu(name: str) -> GpuSpec:
-    """The catalogue's entry for what a row calls its GPU."""
-    found = GPUS[name]
-    if isinstance(found, GpuSpec):
-        return found
-    return read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{found}.yaml").read_text(encoding="utf-8"))["gpu"])
+    """The GPU that a row means: all words that it has are in the catalogue's name for it, or in that of its file.
+
+    What several such GPUs have in common is enough: their kernels and workspaces. Raises Skipped.
+    """
+    words = gpu_words(name)
+    found = [spec for known, spec in catalogued_gpus() if words and words <= known]
+    if not found:
+        raise Skipped(f"{name} is not in the catalogue")
+    if len({(spec.capability, spec.workspace_bytes) for spec in found}) > 1:
+        raise Skipped(f"{name} may be any of {', '.join(spec.name for spec in found)}")
+    return found[0]
+
+
+@cache
+def catalogued_gpus() -> tuple[tuple[set[str], GpuSpec], ...]:
+    """Every known GPU, with the words of its names."""
+    files = [(path, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in (CONF / "hardware").glob("*.yaml")]
+    named = [(path.stem, read_gpu_spec(values["gpu"])) for path, values in sorted(files) if values.get("gpu")]
+    return tuple((gpu_words(f"{stem} {spec.name}"), spec) for stem, spec in [*named, *(("", s) for s in FURTHER_GPUS)])
+
+
+def gpu_words(name: str) -> set[str]:
+    """The words of a GPU's name that tell it from others, in small letters."""
+    return set(re.findall("rtx|[a-z0-9]+", name.lower())) - VENDORS
+
+
+def optimizer_of(name: str) -> Optimizer:
+    """What a row calls its optimizer: by our name, perhaps with torch's default beside it, or torch's AdamW in words.
+
+    Raises Skipped for any other: its states would be a guess.
+    """
+    for known in OPTIMIZERS:
+        if name.removesuffix(" (foreach)") == known:
+            return known
+    words = set(re.findall("[a-z0-9]+", name.lower()))
+    if {"torch", "adamw"} <= words <= PLAIN_ADAMW:
+        return "adamw_torch"
+    raise Skipped(f"optimizer {name} is not known")
 
 
 def stack_matches(versions: Mapping[str, str]) -> bool:
@@ -335,7 +371,11 @@ def foreign(values: Mapping[str, Any]) -> Iterator[None]:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=Path, required=True, help="JSON lines, a measured row each")
-    parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        help="JSON object of architectures by the name that the rows have; others are looked up in the catalogue",
+    )
     parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
     parser.add_argument("--json", action="store_true", help="one JSON object with every row")
     return parser.parse_args(argv)

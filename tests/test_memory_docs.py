@@ -42,6 +42,7 @@ POINT = {
     "gradient_checkpointing": False,
     "attention": "sdpa",
     "dtype": "bf16",
+    "optimizer": "adamw_torch",
     "quantization": "none",
     "framework": "manual loop",
     "kernels": "none",
