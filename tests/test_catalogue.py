@@ -98,10 +98,17 @@ def test_a_gpu_is_complete(name: str) -> None:
     assert hardware.supports_bf16 == (spec.capability >= (8, 0))
 
 
-def test_workspaces_by_capability() -> None:
-    """cuBLAS gets two of 8 MiB and 128 KiB, on Hopper two of 32 MiB."""
-    assert read_gpu_spec(GPUS["t4"]["gpu"]).workspace_bytes == 2 * (8 * MIB + 128 * 1024)
-    assert read_gpu_spec(GPUS["h100_80gb"]["gpu"]).workspace_bytes == 64 * MIB
+@pytest.mark.parametrize(
+    ("capability", "each"),
+    [
+        *((older, 8 * MIB + 128 * 1024) for older in ("7.5", "8.0", "8.6", "8.9", "11.0")),
+        *((newer, 32 * MIB) for newer in ("9.0", "10.0", "10.3", "12.0", "12.1")),
+    ],
+)
+def test_workspaces_by_capability(capability: str, each: int) -> None:
+    """The table of `parseChosenWorkspaceSize`: cuBLAS gets two, larger ones on Hopper and Blackwell."""
+    spec = read_gpu_spec({**GPUS["t4"]["gpu"], "compute_capability": capability})
+    assert spec.workspace_bytes == 2 * each
 
 
 def test_a_wrong_gpu_lists_its_mistakes() -> None:

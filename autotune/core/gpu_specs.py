@@ -55,10 +55,10 @@ class GpuSpec:
     def workspace_bytes(self) -> int:
         """What cuBLAS takes of torch's allocator: one workspace for the forward's thread, one for the backward's.
 
-        8 MiB and 128 KiB each (`:4096:2:16:8`), 32 MiB on compute capability 9.0 (aten/src/ATen/cuda/
-        CublasHandlePool.cpp, `parseChosenWorkspaceSize`, torch 2.13).
+        8 MiB and 128 KiB each (`:4096:2:16:8`), 32 MiB on Hopper and Blackwell (aten/src/ATen/cuda/
+        CublasHandlePool.cpp, `parseChosenWorkspaceSize`, torch 2.13: majors 9, 10 and 12). cuBLASLt shares them.
         """
-        return 2 * (32 * MIB if self.capability == (9, 0) else 2 * 4 * MIB + 8 * 16 * 1024)
+        return 2 * (32 * MIB if self.capability[0] in (9, 10, 12) else 2 * 4 * MIB + 8 * 16 * 1024)
 
     def hardware(self, *, cores: int) -> Hardware:
         """The machine around this GPU, empty but for it; its host memory is unknown. cores: of its CPU."""
