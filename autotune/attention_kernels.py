@@ -7,7 +7,8 @@ WORKSPACES what the kernel takes beside them while it runs.
 Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
 .../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 has the
 same buffers but for what is said. What this torch has no operator for is in attention_operators.py. Leaves
-out that lengths are rounded up to a tile of 64 or 128 positions: sizes are to be laws of the length.
+out that lengths are rounded up to a tile of 64 or 128 positions: sizes are to be laws of the length. Leaves out, too,
+the workspace that cuDNN's engines ask for when they run (aten/src/ATen/native/cudnn/MHA.cpp, get_workspace_size).
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -26,15 +27,16 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from autotune import attention_operators
-from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
+from autotune.core.gpu_specs import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
 from autotune.core.regime import ALIGNMENT
 
 aten = torch.ops.aten
 Capability = tuple[int, int]
-Kernel = Literal["flash", "efficient", "math"]
+Kernel = Literal["cudnn", "flash", "efficient", "math"]
 
 HALF = (torch.bfloat16, torch.float16)
 FLASH_WIDTH = 256  # head width up to which there are flash kernels
+CUDNN_DROPOUT = 1 / 16  # of which cuDNN's dropout is a multiple (sdp_utils.cpp, check_cudnn_dropout)
 MASK_MULTIPLE = ALIGNMENT  # elements to which the memory-efficient kernel pads a mask's rows (attention.cpp, pad_bias)
 
 
@@ -44,7 +46,13 @@ def sdpa_kernel(
     """The kernel that `scaled_dot_product_attention` takes for training.
 
     grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
+
+    cuDNN's goes first on Hopper and data-center Blackwell where cuDNN is newer than 9.15, as torch's wheels for CUDA 13
+    have it; those for CUDA 12 have an older one and go on with flash attention, as all do under
+    TORCH_CUDNN_SDPA_DEPRIORITIZED=1.
     """
+    if dtype in HALF and width % 8 == 0 and width <= CUDNN_WIDTHS.get(capability[0], 0) and not dropout % CUDNN_DROPOUT:
+        return "cudnn"
     half_there = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
     width_there = width <= FLASH_WIDTH
     if capability in LITTLE_SHARED_MEMORY and (192 < width <= 224 or (width > 224 and dropout > 0)):
@@ -101,6 +109,10 @@ def _sdpa(
     if attn_mask is not None and attn_mask.dtype == torch.bool:  # becomes one of numbers, anew in every layer
         zero = torch.zeros((), dtype=query.dtype)
         attn_mask = torch.where(attn_mask.logical_not(), float("-inf"), zero)
+    if kernel == "cudnn":
+        return aten._scaled_dot_product_cudnn_attention(
+            query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+        )[0]
     if kernel == "math":
         return aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -213,6 +225,17 @@ def _flash_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, 
     return 4 * B * H * S * (width + 1) + expanded
 
 
+def _cudnn_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
+    """CompositeSDPABackwardNode of cudnn-frontend: the gradient of queries in fp32, and a sum per row.
+
+    With fewer heads of keys than of queries its graph has the gradients of keys and values for every head, in the dtype
+    of the queries. They are counted, though only cuDNN's engine knows whether it holds them whole.
+    """
+    B, H, S, D = query.shape
+    expanded = 2 * B * key.shape[2] * H * D * key.element_size() if key.shape[1] != H else 0
+    return 4 * B * H * S * (D + 1) + expanded
+
+
 def _efficient_backward(grad: torch.Tensor, query: torch.Tensor, *_: Any) -> int:
     """workspace_elements_gq in fp32, widths rounded to 64, and the sum per row `delta`."""
     B, H, S, D = query.shape
@@ -226,6 +249,7 @@ def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, *_: Any) -> int:
 
 WORKSPACES: Mapping[Any, Callable[..., int]] = {  # bytes, by the operator's arguments
     aten._softmax_backward_data.default: _softmax_backward,
+    aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     **attention_operators.WORKSPACES,

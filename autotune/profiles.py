@@ -14,7 +14,7 @@ from typing import Any, Literal
 from autotune import store
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
-from autotune.core.gpu_specs import LITTLE_SHARED_MEMORY
+from autotune.core.gpu_specs import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
 from autotune.core.profile import Profile, profile_from_dict
 from autotune.core.recipe import Recipe
 from autotune.core.regime import keeps_documents_apart, regime_of
@@ -24,7 +24,7 @@ from autotune.tracer import trace_apart
 
 Loss = Literal["fused", "full_logits"]
 
-FORMAT = 7  # of the files, and of what the trace writes into them; counts up when either changes
+FORMAT = 8  # of the files, and of what the trace writes into them; counts up when either changes
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
 TRACED_KNOBS = (  # besides the number of rows and of micro-steps
@@ -40,7 +40,7 @@ TRACED_KNOBS = (  # besides the number of rows and of micro-steps
     "use_kernels",
 )
 # GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared
-# memory, with it. Each kind is traced as one of its capabilities.
+# memory, with it. Each kind is traced as one of its capabilities, where cuDNN's goes first as (9, 0) or (10, 0).
 NO_FLASH, LITTLE_SHARED, PLAIN = (7, 5), (8, 6), (8, 0)
 ADAPTERS = ("lora_rank", "lora_target_modules")
 
@@ -160,6 +160,8 @@ def _has_mask(request: ProfileRequest) -> bool:
 def _kind(capability: tuple[int, int]) -> tuple[int, int]:
     if capability < PLAIN:
         return NO_FLASH
+    if capability[0] in CUDNN_WIDTHS:
+        return capability[0], 0
     return LITTLE_SHARED if capability in LITTLE_SHARED_MEMORY else PLAIN
 
 

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autotune.attention_kernels import WORKSPACES, Capability, cuda_attention, sdpa_kernel
 from autotune.recorder import Recorder
 
-T4, A100, RTX_4090, H100 = (7, 5), (8, 0), (8, 9), (9, 0)
+T4, A100, RTX_4090, H100, B200, B300, RTX_5090 = (7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 B, H, K, S, D = 2, 8, 2, 256, 64
 
@@ -29,7 +29,15 @@ B, H, K, S, D = 2, 8, 2, 256, 64
         (T4, FP16, 64, False, False, "efficient"),  # flash needs Ampere
         (T4, FP16, 64, False, True, "math"),
         (T4, BF16, 64, False, False, "math"),
-        (H100, BF16, 96, False, False, "flash"),
+        (H100, BF16, 96, False, False, "cudnn"),  # which is preferred, takes masks and shares keys among heads
+        (H100, FP16, 256, True, True, "cudnn"),
+        (H100, BF16, 100, False, False, "flash"),  # its widths are multiples of 8
+        (H100, FP32, 64, False, False, "efficient"),
+        (B200, BF16, 128, True, False, "cudnn"),
+        (B200, BF16, 256, False, False, "flash"),  # and on Blackwell no more than 128
+        (B200, BF16, 256, True, False, "efficient"),
+        (B300, BF16, 64, False, True, "cudnn"),
+        (RTX_5090, BF16, 64, False, True, "flash"),
     ],
 )
 def test_the_dispatcher_of_torch(
@@ -43,6 +51,14 @@ def test_dropout_takes_more_shared_memory() -> None:
     """Wide heads with dropout have no flash backward where there is little; with much there is one."""
     assert sdpa_kernel(RTX_4090, BF16, 256, masked=False, grouped=False, dropout=0.1) == "efficient"
     assert sdpa_kernel(A100, BF16, 256, masked=False, grouped=False, dropout=0.1) == "flash"
+
+
+@pytest.mark.parametrize(
+    ("dropout", "masked", "kernel"), [(0.125, True, "cudnn"), (0.1, False, "flash"), (0.1, True, "efficient")]
+)
+def test_dropout_of_cudnn_comes_in_sixteenths(dropout: float, masked: bool, kernel: str) -> None:
+    """check_cudnn_dropout: any other goes to the next kernel that there is."""
+    assert sdpa_kernel(H100, BF16, 64, masked=masked, grouped=False, dropout=dropout) == kernel
 
 
 @pytest.fixture
@@ -79,6 +95,23 @@ def test_flash_attention_keeps_its_output_and_a_sum_per_row(recorder: Recorder) 
     expanded = 2 * 2 * B * S * H * D  # keys and values have fewer heads than queries
     assert accumulated + expanded in sizes(recorder, since)
     assert sum(sizes(recorder, since)) >= grads + accumulated + expanded
+
+
+def test_attention_of_cudnn_keeps_its_output_a_sum_per_row_and_the_mask(recorder: Recorder) -> None:
+    """Counted by hand from MHA.cpp and cudnn-frontend; the rows of its mask are not padded."""
+    inputs = query_key_value(K, BF16)
+    mask = torch.ones(B, 1, S, S, dtype=torch.bool)
+    since = len(recorder.made)
+    with cuda_attention(H100):
+        out = F.scaled_dot_product_attention(*inputs, attn_mask=mask, enable_gqa=True)
+    alive = sorted((recorder.made[place].bytes for place in recorder.living.values() if place >= since), reverse=True)
+    random_state = [8, 8]
+    assert alive == [2 * B * H * S * D, 2 * B * S * S, 4 * B * H * S, *random_state]
+    since = len(recorder.made)
+    torch.autograd.grad(out, inputs, torch.empty_like(out))
+    gradients, expanded = [2 * B * S * D * n for n in (H, K, K)], 2 * 2 * B * S * H * D
+    workspace = 4 * B * H * S * (D + 1) + expanded
+    assert set(sizes(recorder, since)) == {*gradients, workspace}
 
 
 def test_a_mask_of_booleans_becomes_one_of_numbers_that_is_kept(recorder: Recorder) -> None:

@@ -104,9 +104,17 @@ def test_what_cannot_be_traced_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
-    """A card is traced as its kind: without flash attention, with it in little shared memory, with it."""
-    asked = [replace(REQUEST, capability=capability) for capability in ((7, 0), (7, 5), (8, 0), (9, 0), (8, 9), (8, 6))]
-    assert [reduced(request).capability for request in asked] == [(7, 5), (7, 5), (8, 0), (8, 0), (8, 6), (8, 6)]
+    """Without flash attention, with it in little shared memory, with it, and where cuDNN's goes first."""
+    kinds = {
+        (7, 5): [(7, 0), (7, 5)],
+        (8, 6): [(8, 6), (8, 9), (12, 0)],
+        (8, 0): [(8, 0), (11, 0)],
+        (9, 0): [(9, 0)],
+        (10, 0): [(10, 0), (10, 3)],
+    }
+    for kind, capabilities in kinds.items():
+        for capability in capabilities:
+            assert reduced(replace(REQUEST, capability=capability)).capability == kind
 
 
 @pytest.mark.parametrize(

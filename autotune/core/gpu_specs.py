@@ -21,6 +21,10 @@ UNKNOWN_CONTEXT_BYTES = 640 * MIB
 # check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
 LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 7), (8, 9), (12, 0), (12, 1)})
 
+# Widest heads of cuDNN's attention by the major compute capability of those GPUs where torch takes it before any other
+# (the same file of torch 2.13, check_prefer_cudnn_attention and check_cudnn_tensor_shapes).
+CUDNN_WIDTHS = {9: 256, 10: 128}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSpec:
