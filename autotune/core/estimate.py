@@ -16,7 +16,7 @@ import numpy as np
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
-from autotune.core.memory import Floats, MemoryLaw, Peak, peak, peaks
+from autotune.core.memory import OF_LAYERS, Floats, MemoryLaw, Peak, hosted_bytes, peak, peaks
 from autotune.core.profile import OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
@@ -28,6 +28,7 @@ SHARD_BYTES = 50 * 10**9  # save_pretrained's max_shard_size (transformers 5.23)
 # set size measured with the versions of constraints.txt, 513 MiB. A CUDA build's is a guess, on the safe side: it
 # maps the driver and loads cuBLAS and cuDNN as well.
 LIBRARY_BYTES = {"cpu": 513 * MIB, "cuda": 3072 * MIB}
+LOADERS = 4  # tensors that from_pretrained brings to the device at once (transformers 5.23, GLOBAL_WORKERS)
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 QUANTIZED_BYTES = {"qlora": 0.5, "lora_int8": 1.0}  # a weight, without its scales
 
@@ -231,25 +232,48 @@ def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int
 def _host_moments(
     law: MemoryLaw, shapes: Floats, candidate: Candidate, *, on_cpu: bool
 ) -> Sequence[Mapping[str, Floats]]:
-    """What the host holds in training, and while weights pass through it to be saved: bytes by item, each shape (C,).
+    """What the host holds while weights are loaded, in training, and while they pass through it to be saved.
 
-    Weights come out of a mapped file, whose pages the kernel takes back at will, so loading is not counted.
+    Bytes by item, each of shape (C,). Offloaded activations are pinned, batches where the data loader is told to.
     """
     libraries = np.full(len(shapes), float(LIBRARY_BYTES["cpu" if on_cpu else "cuda"]))
     if on_cpu:
         return [{"python and libraries": libraries, "tensors": peaks(law, shapes).astype(np.float64)}]
 
-    def held(owner: str) -> Floats:
-        total: Floats = shapes @ np.array(law.hosted.get(owner, np.zeros(shapes.shape[1])))
-        return total
+    def held(owner: str, *, pinned: bool = False) -> Floats:
+        return hosted_bytes(law, owner, shapes, pinned=pinned)
 
     always = {"python and libraries": libraries, PAGED: held(PAGED)}
     batches = 2 + candidate.dataloader_num_workers  # one in use, one ahead, and each worker's
     saved = held("weights" if candidate.method == "full" else "adapters")
     return [
-        {**always, OFFLOADED: held(OFFLOADED), "batches": held("batch") * batches},
+        {"python and libraries": libraries, "loaded weights": np.full(len(shapes), _converted_bytes(law, candidate))},
+        {
+            **always,
+            OFFLOADED: held(OFFLOADED, pinned=True),
+            "batches": held("batch", pinned=candidate.dataloader_pin_memory) * batches,
+        },
         {**always, "saved weights": np.minimum(saved, SHARD_BYTES)},
     ]
+
+
+def _converted_bytes(law: MemoryLaw, candidate: Candidate) -> float:
+    """Tensors on their way from a mapped file to the device, in the dtype of the weights.
+
+    The file's own pages (safetensors, and .bin as torch has written it since 1.6) the kernel takes back at will. A
+    tensor of another dtype than the weights is converted on the host (aten/src/ATen/native/cuda/Copy.cu); which the
+    file has is not known here, so all are taken for such. LOADERS do it at once, or one if they are then quantized:
+    on the device, and those of the layers alone.
+    """
+
+    def largest(owner: str) -> list[float]:
+        kinds = sorted(law.hosted.get(owner, ()), key=lambda kind: kind[1], reverse=True)
+        return [kind[1] for kind in kinds for _ in range(min(LOADERS, round(kind[0])))][:LOADERS]
+
+    if candidate.method in QUANTIZED_BYTES:
+        factor = WEIGHT_BYTES[candidate.weights_dtype] / QUANTIZED_BYTES[candidate.method]
+        return max([*largest("weights"), *(factor * size for size in largest(OF_LAYERS))], default=0.0)
+    return sum(largest("weights"))
 
 
 def _total(items: Mapping[str, Floats]) -> Floats:

@@ -28,7 +28,8 @@ from autotune.core.profile import (
 
 Floats = NDArray[np.float64]
 OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each; the others that a host holds are there once
-HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # what waits on a host, and what is saved through it
+HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # what waits on a host, and what passes through it
+OF_LAYERS = "weights of layers"  # those of the weights that belong to a decoder layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,14 +37,15 @@ class MemoryLaw:
     """Live bytes at the moments of a step that can be the worst.
 
     coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment. hosted:
-    bytes per monomial of all that each of HOSTED has, of those made in every micro-step one micro-step's.
+    the blocks of each of HOSTED and OF_LAYERS by size, shape (K, 1 + M): how many there are, of those made in every
+    micro-step one micro-step's, and the bytes of one per monomial.
     """
 
     owners: tuple[str, ...]
     phases: tuple[str, ...]
     ops: tuple[str, ...]
     coefficients: Floats
-    hosted: Mapping[str, Sequence[float]]
+    hosted: Mapping[str, Sequence[Sequence[float]]]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `law_from_dict` reads them back."""
@@ -82,10 +84,13 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
     sizes = np.array([block.size for block in deep.blocks], dtype=np.float64)
     owner_of = np.array([place[block.owner] for block in deep.blocks])
     hosted = {
-        owner: (sizes[owner_of == place[owner]].sum(axis=0) / (profile.micro_steps if owner in OF_A_MICRO_STEP else 1))
+        owner: _kinds(sizes[owner_of == place[owner]], profile.micro_steps if owner in OF_A_MICRO_STEP else 1)
         for owner in HOSTED
         if owner in place
     }
+    layered = np.array([block.owner == "weights" and block.layer is not None for block in deep.blocks])
+    if layered.any():
+        hosted[OF_LAYERS] = _kinds(sizes[layered], 1)
     sizes[blocks_per_micro_step(deep)] *= accumulation / profile.micro_steps
     sizes[[block.owner in ON_THE_HOST for block in deep.blocks]] = 0
 
@@ -105,7 +110,7 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
         phases=tuple(deep.ops[index].phase for index in kept),
         ops=tuple(deep.ops[index].name for index in kept),
         coefficients=live[kept],
-        hosted={owner: tuple(total.tolist()) for owner, total in hosted.items()},
+        hosted=hosted,
     )
 
 
@@ -132,6 +137,29 @@ def peak(law: MemoryLaw, shape: Sequence[int]) -> Peak:
         op=law.ops[worst],
         items={owner: round(value) for owner, value in zip(law.owners, items, strict=True) if round(value)},
     )
+
+
+def hosted_bytes(law: MemoryLaw, owner: str, shapes: Floats, *, pinned: bool = False) -> Floats:
+    """What the blocks of one of HOSTED take on a host. shapes: (C, M). Returns shape (C,).
+
+    pinned: in memory that torch pins, where each block is rounded up to a power of two and kept when it is freed
+    (ATen/core/CachingHostAllocator.h, torch 2.13, `pinned_max_round_threshold_mb` at its default).
+    """
+    if owner not in law.hosted:
+        return np.zeros(len(shapes))
+    kinds = np.array(law.hosted[owner], dtype=np.float64)
+    sizes = shapes @ kinds[:, 1:].T
+    if pinned:
+        mantissa, exponent = np.frexp(sizes)
+        sizes = np.where(mantissa > 0.5, np.ldexp(1.0, exponent), sizes)
+    total: Floats = sizes @ kinds[:, 0]
+    return total
+
+
+def _kinds(sizes: Floats, micro_steps: int) -> Sequence[Sequence[float]]:
+    """Blocks by size, with how many there are in each of the micro-steps."""
+    kinds, counts = np.unique(sizes, axis=0, return_counts=True)
+    return tuple(tuple(row) for row in np.column_stack([counts / micro_steps, kinds]).tolist())
 
 
 def _candidates(profile: Profile, deep: Profile) -> list[int]:

@@ -51,9 +51,9 @@ def test_it_fits_to_the_byte(limit: int, host_free: int | None, fits: bool) -> N
     assert on(limit, host_free).fits is fits
 
 
-@pytest.mark.parametrize(("host_free", "most_rows"), [(None, 500), (3072 * MIB + 2000, 100)])
+@pytest.mark.parametrize(("host_free", "most_rows"), [(None, 500), (3072 * MIB + 2048, 102)])
 def test_many_heed_the_host_too(host_free: int | None, most_rows: int) -> None:
-    """20 bytes a row of one layer's activations wait on the host, beside 3 GiB of libraries."""
+    """20 bytes a row of one layer's activations wait on the host, in blocks of 2**n, beside 3 GiB of libraries."""
     profile = step(5)
     offloaded = Block(owner=OFFLOADED, layer=None, size=(0, 20, *[0] * (len(MONOMIALS) - 2)))
     embed = replace(profile.ops[1], allocates=(*profile.ops[1].allocates, len(profile.blocks)))
@@ -65,7 +65,7 @@ def test_many_heed_the_host_too(host_free: int | None, most_rows: int) -> None:
     demand = replace(DEMAND, allowance_bytes=0)
     assert fitting(law, shapes, MemoryEstimate(demand=demand, room=room), candidate()).sum() == most_rows
     most = Batch(rows=100, positions=10, labels=0)
-    assert sum(host_items(law, most, candidate(), on_cpu=False).values()) == 3072 * MIB + 2000
+    assert sum(host_items(law, most, candidate(), on_cpu=False).values()) == 3072 * MIB + 2048
 
 
 def test_the_room_is_90_percent_less_what_others_hold() -> None:
@@ -94,6 +94,18 @@ def test_loading_holds_one_layer_as_it_was(method: str, once_more: int) -> None:
     law = memory_law(step(5), layers=5, accumulation=1)
     asked = candidate(method=method, weights_dtype="bfloat16")
     assert demand_of(step(5), law, None, candidate=asked, batch=batch).phases["loading"] == 1000 + once_more
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "loaded"),
+    [("lora", "bfloat16", 800), ("lora_int8", "bfloat16", 500), ("qlora", "bfloat16", 500), ("qlora", "float32", 800)],
+)
+def test_the_host_converts_what_it_loads(method: str, dtype: str, loaded: int) -> None:
+    """Embeddings of 500 and three layers of 100 at once; where layers are quantized one tensor, eight times its nf4."""
+    law = memory_law(step(5), layers=5, accumulation=1)
+    asked = candidate(method=method, weights_dtype=dtype)
+    held = host_items(law, Batch(rows=1, positions=1, labels=0), asked, on_cpu=False)
+    assert held == {"python and libraries": 3072 * MIB, "loaded weights": loaded}
 
 
 def test_many_at_once_are_judged_like_one() -> None:

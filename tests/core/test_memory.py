@@ -1,11 +1,14 @@
 """The law of a profile gives what replaying the step gives."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.memory import memory_law, peak
-from autotune.core.profile import Profile, deepen, monomials, traced_layers
+from autotune.core.memory import hosted_bytes, law_from_dict, memory_law, peak
+from autotune.core.profile import OFFLOADED, Profile, deepen, monomials, traced_layers
 from tests.core.test_profile import ACTIVATION as TOKENS
 from tests.core.test_profile import Writer, block, step
 
@@ -69,3 +72,16 @@ def test_more_never_needs_less(more: tuple[int, int, int]) -> None:
         return peak(law, monomials(rows, positions, 0)).bytes
 
     assert bytes_of(*more) > bytes_of(1, 1, 64)
+
+
+@pytest.mark.parametrize(("positions", "one"), [(64, 1024), (65, 2048), (100, 2048), (1, 16), (0, 0)])
+def test_each_pinned_block_is_a_power_of_two(positions: int, one: int) -> None:
+    """`PowerOf2Ceil` of every block's 16 bytes a position, then their sum: three in each of two micro-steps."""
+    writer = Writer(1, 1)
+    writer.op("load", "load", None, [block("weights", None, 500)])
+    writer.op("offload", "forward", None, [block(OFFLOADED, None, 16, TOKENS)] * 6)
+    law = memory_law(replace(writer.profile(), micro_steps=2), layers=1, accumulation=2)
+    for each in (law, law_from_dict(law.to_dict())):
+        shapes = np.array([monomials(1, positions, 0)], dtype=np.float64)
+        assert hosted_bytes(each, OFFLOADED, shapes).tolist() == [3 * 16 * positions]
+        assert hosted_bytes(each, OFFLOADED, shapes, pinned=True).tolist() == [3 * one]
