@@ -36,7 +36,6 @@ TRACED_KNOBS = (  # besides the number of rows and of micro-steps
     "optimizer",
     "weights_dtype",
     "mixed_precision",
-    "torch_compile",
     "use_kernels",
 )
 # GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared

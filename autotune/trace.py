@@ -5,7 +5,8 @@ The trainer is the worker's own (sft.py), with its real PEFT adapters, checkpoin
 optimizer steps of different shapes, on a model of a few layers, give the profile of a model of any depth
 (core/profile.py). Experts need no guess at how tokens are routed: transformers computes all of them in one grouped
 product, whose size is the tokens times the experts of each. Leaves out most of the memory that kernels take inside an
-operator: kernels.py, contracts.py and attention_kernels.py have what counts.
+operator: kernels.py, contracts.py and attention_kernels.py have what counts. Leaves out what torch.compile makes of the
+step: Inductor's code cannot run on fake tensors, so the step is traced as it is without it.
 
 torch 2.13, transformers 5.23, trl 1.16: torch swaps a module's fake parameters in place and cannot, hence `_apply`;
 transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`; a packed
@@ -247,7 +248,9 @@ def _run(
     accumulation = min(most_micro_steps, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(
-            candidate=replace(candidate, gradient_accumulation_steps=accumulation, dataloader_num_workers=0),
+            candidate=replace(
+                candidate, gradient_accumulation_steps=accumulation, dataloader_num_workers=0, torch_compile=False
+            ),
             recipe=request.recipe,
             model_path="",
             tokenized_path="",

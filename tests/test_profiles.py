@@ -44,6 +44,7 @@ def key(request: ProfileRequest, **knobs: Any) -> str:
         ({"gradient_accumulation_steps": 2}, True),
         ({"batching": "group_by_length"}, True),
         ({"tuned_allocator": False, "dataloader_num_workers": 3}, True),
+        ({"torch_compile": True}, True),
         ({"per_device_train_batch_size": 1}, False),
         ({"gradient_accumulation_steps": 1}, False),
         ({"batching": "pack_bfd", "packed_length": 300}, False),
@@ -53,7 +54,7 @@ def key(request: ProfileRequest, **knobs: Any) -> str:
     ],
 )
 def test_what_shares_a_profile(knobs: dict[str, Any], same: bool) -> None:
-    """Lengths, rows beyond one and loading share a profile; whatever changes the step does not."""
+    """Lengths, rows beyond one, loading and compiling share a profile; whatever changes the step does not."""
     assert (key(REQUEST) == key(REQUEST, **knobs)) is same
 
 

@@ -114,3 +114,8 @@ def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
     values = [monomials(B, S, B * (S - 1)) for B, S, _ in shapes]
     found = fit([size(B, S) for B, S, _ in shapes], values)
     assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected
+
+
+def test_a_compiled_step_is_traced_as_an_eager_one() -> None:
+    """Nothing is compiled while tracing: the estimate is eager's (docs/memory.md)."""
+    assert trace(request(1, capability=(8, 0), torch_compile=True)) == trace(request(1, capability=(8, 0)))
