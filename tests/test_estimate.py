@@ -165,7 +165,7 @@ def test_the_host_must_hold_what_is_offloaded(home: Path) -> None:
     found = ask(home, replace(GPU, host_free_bytes=needed - 1), fixed=offloading)
     assert document(found)["short_of"] == ["host"]
     assert any("but does not fit in the host's memory" in line for line in summary_lines(found))
-    assert found.largest_rows == 7
+    assert found.largest_rows == 5  # pinned blocks of 6 and of 7 rows are as large as those of 8
     [smaller] = found.suggestions
     assert smaller.memory.fits
     hopeless = ask(home, replace(GPU, host_free_bytes=2**20), fixed=offloading)
