@@ -29,6 +29,7 @@ from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, lo
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
 MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
+MOST_LOOKS = 4  # estimates that may be made to find a larger one still
 STEP = 64  # tokens between the lengths that are looked at
 LONGEST = 2**17  # tokens: where a model has no limit
 
@@ -123,14 +124,14 @@ class Forecaster:
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
         """The largest micro-batch of this length that fits."""
         most = MOST_ROWS if self.lengths is None else self.lengths.rows
-        return self._largest(candidate, memory, "per_device_train_batch_size", range(1, min(most, MOST_ROWS) + 1))
+        return self._border(candidate, memory, "per_device_train_batch_size", range(1, min(most, MOST_ROWS) + 1))
 
     def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
         """The largest length that fits with this micro-batch."""
         most = self.facts.limit or LONGEST
         if self.lengths is not None and not candidate.packs:
             most = min(most, self.lengths.longest)
-        return self._largest(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
+        return self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
 
     def suggestions(
         self, candidate: Candidate, memory: MemoryEstimate, rows: int | None, is_legal: Callable[[Candidate], bool]
@@ -179,6 +180,24 @@ class Forecaster:
 
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
         return Suggestion(changes=changes, memory=self.memory(_changed(candidate, changes)))
+
+    def _border(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
+        """The largest of ascending values of a knob that fits, as an estimate of that value itself says.
+
+        Fragmentation is first taken to be that of the candidate, then that of what was found with it.
+        """
+        best: int | None = None
+        looks = 0
+        while best is None or looks < MOST_LOOKS:
+            found = self._largest(candidate, memory, knob, values)
+            if found is None or (best is not None and found <= best):
+                break
+            memory, looks = self.memory(self._with(candidate, knob, found)), looks + 1
+            if memory.fits:
+                best = found
+            else:
+                values = [value for value in values if value < found]
+        return best
 
     def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
         """The largest of ascending values of a knob that fits.

@@ -6,8 +6,8 @@ Models are small ones of each architecture with random weights, and the shipped 
 (memory_cases.py). Every case is predicted by the trace, then trains in a process of its own under torch's profiler,
 which sees each allocation of the CPU allocator. Loading is watched too, for what it leaves behind, but the peak is
 that of the steps. Resident size is written beside it and predicts nothing. Rows are appended to FILE, and those
-that are there for the same versions and format of profiles are not run again. With `--json` one object for all rows of
-FILE that are of these is printed.
+that are there for the same versions and format of profiles are not run again; what an earlier format predicted is
+predicted anew, and its measurement kept. With `--json` one object for all rows of FILE that are of these is printed.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from memory_cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, plain_cpu, row_lengths
 from pools import quiet_pool
-from rows import append, own_rows, today
+from rows import append, own_rows, read, today
 
 from autotune.core.candidate import short_name
 from autotune.core.recipe import Recipe
@@ -36,6 +36,7 @@ from autotune.installed import installed
 from autotune.profiles import FORMAT, STACK, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
+MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
 
 
 def main() -> None:
@@ -54,11 +55,19 @@ def main() -> None:
     waiting = [case for case in cases if case.key not in done]
     writing = threading.Lock()
 
+    libraries = {name: about["versions"][name] for name in STACK if name != "autotune-sft"}
+    earlier = {
+        json.dumps(row["case"]): {name: row[name] for name in MEASURED}
+        for row in read(arguments.out)
+        if libraries.items() <= row["versions"].items()
+    }
+
     def run(case: Case) -> None:
         with quiet_pool(1) as pool:
             predicted = pool.apply(predict, (case, by_label[case.model]))
-        with quiet_pool(1) as pool:
-            measured = pool.apply(measure, (case, by_label[case.model]))
+        if (measured := earlier.get(json.dumps(case.key))) is None:
+            with quiet_pool(1) as pool:
+                measured = pool.apply(measure, (case, by_label[case.model]))
         row = {
             "date": today(),
             "case": case.key,

@@ -126,8 +126,8 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
     assert found.largest_length is not None
     limit = found.memory.room.limit_bytes
     at, beyond = (
-        ask(home, small, fixed={**PINS, "per_device_train_batch_size": round(found.largest_rows * share)}).memory
-        for share in (0.98, 1.05)  # fragmentation is taken to be that of the batch that was asked about
+        ask(home, small, fixed={**PINS, "per_device_train_batch_size": rows}).memory
+        for rows in (found.largest_rows, found.largest_rows * 3 // 2)  # a segment of 20 MiB is many rows here
     )
     assert at.needed_bytes <= limit < beyond.needed_bytes
     assert found.largest_length == 512
