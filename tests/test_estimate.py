@@ -133,14 +133,19 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
     assert found.largest_length == 512
 
 
-def test_a_lever_promises_no_more_than_it_keeps(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "pins"),
+    [(Recipe(), {"optimizer": "adamw_torch"}), (Recipe(method="lora"), {"checkpointing": "full"})],
+    ids=["full", "lora"],
+)
+def test_a_lever_promises_no_more_than_it_keeps(home: Path, recipe: Recipe, pins: dict[str, Any]) -> None:
     """What a change brings is never less than the bound that is named for it, and less than without it."""
-    found = ask(home, loss="full_logits", fixed={**PINS, "optimizer": "adamw_torch"})
+    found = ask(home, recipe=recipe, loss="full_logits", fixed={**PINS, **pins})
     assert found.levers  # not of a fused head: its tile is larger than the logits of 1152 tokens
     for lever in found.levers:
         knob, value = lever.words.removeprefix("candidate.").split("=")
-        knobs = {**PINS, "optimizer": "adamw_torch", knob: int(value) if value.isdigit() else value}
-        changed = ask(home, loss="full_logits", fixed=knobs).memory.peak.bytes
+        knobs = {**PINS, **pins, knob: int(value) if value.isdigit() else value}
+        changed = ask(home, recipe=recipe, loss="full_logits", fixed=knobs).memory.peak.bytes
         assert lever.least_bytes <= changed < found.memory.peak.bytes, lever
 
 

@@ -71,7 +71,8 @@ def _tried(
         bytes_each = 4 if candidate.weights_dtype == "float32" else 2
         yield "candidate.optimizer=adamw_8bit", left({"optimizer states": 1 / bytes_each})
     if candidate.method == "lora" and candidate.weights_dtype == "float32":
-        yield "candidate.weights_dtype=bfloat16", left({"weights": 0.5})
+        halved = dict.fromkeys(("weights", "activations", "logits and loss", "workspace"), 0.5)
+        yield "candidate.weights_dtype=bfloat16", left({**halved, "weight copies": 0.0})  # what is computed halves too
     if (rows := batch.rows // 2) and candidate.per_device_train_batch_size == batch.rows:
         half = replace(batch, rows=rows, labels=batch.labels * rows // batch.rows)
         words = f"candidate.per_device_train_batch_size={rows}"
