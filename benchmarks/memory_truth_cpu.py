@@ -59,7 +59,7 @@ def main() -> None:
     earlier = {
         json.dumps(row["case"]): {name: row[name] for name in MEASURED}
         for row in read(arguments.out)
-        if libraries.items() <= row["versions"].items()
+        if libraries.items() <= row["versions"].items() and set(MEASURED) <= row.keys()
     }
 
     def run(case: Case) -> None:
