@@ -87,7 +87,7 @@ CHECKPOINTINGS = ("off", "selective", "full", "every_n")
 EVERY = {"llama": 3, "gemma2": 3, "gemma3_text": 3}  # layers; 2 elsewhere
 EAGER_ONLY = ("gemma2",)  # transformers 5.23 has no other attention for it, and nothing for selective to save
 ACCUMULATIONS = (1, 4)
-CAPABILITIES = ((8, 0), (8, 6), (7, 5))  # one of each kind of attention kernels
+CAPABILITIES = ((7, 5), (8, 0), (8, 6), (9, 0), (10, 0))  # one of each kind of attention kernels
 NUMBERS = (("float32", "bf16"), ("float32", "no"), ("bfloat16", "bf16"), ("bfloat16", "no"))
 ROWS = {  # rows of a micro-batch and positions of each; far from what is traced, short of a sliding window and beyond
     "one": ((1, 100), (1, 777), (1, 4096)),
