@@ -19,7 +19,7 @@ from autotune.core.levers import Lever, fixed_bytes, levers
 from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
-from autotune.forecaster import Forecaster, Suggestion
+from autotune.forecaster import Forecaster, Largest, Suggestion
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
 from autotune.profiles import Loss
@@ -52,22 +52,23 @@ class EstimateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """An estimate with what it was made of.
+    """An estimate with what it was made of. asked_samples: of a step, which the candidate's knobs may not make up.
 
-    largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit; None
-    when none does. suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.
+    largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit.
+    suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.
     levers: what would lower the peak, the strongest first.
     """
 
     model: ModelFacts
     hardware: Hardware
     candidate: Candidate
+    asked_samples: int
     loss: Loss
     data: str | None
     batch: Batch
     memory: MemoryEstimate
-    largest_rows: int | None
-    largest_length: int | None
+    largest_rows: Largest
+    largest_length: Largest
     suggestions: tuple[Suggestion, ...]
     fixed_bytes: int
     levers: tuple[Lever, ...]
@@ -117,18 +118,19 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
     def is_legal(changed: Candidate) -> bool:
         return not broken_rules(changed, context, lengths_known=data is not None)
 
-    rows, length_ = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
+    rows, positions = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
     return Forecast(
         model=facts,
         hardware=request.hardware,
         candidate=candidate,
+        asked_samples=request.recipe.effective_batch_size,
         loss=request.loss,
         data=None if data is None else data.name,
         batch=batch,
         memory=memory,
         largest_rows=rows,
-        largest_length=length_,
-        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows, is_legal)),
+        largest_length=positions,
+        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows.value, is_legal)),
         fixed_bytes=fixed_bytes(law, batch),
         levers=levers(law, batch, candidate, full_logits=request.loss == "full_logits"),
         versions=stack.versions,

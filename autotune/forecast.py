@@ -5,6 +5,7 @@ from typing import Any
 
 from autotune.core.candidate import short_name
 from autotune.core.estimate import MemoryEstimate
+from autotune.core.legality import QUANTIZED
 from autotune.core.units import format_bytes
 from autotune.estimate import Forecast
 
@@ -61,7 +62,14 @@ def document(found: Forecast) -> dict[str, Any]:
             "host_items": dict(memory.demand.host_items),
         },
         "time": None,
-        "largest": {"per_device_train_batch_size": found.largest_rows, "max_length": found.largest_length},
+        "largest": {
+            "per_device_train_batch_size": found.largest_rows.value,
+            "max_length": found.largest_length.value,
+            "ended_by": {
+                "per_device_train_batch_size": found.largest_rows.ended_by,
+                "max_length": found.largest_length.ended_by,
+            },
+        },
         "levers": [{"words": each.words, "least_bytes": each.least_bytes} for each in found.levers],
         "suggestions": [
             {
@@ -112,7 +120,7 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
         "yes" if memory.fits else "host" if memory.fits_device else "no",  # host: its memory is what lacks
         format_bytes(memory.needed_bytes),
         format_bytes(memory.room.limit_bytes),
-        "none" if found.largest_rows is None else str(found.largest_rows),
+        "none" if found.largest_rows.value is None else str(found.largest_rows.value),
         f"{batch.rows} x {batch.positions}",
         format_bytes(memory.peak.bytes),
         format_bytes(memory.demand.reserved_bytes),
@@ -129,6 +137,14 @@ def _heading(found: Forecast) -> Iterator[str]:
     yield f"{model.name}, {model.parameters:,} parameters: {short_name(found.candidate)}"
     rows = "full rows" if found.data is None else f"the longest rows of {found.data}"
     yield f"micro-batch {found.batch.rows} x {found.batch.positions} positions, {rows}; loss {found.loss}"
+    if not found.candidate.packs and found.candidate.rows_per_step != found.asked_samples:
+        knobs = found.candidate
+        yield (
+            f"a step has {knobs.per_device_train_batch_size} x {knobs.gradient_accumulation_steps} = "
+            f"{knobs.rows_per_step} samples, not the {found.asked_samples} of recipe.effective_batch_size"
+        )
+    if emulated := _emulated(found):
+        yield emulated
     verdict = "fits" if memory.fits_device else "does not fit"
     yield (
         f"{verdict} on {found.hardware.name}: needs {format_bytes(memory.needed_bytes)}, "
@@ -140,6 +156,15 @@ def _heading(found: Forecast) -> Iterator[str]:
             f"{'but does not fit' if memory.fits_device else 'nor'} in the host's memory: needs "
             f"{format_bytes(memory.host_peak_bytes)}, {format_bytes(room.host_free_bytes)} are free"
         )
+
+
+def _emulated(found: Forecast) -> str | None:
+    """A hint where the device has no instructions for what the candidate computes in."""
+    knobs, hardware = found.candidate, found.hardware
+    if hardware.kind != "cuda" or hardware.supports_bf16 or knobs.mixed_precision != "bf16":
+        return None
+    fp16 = "" if knobs.method in QUANTIZED else "; it has them for candidate.mixed_precision=fp16"
+    return f"{hardware.name} has no instructions for bf16, which is emulated{fp16}"
 
 
 def _items(found: Forecast) -> Iterator[str]:
@@ -186,10 +211,12 @@ def _sums(found: Forecast) -> Iterator[str]:
 
 def _advice(found: Forecast) -> Iterator[str]:
     length, rows = found.candidate.row_length, found.candidate.per_device_train_batch_size
-    if found.largest_rows is not None:
-        yield f"largest micro-batch at length {length}: {found.largest_rows}"
-    if found.largest_length is not None:
-        yield f"largest length at micro-batch {rows}: {found.largest_length}"
+    for what, largest in (
+        (f"micro-batch at length {length}", found.largest_rows),
+        (f"length at micro-batch {rows}", found.largest_length),
+    ):
+        if largest.value is not None:
+            yield f"largest {what}: {largest.value}" + (f" ({largest.ended_by})" if largest.ended_by else "")
     if found.suggestions:
         yield "what would make it fit:"
     for each in found.suggestions:

@@ -48,6 +48,17 @@ class Suggestion:
         return " ".join(f"{places[knob]}.{knob}={value}" for knob, value in self.changes.items())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Largest:
+    """The largest value of a knob that fits.
+
+    value: None when none does, or it is not known. ended_by: what ends it where memory does not, in words.
+    """
+
+    value: int | None
+    ended_by: str | None
+
+
 @dataclass(slots=True, kw_only=True)
 class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
@@ -121,27 +132,38 @@ class Forecaster:
             demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=self.room
         )
 
-    def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
+    def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest micro-batch of this length that fits."""
-        most = MOST_ROWS if self.lengths is None else self.lengths.rows
-        return self._border(candidate, memory, "per_device_train_batch_size", range(1, min(most, MOST_ROWS) + 1))
+        ends = {"looked no further": MOST_ROWS}
+        if self.lengths is not None:
+            ends["all rows of the data"] = self.lengths.rows
+        most = min(ends.values())
+        found = self._border(candidate, memory, "per_device_train_batch_size", range(1, most + 1))
+        return Largest(value=found, ended_by=_ended_by(found, ends))
 
-    def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> int | None:
+    def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest length that fits with this micro-batch."""
-        most = self.facts.limit or LONGEST
+        ends = {"looked no further": LONGEST} if self.facts.limit is None else {"the model's limit": self.facts.limit}
         if self.lengths is not None and not candidate.packs:
-            most = min(most, self.lengths.longest)
-        return self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
+            ends["the longest row of the data"] = self.lengths.longest
+        most = min(ends.values())
+        found = self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
+        return Largest(value=found, ended_by=_ended_by(found, ends))
 
     def suggestions(
         self, candidate: Candidate, memory: MemoryEstimate, rows: int | None, is_legal: Callable[[Candidate], bool]
     ) -> Iterator[Suggestion]:
-        """Changes that lead to one that fits, each on top of those before it; each may cost a trace.
+        """Changes that lead to one that fits, each complete in itself; each may cost a trace.
 
-        rows: the largest micro-batch that fits, None without one. All that is suggested is legal and keeps the rows of
-        a step.
+        First what costs no speed, a frozen base in bf16; then the micro-batch; and where neither will do alone, ever
+        more on top of the smallest micro-batch. rows: the largest micro-batch that fits, None without one. All that is
+        suggested is legal and keeps the rows of a step.
         """
-        changes: dict[str, Any] = {}
+        halved = {"weights_dtype": "bfloat16"}
+        frozen = candidate.method == "lora" and candidate.weights_dtype == "float32"
+        with_less = self._suggested(candidate, halved, is_legal) if frozen else None
+        if with_less is not None and with_less.memory.fits:
+            yield with_less
         smaller = [
             {"per_device_train_batch_size": size}
             for size in divisors(candidate.rows_per_step // candidate.devices)
@@ -151,9 +173,9 @@ class Forecaster:
         fitting_rows = [change for change in smaller if change["per_device_train_batch_size"] <= (rows or 0)]
         if fitting_rows:
             yield self._suggestion(candidate, fitting_rows[-1])
+        if fitting_rows or (with_less is not None and with_less.memory.fits):
             return
-        if smaller:
-            changes = dict(smaller[0])
+        changes: dict[str, Any] = dict(smaller[0]) if smaller else {}
         steps: list[dict[str, Any]] = []
         if not memory.fits_host and candidate.activation_offloading:
             steps.append({"activation_offloading": False})
@@ -161,22 +183,30 @@ class Forecaster:
             steps.append({"optimizer": "adamw_8bit"})
         if candidate.checkpointing != "full" and self.facts.supports_checkpointing:
             steps.append({"checkpointing": "full"})
-        if candidate.method == "full" or (candidate.method == "lora" and candidate.weights_dtype == "float32"):
+        if candidate.method == "full" or frozen:
             steps.append({"method": "lora", "weights_dtype": "bfloat16"})
         if candidate.method != "qlora":
             steps.append({"method": "qlora", "weights_dtype": "bfloat16"})
         for step in steps:
-            if not is_legal(_changed(candidate, {**changes, **step})):
+            found = self._suggested(candidate, {**changes, **step}, is_legal)
+            if found is None:
                 continue
             changes = {**changes, **step}
-            try:
-                found = self._suggestion(candidate, changes)
-            except NotPredicted as error:
-                self.progress(f"not suggested: {error}")
-                continue
             yield found
             if found.memory.fits:
                 return
+
+    def _suggested(
+        self, candidate: Candidate, changes: Mapping[str, Any], is_legal: Callable[[Candidate], bool]
+    ) -> Suggestion | None:
+        """A suggestion of what may be illegal or beyond prediction; then there is none."""
+        if not is_legal(_changed(candidate, changes)):
+            return None
+        try:
+            return self._suggestion(candidate, changes)
+        except NotPredicted as error:
+            self.progress(f"not suggested: {error}")
+            return None
 
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
         return Suggestion(changes=changes, memory=self.memory(_changed(candidate, changes)))
@@ -290,6 +320,11 @@ class Forecaster:
             while len(steps) < DRAWN_STEPS and len(step := list(islice(drawn, micro_steps))) == micro_steps:
                 steps.append(step)
         return [*steps, [worst] * micro_steps, [worst] * micro_steps]
+
+
+def _ended_by(found: int | None, ends: Mapping[str, int]) -> str | None:
+    """Which of the ends, in words and values, is the one that was found; None when memory ends before."""
+    return next((words for words, value in ends.items() if value == found == min(ends.values())), None)
 
 
 def _changed(candidate: Candidate, changes: Mapping[str, Any]) -> Candidate:

@@ -15,7 +15,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.legality import RULES, Rule
 from autotune.core.pins import pins_in_words
 from autotune.core.space import baseline
-from autotune.core.workload import DataFacts, Lengths, Workload
+from autotune.core.workload import DataFacts, Lengths, Workload, too_few_rows
 from autotune.errors import UsageError
 
 STAND_IN_ROWS = 2**16
@@ -46,7 +46,8 @@ def complete(
     Raises UsageError listing every way in which it would be refused, or would train something else.
     """
     recipe = workload.recipe
-    problems = []
+    problems = too_few_rows(workload)
+    told = {"one_full_step"} if problems else set[str]()
     if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
         problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
     method = fixed.get("method", recipe.asked_method)
@@ -65,6 +66,8 @@ def complete(
         rows = candidate.per_device_train_batch_size * candidate.devices
         candidate = replace(candidate, gradient_accumulation_steps=max(1, recipe.effective_batch_size // rows))
     for rule in broken_rules(candidate, context, lengths_known=lengths_known):
+        if rule.name in told:
+            continue
         said = {knob: fixed[knob] for knob in rule.knobs if knob in fixed}
         shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
         limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""

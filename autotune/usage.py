@@ -26,12 +26,15 @@ _REFUSED = object()
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` most likely stands for: by its last part (epochs: recipe.epochs), or as a whole."""
+    """The known name that `word` most likely stands for: by its last part (epochs: recipe.epochs), by how it begins
+    (a100: a100_40gb), or as a whole."""
     names = list(known)
     parts = {name.rpartition(".")[2]: name for name in reversed(names)}
     last = word.rpartition(".")[2]
     if last in parts:
         return parts[last]
+    if word and (longer := [name for name in names if name.startswith(word)]):
+        return min(longer, key=len)
     if close := difflib.get_close_matches(word, names, n=1):
         return close[0]
     return next((parts[part] for part in difflib.get_close_matches(last, parts, n=1)), None)

@@ -126,7 +126,7 @@ def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[P
     )
     cases = [case]
     if job.card_bytes is not None:
-        largest = forecaster.largest_rows(case.candidate, forecaster.memory(case.candidate))
+        largest = forecaster.largest_rows(case.candidate, forecaster.memory(case.candidate)).value
         cases = list(around(case, job.card_bytes, largest or 1, wide=job.wide))
     write_model(config, directory / "model")
     planned = []

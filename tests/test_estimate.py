@@ -122,15 +122,17 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
     """The micro-batch and the length that are named are at the border."""
     small = with_memory(400 * 2**20)
     found = ask(home, small)
-    assert found.largest_rows is not None
-    assert found.largest_length is not None
+    largest = found.largest_rows.value
+    assert largest is not None
     limit = found.memory.room.limit_bytes
     at, beyond = (
         ask(home, small, fixed={**PINS, "per_device_train_batch_size": rows}).memory
-        for rows in (found.largest_rows, found.largest_rows * 3 // 2)  # a segment of 20 MiB is many rows here
+        for rows in (largest, largest * 3 // 2)  # a segment of 20 MiB is many rows here
     )
     assert at.needed_bytes <= limit < beyond.needed_bytes
-    assert found.largest_length == 512
+    assert found.largest_rows.ended_by is None
+    assert (found.largest_length.value, found.largest_length.ended_by) == (512, "the model's limit")
+    assert "largest length at micro-batch 8: 512 (the model's limit)" in summary_lines(found)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +160,27 @@ def test_what_does_not_fit_is_told_what_would(home: Path) -> None:
     assert smaller.memory.fits
     assert smaller.changes["per_device_train_batch_size"] < 8
     hopeless = ask(home, with_memory(2**20), fixed={**PINS, "checkpointing": "full", "method": "lora"})
-    assert hopeless.largest_rows is None
+    assert hopeless.largest_rows.value is None
     assert not any(each.memory.fits for each in hopeless.suggestions)
     assert [each.changes.get("method") for each in hopeless.suggestions] == ["lora", "qlora"]
+
+
+def test_samples_that_are_not_those_of_the_recipe_are_remarked(home: Path) -> None:
+    """5 rows three times are 15 samples where 16 were asked for; 8 twice are all of them."""
+    odd = ask(home, fixed={**PINS, "per_device_train_batch_size": 5})
+    said = "a step has 5 x 3 = 15 samples, not the 16 of recipe.effective_batch_size"
+    assert said in summary_lines(odd)
+    assert not any("samples" in line for line in summary_lines(ask(home)))
+
+
+def test_emulated_bf16_is_remarked(home: Path) -> None:
+    """A GPU without instructions for it is told of fp16; under fp16 there is nothing to say."""
+    old = replace(GPU, supports_bf16=False)
+    said = "a GPU has no instructions for bf16, which is emulated; it has them for candidate.mixed_precision=fp16"
+    assert said in summary_lines(ask(home, old))
+    assert not any("emulated" in line for line in summary_lines(ask(home)))
+    fp16 = ask(home, old, fixed={**PINS, "mixed_precision": "fp16"})
+    assert not any("emulated" in line for line in summary_lines(fp16))
 
 
 def test_the_host_must_hold_what_is_offloaded(home: Path) -> None:
@@ -170,11 +190,11 @@ def test_the_host_must_hold_what_is_offloaded(home: Path) -> None:
     found = ask(home, replace(GPU, host_free_bytes=needed - 1), fixed=offloading)
     assert document(found)["short_of"] == ["host"]
     assert any("but does not fit in the host's memory" in line for line in summary_lines(found))
-    assert found.largest_rows == 5  # pinned blocks of 6 and of 7 rows are as large as those of 8
+    assert found.largest_rows.value == 5  # pinned blocks of 6 and of 7 rows are as large as those of 8
     [smaller] = found.suggestions
     assert smaller.memory.fits
     hopeless = ask(home, replace(GPU, host_free_bytes=2**20), fixed=offloading)
-    assert hopeless.largest_rows is hopeless.largest_length is None
+    assert hopeless.largest_rows.value is hopeless.largest_length.value is None
     assert hopeless.suggestions[0].changes == {"per_device_train_batch_size": 1, "activation_offloading": False}
     assert any("of the host's memory, does not fit" in line for line in summary_lines(hopeless))
 

@@ -92,3 +92,21 @@ def test_the_method_is_typed_as_the_recipes(estimated: list[Candidate]) -> None:
     found = suggested(replace(SIXTEEN, checkpointing="full"), None)
     words = "candidate.per_device_train_batch_size=1 recipe.method={} candidate.weights_dtype=bfloat16"
     assert [each.words for each in found] == [words.format("lora"), words.format("qlora")]
+
+
+def test_a_base_in_bf16_comes_before_a_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it alone will do it costs no speed; each suggestion is complete in itself."""
+
+    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
+        asked = too_much(forecaster)
+        if candidate.weights_dtype == "float32" and candidate.per_device_train_batch_size > 8:
+            return asked
+        return replace(asked, demand=replace(asked.demand, phases={"training": 1}))
+
+    monkeypatch.setattr(Forecaster, "memory", memory)
+    found = suggested(replace(SIXTEEN, method="lora"), 8)
+    assert [each.words for each in found] == [
+        "candidate.weights_dtype=bfloat16",
+        "candidate.per_device_train_batch_size=8",
+    ]
+    assert all(each.memory.fits for each in found)

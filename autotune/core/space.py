@@ -20,7 +20,7 @@ from autotune.core.legality import RULES
 from autotune.core.pins import check_pins, pins_in_words
 from autotune.core.recipe import METHODS
 from autotune.core.shapes import SHAPE, shapes
-from autotune.core.workload import Workload
+from autotune.core.workload import Workload, too_few_rows
 from autotune.errors import NothingFits, UsageError
 
 MOST_CANDIDATES = 100_000  # listed in about two seconds; of a larger space a part stands for the whole
@@ -91,8 +91,11 @@ def enumerate_space(
 ) -> Space:
     """List every legal candidate within `fidelity`; `fixed` pins knobs, by name, and may exceed the fidelity.
 
-    Raises UsageError with every pin that is impossible here, and NothingFits when nothing is left without any pin.
+    Raises UsageError with every pin that is impossible here, or when the data has no full step, and NothingFits when
+    nothing is left without any pin.
     """
+    if problems := too_few_rows(workload):
+        raise UsageError(*problems)
     context = Context(installed=installed, hardware=hardware, workload=workload)
     check_pins(fixed, context)
     consented = {*fixed, "max_length"} if "packed_length" in fixed else set(fixed)  # TRL has one number for both

@@ -112,6 +112,17 @@ class Workload:
     recipe: Recipe
 
 
+def too_few_rows(workload: Workload) -> list[str]:
+    """What is wrong where the dataset has fewer rows than the samples of one optimizer step; empty where it has not."""
+    asked, rows = workload.recipe.effective_batch_size, workload.data.rows_in_file
+    if rows >= asked:
+        return []
+    return [
+        f"recipe.effective_batch_size={asked}: the data has {rows} rows, fewer than one optimizer step; "
+        f"at most {rows} samples can be asked for"
+    ]
+
+
 def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> tuple[int, ...]:
     """List the lengths worth trying, ascending, all within the model's limit.
 

@@ -29,7 +29,7 @@ from autotune.core.space import (
     explain,
 )
 from autotune.core.workload import MULTIPLE, Workload
-from autotune.errors import NothingFits
+from autotune.errors import UsageError
 from tests.core.examples import A100, CPU, PLAIN, RICH, T4, candidate, context, workload
 
 machines = st.sampled_from([CPU, T4, A100])
@@ -230,8 +230,8 @@ def test_why_in_words() -> None:
 
 
 def test_fewer_rows_than_a_step() -> None:
-    """A dataset that cannot fill one step is an answer, not an empty list."""
-    with pytest.raises(NothingFits, match="fewer rows than one optimizer step"):
+    """A dataset that cannot fill one step is refused in the words of the recipe."""
+    with pytest.raises(UsageError, match=r"recipe\.effective_batch_size=8: the data has 6 rows"):
         space(workload([50] * 6, effective_batch_size=8))
 
 
