@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
-        _say("autotune: interrupted; what was measured and saved is kept (naming the same out= goes on from there)")
+        again = " (naming the same out= goes on from there)" if words[:1] == ["search"] else ""
+        _say(f"autotune: interrupted; what was measured and saved is kept{again}")
         return INTERRUPTED
     except SystemExit as end:  # how a job, and Hydra's --hydra-help, end
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -193,7 +194,7 @@ def probe(settings: ProbeSettings) -> str:
     """Measure this machine."""
     from autotune.probe import probe, summary_lines
 
-    hardware = probe(home=schemas.build_home(settings), refresh=settings.refresh, progress=_say)
+    hardware = _doubted(probe(home=schemas.build_home(settings), refresh=settings.refresh, progress=_say))
     return _shown(settings, hardware.to_dict(), summary_lines(hardware))
 
 
@@ -282,7 +283,14 @@ def _hardware(settings: TrainingSettings) -> "Hardware":
     if settings.hardware.file is not None:
         return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
     use_gpu = settings.hardware.device != "cpu"
-    return probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
+    return _doubted(probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say))
+
+
+def _doubted(hardware: "Hardware") -> "Hardware":
+    """Say why its rates are not to be trusted, where they are not."""
+    for doubt in hardware.doubts:
+        _say(f"rates not to be trusted: {doubt}")
+    return hardware
 
 
 def _shown(settings: ProbeSettings, result: Any, lines: Sequence[str]) -> str:

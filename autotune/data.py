@@ -116,13 +116,13 @@ def rows_of(source: Source) -> Iterator[Row]:
 def survey(source: Source, progress: Callable[[str], None]) -> Survey:
     """Read every row once and make sure that all fit one form; raise UsageError with what does not fit.
 
-    The first PROBLEMS_SHOWN problems are told, the rest counted.
+    The first PROBLEMS_SHOWN different problems are told, each at the first row that has it, the rest counted.
     """
     form: Form | None = None
     kind: tuple[Kind, bool] | None = None
     extras: set[str] = set()
     characters: list[int] = []
-    problems: list[str] = []
+    problems: dict[str, tuple[str, int]] = {}  # where it is first, and how many rows have it
     more = 0
     for row in rows_of(source):
         try:
@@ -130,8 +130,9 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
             if kind and kind_of(converted) != kind:
                 raise BadRow(f"is {_kind_name(*kind_of(converted))}, the rows before are {_kind_name(*kind)}")
         except BadRow as bad:
-            if len(problems) < PROBLEMS_SHOWN:
-                problems.append(f"{row.where}: {bad}")
+            where, count = problems.get(str(bad), (row.where, 0))
+            if count or len(problems) < PROBLEMS_SHOWN:
+                problems[str(bad)] = where, count + 1
             else:
                 more += 1
             continue
@@ -141,7 +142,13 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
         if len(characters) % PROGRESS_ROWS == 0:
             progress(f"read {len(characters):,} rows of {source.name}")
     if problems or form is None or kind is None:
-        raise UsageError(*problems, *([f"and {more:,} more rows like these"] if more else []))
+        raise UsageError(
+            *(
+                f"{where}: {problem}" + (f" ({count - 1:,} more rows like this)" if count > 1 else "")
+                for problem, (where, count) in problems.items()
+            ),
+            *([f"and {more:,} more rows like these"] if more else []),
+        )
     return Survey(
         form=form,
         kind=kind[0],
@@ -206,11 +213,17 @@ def _convert_in_form(row: Row, form: Form | None, named: tuple[str, ...]) -> tup
     if fitting is None:
         missing = [field for field in form.required if field not in row.fields] if form else []
         has = ", ".join(list(row.fields)[:8]) or "no fields"
-        expected = f"{' and '.join(missing)} too, like the rows before" if missing else EXPECTED
+        expected = f"{' and '.join(missing)} too, like the rows before" if missing else f"{EXPECTED}{_naming(row)}"
         raise BadRow(f"fits no form: has {has}; expected {expected}")
     if form and fitting is not form:
         raise BadRow(f"is {fitting.name}, the rows before are {form.name}")
     return fitting, convert(row.fields, fitting, Dialect())
+
+
+def _naming(row: Row) -> str:
+    """How to say which column is which, with one of the row's own."""
+    column = next((name for name in row.fields if re.fullmatch(r"\w+", name)), "COLUMN")
+    return f"; data.columns says which column is which: data.columns.prompt={column}"
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -45,8 +45,6 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
         measured, throttled = _measure(gpus, host, progress)
         hardware = _join(now, measured, gpus, host, throttled)
         _write(path, hardware)
-    for doubt in hardware.doubts:
-        progress(f"rates not to be trusted: {doubt}")
     return hardware
 
 

@@ -5,7 +5,7 @@ key have one profile. Neither torch nor transformers is imported for a profile t
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -103,13 +103,12 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
     request = reduced(request)
 
     def answer() -> dict[str, Any]:
-        words = f"{request.candidate.method}, checkpointing {request.candidate.checkpointing}"
-        shape = "one row" if request.candidate.per_device_train_batch_size == 1 else "several rows"
-        progress(f"tracing a training step ({words}, {shape}); this is done once")
+        words = ", ".join(_kind_of_step(request))
+        progress(f"tracing a training step ({words}); this is done once for all of its kind")
         try:
             return trace_apart(request.asked).to_dict()
         except NotPredicted as error:
-            raise NotPredicted(f"a step of {words} ({shape}) cannot be traced: {first_line(error)}") from error
+            raise NotPredicted(f"a step ({words}) cannot be traced: {first_line(error)}") from error
 
     question = describe_request(request)
     path = home / "profiles" / f"{key_of(question)}.json"
@@ -150,6 +149,21 @@ def reduced(request: ProfileRequest) -> ProfileRequest:
         ragged=request.ragged and request.capability is not None and _has_mask(request) and asked.attention == "sdpa",
         capability=None if request.capability is None else _kind(request.capability),
     )
+
+
+def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
+    """What tells a reduced request from others, in words; what is as usual goes without saying."""
+    knobs = request.candidate
+    yield f"{knobs.method}, checkpointing {knobs.checkpointing}, {knobs.optimizer}, {knobs.weights_dtype} weights"
+    yield "packed" if knobs.packs else "one row" if knobs.per_device_train_batch_size == 1 else "several rows"
+    if knobs.gradient_accumulation_steps > 1:
+        yield "accumulating"
+    if request.masked:
+        yield "of unequal length"
+    if request.beyond_window:
+        yield "beyond the sliding window"
+    if request.loss == "full_logits":
+        yield "full logits"
 
 
 def _has_mask(request: ProfileRequest) -> bool:

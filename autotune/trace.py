@@ -35,6 +35,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from transformers.pytorch_utils import Conv1D
 
 from autotune import sft
 from autotune.assembly import WARMUP, assemble
@@ -44,6 +45,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.profile import PAGED, Profile, repetition, traced_layers, with_growth
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
+from autotune.errors import UsageError
 from autotune.hub_kernels import use_hub_kernels
 from autotune.offloading import offloading_traced, reach
 from autotune.plain_step import LogitsTrainer
@@ -277,6 +279,8 @@ def _run(
             if prepare is not None:
                 model = prepare(model)
             adapted = candidate.method == "full" or isinstance(model, PeftModel)
+            if not adapted:
+                _check_target_modules(model, request.recipe)
             trainer = (_Trainer if request.loss == "fused" else _LogitsTrainer)(
                 recorder,
                 micro_batches,
@@ -295,6 +299,22 @@ def _run(
             with _no_garbage_collection(), away, contextlib.suppress(_Traced):
                 trainer.train()
     return recorder
+
+
+def _check_target_modules(model: Any, recipe: Recipe) -> None:
+    """Raise UsageError for names of modules that the model has not: PEFT passes over those beside one that it has."""
+    if recipe.lora_target_modules == ("all-linear",):
+        return
+    modules = [name for name, _ in model.named_modules()]
+    linear = (torch.nn.Linear, Conv1D)
+    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, linear)}
+    problems = [
+        f"recipe.lora_target_modules: got {asked}, expected modules of the model, such as {', '.join(sorted(known))}"
+        for asked in recipe.lora_target_modules
+        if not any(f".{name}".endswith(f".{asked}") for name in modules)
+    ]
+    if problems:
+        raise UsageError(*problems)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

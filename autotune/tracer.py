@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from autotune.core.profile import Profile, with_growth
-from autotune.errors import NotPredicted
+from autotune.errors import NotPredicted, UsageError
 from autotune.fork_server import start_fork_server
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -30,7 +30,8 @@ def start_tracer() -> None:
 def trace_apart(asked: Mapping[str, Any]) -> Profile:
     """The profile of a request, given as the fields of trace.TraceRequest.
 
-    Raises NotPredicted when it cannot be traced, or when what traces it dies.
+    Raises NotPredicted when it cannot be traced, or when what traces it dies, UsageError when the recipe asks for what
+    the model has not.
     """
     with _two_processes(start_fork_server(NO_GPU)) as pool:
         all_shapes, beside = pool.submit(_all_shapes, dict(asked)), pool.submit(_deeper, dict(asked))
@@ -97,6 +98,8 @@ def _told() -> Iterator[None]:
     with _quiet():
         try:
             yield
+        except UsageError:
+            raise
         except Exception as error:
             raise _NotTraced(f"{type(error).__name__}: {error}") from None
 

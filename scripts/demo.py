@@ -28,10 +28,15 @@ def main(words: list[str]) -> None:
 
 
 def autotune(*words: str) -> None:
-    """Run one command as a person would, and stop with its exit code if it fails."""
+    """Run one command as a person would, and stop with its exit code if it fails. Ctrl-C reaches it too."""
     print(f"\n$ autotune {' '.join(words)}", flush=True)
-    if code := subprocess.run([sys.executable, "-m", "autotune", *words]).returncode:
-        sys.exit(code)
+    with subprocess.Popen([sys.executable, "-m", "autotune", *words]) as process:
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def table(search: dict[str, Any], run: dict[str, Any], out: Path) -> list[str]:

@@ -183,6 +183,14 @@ def test_all_problems_are_counted(tmp_path: Path) -> None:
     assert told[PROBLEMS_SHOWN:] == ["and 30 more rows like these"]
 
 
+def test_one_problem_of_many_rows_is_one_line(tmp_path: Path) -> None:
+    """Columns of other names are told of once, with how to say which is which."""
+    write(tmp_path / "a.jsonl", [{"body": "a", "title": "b"}] * 50)
+    [told] = problems(tmp_path / "a.jsonl")
+    assert told.startswith("a.jsonl:1: fits no form: has body, title; expected one of: ")
+    assert told.endswith("; data.columns says which column is which: data.columns.prompt=body (49 more rows like this)")
+
+
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "demmo", "./a/b", "a/b/c", ""])
 def test_names_that_are_nothing_say_what_would_be_something(name: str) -> None:
     """A misspelt path is not looked for on the hub."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import LlamaConfig
 from autotune import tracer
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
-from autotune.errors import NotPredicted
+from autotune.errors import NotPredicted, UsageError
 from autotune.trace import TraceRequest, trace
 
 PATIENCE_S = 120.0
@@ -65,3 +66,11 @@ def test_what_cannot_be_traced_says_why() -> None:
     """The reason crosses the process."""
     with pytest.raises(NotPredicted, match="a model without layers"):
         tracer.trace_apart(asked(num_hidden_layers=0))
+
+
+def test_modules_that_the_model_has_not_are_refused() -> None:
+    """PEFT passes over a name in silence as long as another is found."""
+    recipe = Recipe(method="lora", lora_target_modules=("q_proj", "nosuch"))
+    expected = r"got nosuch, expected modules of the model, such as down_proj, gate_proj, .*q_proj"
+    with pytest.raises(UsageError, match=expected):
+        tracer.trace_apart({**asked(), "candidate": replace(CANDIDATE, method="lora"), "recipe": recipe})
