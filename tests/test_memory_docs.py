@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from autotune.cli import main
@@ -20,6 +21,7 @@ from tests.core.test_profile import step
 from tests.test_estimate import CONFIG
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
@@ -82,6 +84,34 @@ def test_an_estimate_of_the_document(line: str, home: Path, capsys: pytest.Captu
     for word in words:
         jobs *= 1 + word.count(",")
     assert len(capsys.readouterr().out.splitlines()) == 1 + jobs
+
+
+def rows_of(name: str, **wanted: str) -> list[dict[str, Any]]:
+    """The committed rows of a benchmark that have these values."""
+    rows = [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+@pytest.mark.parametrize(
+    ("label", "rows", "error"),
+    [
+        ("live bytes on the CPU", rows_of("memory_truth_cpu"), "error"),
+        ("half that was looked at", rows_of("memory_accuracy", half="tune", group="same stack"), "error"),
+        ("blind half: the installed", rows_of("memory_accuracy", half="blind", group="same stack"), "error"),
+        ("blind half: other versions", rows_of("memory_accuracy", half="blind", group="other stack"), "error"),
+        ("blind half: fp16 with eager", rows_of("memory_accuracy", half="blind", group="eager"), "error"),
+        ("peak reserved", rows_of("memory_accuracy"), "reserved_error"),
+    ],
+)
+def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, rows: list[dict[str, Any]], error: str) -> None:
+    """Count, median, 95th percentile and largest, each to the digits that are shown."""
+    [line] = [line for line in DOCUMENT.splitlines() if line.startswith("| ") and label in line]
+    count, *shown = [cell.strip() for cell in line.strip("|").split("|")][2:]
+    found = [100 * abs(row[error]) for row in rows if row[error] is not None]
+    assert int(count) == len(found)
+    for cell, value in zip(shown, (np.median(found), np.quantile(found, 0.95), max(found)), strict=True):
+        digits = cell.removesuffix(" %")
+        assert digits == f"{value:.{len(digits.partition('.')[2])}f}", line
 
 
 def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
