@@ -8,11 +8,10 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from autotune.core.profile import MONOMIALS, Block, Op, Phase, Profile, monomials
+from autotune.core.profile import MONOMIALS, NEIGHBOURS, Block, Op, Phase, Profile, monomials
 from autotune.core.regime import Shapes
 from autotune.recorder import Made, Ran, Recorder
 
-NEIGHBOURS = 2  # layers whose blocks an op of one layer frees: its own, and what the one beside it handed over
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
 
 

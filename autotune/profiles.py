@@ -24,7 +24,7 @@ from autotune.tracer import trace_apart
 
 Loss = Literal["fused", "full_logits"]
 
-FORMAT = 8  # of the files, and of what the trace writes into them; counts up when either changes
+FORMAT = 9  # of the files, and of what the trace writes into them; counts up when either changes
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
 TRACED_KNOBS = (  # besides the number of rows and of micro-steps
@@ -167,7 +167,7 @@ def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
 
 
 def _has_mask(request: ProfileRequest) -> bool:
-    return request.masked or keeps_documents_apart(request.candidate)
+    return request.masked or request.beyond_window or keeps_documents_apart(request.candidate)
 
 
 def _kind(capability: tuple[int, int]) -> tuple[int, int]:

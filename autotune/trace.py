@@ -200,7 +200,7 @@ class _Trainer(sft.Trainer):
 
     def compute_loss(self, *arguments: Any, **keywords: Any) -> Any:
         result = super().compute_loss(*arguments, **keywords)
-        self.recorder.phase = "backward"
+        self.recorder.phase, self.recorder.layer = "backward", None
         return result
 
     def _clip_grad_norm(self, model: Any) -> Any:

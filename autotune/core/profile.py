@@ -22,6 +22,7 @@ Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimiz
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
+NEIGHBOURS = 2  # layers whose blocks an op of one layer frees: its own, and what the one beside it handed over
 ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
@@ -106,6 +107,11 @@ def blocks_per_micro_step(profile: Profile) -> list[int]:
     return [place for place, block in enumerate(profile.blocks) if block.owner == "batch" and place not in ahead]
 
 
+def frees_for_all(op: Op, blocks: Sequence[Block]) -> bool:
+    """Whether an op frees blocks of more layers than one has neighbours, hence for the whole model."""
+    return op.layer is None and len({blocks[place].layer for place in op.frees} - {None}) > NEIGHBOURS
+
+
 def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
     """(q, p) with the smallest sum such that the kinds of layers repeat after p behind the first q."""
     for total in range(1, len(kinds) + 1):
@@ -188,7 +194,7 @@ class _Deepening:
         return middle.start + (layer - middle.start) % self.profile.period
 
     def result(self) -> Profile:
-        for run in _runs(self.profile.ops):
+        for run in _runs(self.profile):
             layered = [op.layer for op in run if op.layer is not None]
             if not layered:
                 for op in run:
@@ -270,20 +276,24 @@ def _names(profile: Profile) -> list[Any]:
     return names
 
 
-def _runs(ops: Sequence[Op]) -> Iterable[list[Op]]:
+def _runs(profile: Profile) -> Iterable[list[Op]]:
     """Consecutive ops of one micro-step and phase that go over the layers once.
 
-    What stands between two layers counts to the one before it. An optimizer goes over them once for each group of
-    parameters.
+    What stands between two layers counts to the one before it, unless it frees blocks of many for the whole model: that
+    is a run of its own. An optimizer goes over the layers once for each group of parameters.
     """
     run: list[Op] = []
     seen: set[int] = set()
     current: int | None = None
-    for op in ops:
+    for op in profile.ops:
         again = op.layer is not None and op.layer != current and op.layer in seen
-        if run and (again or (op.micro, op.phase) != (run[0].micro, run[0].phase)):
+        apart = frees_for_all(op, profile.blocks)
+        if run and (again or apart or (op.micro, op.phase) != (run[0].micro, run[0].phase)):
             yield _filled(run)
             run, seen = [], set()
+        if apart:
+            yield [op]
+            continue
         run.append(op)
         if op.layer is not None:
             seen.add(op.layer)
