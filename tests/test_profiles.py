@@ -144,3 +144,20 @@ def test_a_micro_batch_comes_under_the_request_of_its_regime(
     wanted = replace(REQUEST, tiled=tiled, ragged=ragged, beyond_window=beyond, capability=(9, 0))
     assert found == reduced(wanted)
     assert (found.tiled, found.ragged, found.beyond_window) == (tiled, ragged, beyond)
+
+
+@pytest.mark.parametrize(("positions", "ragged"), [(777, True), (768, False), (100, False)])
+def test_a_window_s_mask_is_a_mask(positions: int, ragged: bool) -> None:
+    """Beyond the window there is one without padding, too; where its length is odd CUDA copies it into a padded one."""
+    batch = Batch(rows=4, positions=positions, labels=64)
+    found = request_of(
+        batch,
+        CANDIDATE,
+        config=REQUEST.config,
+        recipe=REQUEST.recipe,
+        window=512,
+        masked=False,
+        loss="fused",
+        capability=(9, 0),
+    )
+    assert found.ragged == ragged

@@ -104,6 +104,23 @@ def test_what_is_freed_several_layers_later_is_so_in_a_deep_model(layers: int, p
     assert plain(deepen(shallow, layers)) == plain(stash(layers))
 
 
+def test_what_all_layers_leave_is_freed_once_for_all_of_them() -> None:
+    """Routers' logits outlive their layers; the last layer's loss goes on when they are gone."""
+
+    def routed(depth: int) -> Profile:
+        writer, made = Writer(depth, 1), list[int]()
+        writer.op("load", "load", None, [block("weights", None, 500)])
+        for layer in range(depth):
+            made += writer.op("route", "forward", layer, [block("activations", layer, 2, ACTIVATION)])
+        losses = [writer.op("score", "loss", layer, [block("logits and loss", layer, 3)])[0] for layer in range(depth)]
+        writer.op("release", "loss", None, [], made)
+        writer.op("sum", "loss", depth - 1, [block("logits and loss", depth - 1, 1)], losses[-1:])
+        writer.op("update", "optimizer", None, [], losses[:-1])
+        return writer.profile()
+
+    assert plain(deepen(routed(traced_layers(12, 1)), 12)) == plain(routed(12))
+
+
 def plain(profile: Profile) -> object:
     """A profile with the frees of each op in order."""
     return profile.layers, profile.blocks, [(op.name, op.layer, op.allocates, sorted(op.frees)) for op in profile.ops]
