@@ -5,7 +5,7 @@ disk, so with all of it there neither torch nor transformers is imported.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from autotune import store
+from autotune.core.allocator import parse_settings
 from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
 from autotune.core.candidate import Candidate
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
@@ -26,6 +27,7 @@ from autotune.core.replay import replay
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
+from autotune.task import allocator_conf
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
 MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
@@ -107,10 +109,12 @@ class Forecaster:
         batch = self.batch(candidate)
         request = self._profile_request(candidate, batch)
         steps = self._steps(candidate, batch, request.candidate.gradient_accumulation_steps)
+        settings = parse_settings(allocator_conf(candidate.tuned_allocator), self.hardware.memory_bytes)
         question = {
             "profile": describe_request(request),
             "layers": self.facts.layers,
             "candidate": candidate.to_dict(),
+            "allocator": asdict(settings),
             "steps": [[each.monomials for each in step] for step in steps],
         }
 
@@ -122,7 +126,7 @@ class Forecaster:
                     profile,
                     steps,
                     accumulation=candidate.gradient_accumulation_steps,
-                    expandable_segments=candidate.tuned_allocator,
+                    settings=settings,
                 )
             law = self._law(candidate, batch)
             return demand_of(profile, law, replayed, candidate=candidate, batch=batch).to_dict()

@@ -1,5 +1,7 @@
 """What a worker is told to do: plain data that crosses a pipe, from which the worker builds everything."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +82,8 @@ def last_checkpoint(output_dir: Path) -> Path | None:
 def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
     """Variables that must be set before the worker's process starts; a worker serves only tasks that share them.
 
-    On CUDA one device is pinned and `expandable_segments` follows the candidate's knob; on a CPU the
-    allocator is told after the fork (sft.tune_allocator), and no GPU is to be seen.
+    On CUDA one device is pinned and the allocator set; on a CPU it is told after the fork (sft.tune_allocator), and no
+    GPU is to be seen.
     """
     shared = {
         "TOKENIZERS_PARALLELISM": "false",  # rows are tokenized already; a fork would only warn
@@ -91,6 +93,16 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
     }
     if device == "cpu":
         return {**shared, "CUDA_VISIBLE_DEVICES": ""}
-    allocator = {"PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{tuned_allocator}"}  # off means off, too
+    allocator = {"PYTORCH_ALLOC_CONF": allocator_conf(tuned_allocator)}
     visible = {"CUDA_VISIBLE_DEVICES": device_uuid} if device_uuid else {}
     return {**shared, **allocator, **visible}
+
+
+def allocator_conf(tuned_allocator: bool) -> str:
+    """The allocator's settings on CUDA: the user's, but for `expandable_segments`, which follows the candidate's knob.
+
+    torch 2.13 reads PYTORCH_ALLOC_CONF, and PYTORCH_CUDA_ALLOC_CONF only where that is not set.
+    """
+    user = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
+    others = [part for part in re.split(r",(?![^\[]*\])", user) if part and "expandable_segments" not in part]
+    return ",".join((*others, f"expandable_segments:{tuned_allocator}"))  # off means off, too

@@ -37,6 +37,7 @@ from transformers.utils import logging
 from autotune import sft
 from autotune.architectures import sliding_window
 from autotune.catalogue import CONF, catalogued_config
+from autotune.core.allocator import AllocatorSettings
 from autotune.core.batches import Batch
 from autotune.core.candidate import OPTIMIZERS, Candidate, Optimizer
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
@@ -49,6 +50,7 @@ from autotune.plain_step import LogitsTrainer
 from autotune.profiles import ProfileRequest, describe_request, key_of, request_of
 from autotune.trace import TraceRequest, trace
 
+DEFAULTS = AllocatorSettings(expandable_segments=False)
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
 FURTHER_GPUS = (  # that the catalogue lacks
     GpuSpec(
@@ -322,7 +324,7 @@ def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile
             raise Skipped(f"cannot be traced: {type(error).__name__}: {first_line(error)}") from error
     profile = deepen(profiles[key], point.layers)
     steps = [[point.batch] * profile.micro_steps] * STEPS
-    replayed = replay(profile, steps, accumulation=point.accumulation, expandable_segments=False)
+    replayed = replay(profile, steps, accumulation=point.accumulation, settings=DEFAULTS)
     law = memory_law(profiles[key], layers=point.layers, accumulation=point.accumulation)
     return peak(law, point.batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
 

@@ -15,7 +15,7 @@ import torch
 
 from autotune import trial
 from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
-from autotune.task import Measure
+from autotune.task import Measure, environment
 from autotune.trial import Workers
 from autotune.worker import perform
 from tests import stand_ins
@@ -188,6 +188,16 @@ class TestSpawnedWorkers:
                 task = make_task(candidate=replace(candidate, tuned_allocator=tuned), device="cuda")
                 workers.perform(task, limit_s=60, on_event=said.append)
         assert said[0]["pid"] != said[1]["pid"]
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_user_s_allocator_settings_are_kept_but_for_the_knob(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever variable has them; a worker gets the one that torch reads first."""
+    monkeypatch.setenv(name, "expandable_segments:False,roundup_power2_divisions:[256:1,>:8],max_split_size_mb:64")
+    found = environment(True, "cuda", None)
+    assert found["PYTORCH_ALLOC_CONF"] == (
+        "roundup_power2_divisions:[256:1,>:8],max_split_size_mb:64,expandable_segments:True"
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

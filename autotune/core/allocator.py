@@ -3,11 +3,15 @@
 Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream and the default settings: sizes are rounded to
 512 bytes, a request takes the smallest free block of its pool that holds it, what is left of a block is split off, and
 neighbours that are free merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
-Leaves out max_split_size, garbage collection thresholds and freeing of cached blocks when memory runs out.
+Leaves out freeing of cached blocks when memory runs out, and rounding to parts of powers of two.
 """
 
+import re
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from autotune.core.units import MIB
 
 MIN_BLOCK = 512  # kMinBlockSize: sizes are rounded up to multiples of it
 SMALL_SIZE = 2**20  # kSmallSize: the largest request of the small pool
@@ -15,16 +19,57 @@ SMALL_BUFFER = 2 * 2**20  # kSmallBuffer: a segment of the small pool
 LARGE_BUFFER = 20 * 2**20  # kLargeBuffer: a segment for requests between 1 and 10 MiB
 MIN_LARGE = 10 * 2**20  # kMinLargeAlloc: larger requests get a segment of their own
 ROUND_LARGE = 2 * 2**20  # kRoundLarge: to which that is rounded
+MOST_UNSPLIT = 20 * 2**20  # max_non_split_rounding_size's default: what a block that is not split may be too large by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorSettings:
+    """What `PYTORCH_ALLOC_CONF` says, in torch's words.
+
+    max_split_bytes: blocks of that size are not split, nor handed out for less; None splits all.
+    collect_above_bytes: while more is reserved, what was idle for longest is given back before more is asked of the
+    driver; None never does.
+    """
+
+    expandable_segments: bool
+    max_split_bytes: int | None = None
+    collect_above_bytes: int | None = None
+
+
+def parse_settings(conf: str, memory_bytes: int) -> AllocatorSettings:
+    """Read `PYTORCH_ALLOC_CONF`. memory_bytes: that a process may have, of which a threshold is a share.
+
+    What torch would refuse is passed over: it says so itself when it starts.
+    """
+    said = dict(re.findall(r"(\w+):([^,\[\]]+)", re.sub(r"\[[^]]*\]", "", conf)))
+    threshold, largest = (_number(said, name) for name in ("garbage_collection_threshold", "max_split_size_mb"))
+    return AllocatorSettings(
+        expandable_segments=said.get("expandable_segments", "").strip().lower() == "true",
+        max_split_bytes=round(largest * MIB) if largest else None,
+        collect_above_bytes=int(threshold * memory_bytes) if threshold else None,
+    )
+
+
+def _number(said: Mapping[str, str], name: str) -> float | None:
+    try:
+        return float(said[name])
+    except (KeyError, ValueError):
+        return None
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
-    """A part of a segment. address: within all that was ever reserved. before, after: neighbours in the segment."""
+    """A part of a segment.
+
+    address: within all that was ever reserved. before, after: neighbours in the segment. idle_since: looks into its
+    pool up to when it was freed.
+    """
 
     address: int
     size: int
     small: bool
     free: bool = True
+    idle_since: int = 0
     before: "_Block | None" = None
     after: "_Block | None" = None
 
@@ -37,22 +82,27 @@ class CachingAllocator:
     to the driver before it runs out of memory: segments that are wholly free, and free pages of expandable ones.
     """
 
-    def __init__(self, *, expandable_segments: bool) -> None:
-        self.expandable_segments = expandable_segments
+    def __init__(self, settings: AllocatorSettings) -> None:
+        self.settings = settings
+        self.expandable_segments = settings.expandable_segments
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_needed = 0
         self._idle = 0  # bytes that would be given back
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
         self._at: dict[int, _Block] = {}  # free blocks by address
         self._end: dict[bool, _Block | None] = {True: None, False: None}  # last block of an expandable pool
+        self._looks = 0  # into the large pool
         self._next_address = {True: 0, False: 2**40 * LARGE_BUFFER}  # the pools never meet
 
     def allocate(self, size: int) -> _Block:
         """Take a block for `size` bytes; hand it to `release` when it is freed."""
         size = -(-max(size, 1) // MIN_BLOCK) * MIN_BLOCK
         small = size <= SMALL_SIZE
-        block = self._take(size, small) or self._reserve(size, small)
+        block = self._take(size, small)
+        if block is None:
+            self._collect()
+            block = self._reserve(size, small)
         rest = block.size - size
-        if rest >= MIN_BLOCK if small or self.expandable_segments else rest > SMALL_SIZE:
+        if rest >= MIN_BLOCK if small or self.expandable_segments else rest > SMALL_SIZE and not self._is_whole(size):
             self._split(block, size)
         block.free = False
         self.allocated += block.size
@@ -75,6 +125,7 @@ class CachingAllocator:
 
         The last block of an expandable pool counts as large as it can grow, so any other goes before it.
         """
+        self._looks += not small
         blocks = self._free[small]
         place = bisect_left(blocks, (size, -1))
         if place == len(blocks):
@@ -82,8 +133,30 @@ class CachingAllocator:
         block = self._at[blocks[place][1]]
         if self.expandable_segments and block is self._end[small] and place + 1 < len(blocks):
             block = self._at[blocks[place + 1][1]]
+        if self._is_whole(block.size) and (not self._is_whole(size) or block.size >= size + MOST_UNSPLIT):
+            return None
         self._forget(block)
         return block
+
+    def _is_whole(self, size: int) -> bool:
+        """Whether blocks of this size are never split."""
+        return self.settings.max_split_bytes is not None and size >= self.settings.max_split_bytes
+
+    def _collect(self) -> None:
+        """Give segments back that have been idle for longer than others, until less is reserved than the threshold.
+
+        Each round takes all that are as old as those left are on average, or older (garbage_collect_cached_blocks).
+        """
+        if self.settings.collect_above_bytes is None or self.expandable_segments:
+            return
+        free = [self._at[address] for _, address in self._free[False]]
+        idle = [block for block in free if block.before is None and block.after is None]
+        while idle and self.reserved > self.settings.collect_above_bytes:
+            average = sum(self._looks - block.idle_since for block in idle) / len(idle)
+            for block in [block for block in idle if self._looks - block.idle_since >= average]:
+                idle.remove(block)
+                self._forget(block)
+                self.reserved -= block.size
 
     def _reserve(self, size: int, small: bool) -> _Block:
         """Have the driver give more: a new segment, or more at the end of the pool's."""
@@ -133,6 +206,7 @@ class CachingAllocator:
             self._end[block.small] = block
 
     def _remember(self, block: _Block) -> None:
+        block.idle_since = self._looks
         insort(self._free[block.small], (block.size, block.address))
         self._at[block.address] = block
         self._idle += self._returnable(block)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.core.allocator import CachingAllocator
+from autotune.core.allocator import AllocatorSettings, CachingAllocator
 from autotune.core.batches import Batch
 from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step
 
@@ -28,13 +28,13 @@ class Replayed:
 
 
 def replay(
-    profile: Profile, steps: Iterable[Sequence[Batch]], *, accumulation: int, expandable_segments: bool
+    profile: Profile, steps: Iterable[Sequence[Batch]], *, accumulation: int, settings: AllocatorSettings
 ) -> Replayed:
     """Run optimizer steps, each over the micro-batches of `steps`, on a fresh allocator.
 
     profile: at its full depth. steps: as many micro-batches each as the profile has micro-steps.
     """
-    allocator = CachingAllocator(expandable_segments=expandable_segments)
+    allocator = CachingAllocator(settings)
     sizes = np.array([block.size for block in profile.blocks])
     sizes[[block.owner in ON_THE_HOST for block in profile.blocks]] = 0
     fetched = blocks_per_micro_step(profile)

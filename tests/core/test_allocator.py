@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.allocator import CachingAllocator
+from autotune.core.allocator import AllocatorSettings, CachingAllocator, parse_settings
 
 MIB = 2**20
+PLAIN = AllocatorSettings(expandable_segments=False)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ MIB = 2**20
 )
 def test_segments_as_the_source_has_them(sizes: list[int], allocated: int, reserved: int) -> None:
     """c10/cuda/CUDACachingAllocator.cpp: kSmallBuffer, kLargeBuffer, kRoundLarge, should_split."""
-    allocator = CachingAllocator(expandable_segments=False)
+    allocator = CachingAllocator(PLAIN)
     for size in sizes:
         allocator.allocate(size)
     assert (allocator.allocated, allocator.reserved) == (allocated, reserved)
@@ -35,7 +36,7 @@ def test_segments_as_the_source_has_them(sizes: list[int], allocated: int, reser
 
 def test_a_freed_block_is_taken_again_and_neighbours_merge() -> None:
     """Three of 4 MiB leave 8 of 20; the first two, freed, make room for one of 8."""
-    allocator = CachingAllocator(expandable_segments=False)
+    allocator = CachingAllocator(PLAIN)
     first, second, _ = (allocator.allocate(4 * MIB) for _ in range(3))
     allocator.release(first)
     allocator.release(second)
@@ -47,7 +48,7 @@ def test_fragments_that_no_request_fits_cost_a_new_segment_unless_the_pool_can_g
     """Two blocks of 12 MiB, freed, hold no block of 20: 44 MiB are reserved; an expandable pool merges and grows."""
     reserved = []
     for expandable in (False, True):
-        allocator = CachingAllocator(expandable_segments=expandable)
+        allocator = CachingAllocator(AllocatorSettings(expandable_segments=expandable))
         blocks = [allocator.allocate(12 * MIB) for _ in range(2)]
         for block in blocks:
             allocator.release(block)
@@ -62,7 +63,7 @@ sequences = st.lists(st.tuples(st.integers(1, 64 * MIB), st.integers(0, 7)), max
 @given(sequences, st.booleans())
 def test_counts_hold_for_any_sequence(sequence: list[tuple[int, int]], expandable: bool) -> None:
     """Never less reserved than allocated, all comes back, and the same sequence again reserves nothing more."""
-    allocator = CachingAllocator(expandable_segments=expandable)
+    allocator = CachingAllocator(AllocatorSettings(expandable_segments=expandable))
     peaks = []
     for _ in range(3):
         living = []
@@ -81,7 +82,7 @@ def test_counts_hold_for_any_sequence(sequence: list[tuple[int, int]], expandabl
 @given(sequences, st.booleans())
 def test_free_blocks_and_living_ones_tile_what_is_reserved(sequence: list[tuple[int, int]], expandable: bool) -> None:
     """No byte is lost and none is handed out twice."""
-    allocator = CachingAllocator(expandable_segments=expandable)
+    allocator = CachingAllocator(AllocatorSettings(expandable_segments=expandable))
     living = []
     for size, age in sequence:
         living.append(allocator.allocate(size))
@@ -90,3 +91,42 @@ def test_free_blocks_and_living_ones_tile_what_is_reserved(sequence: list[tuple[
     spans = sorted((block.address, block.address + block.size) for block in [*living, *allocator._at.values()])
     assert sum(end - begin for begin, end in spans) == allocator.reserved
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_settings_as_torch_reads_them() -> None:
+    """Shares are of the memory; what stands in brackets, and what is no number, is passed over."""
+    conf = "roundup_power2_divisions:[256:1,>:8],max_split_size_mb:128, garbage_collection_threshold:0.5"
+    assert parse_settings(f"{conf},expandable_segments:True", 1000) == AllocatorSettings(
+        expandable_segments=True, max_split_bytes=128 * MIB, collect_above_bytes=500
+    )
+    assert parse_settings("", 1000) == parse_settings("max_split_size_mb:many", 1000) == PLAIN
+
+
+def test_what_is_idle_for_longest_is_given_back_above_the_threshold() -> None:
+    """Of two free segments the older goes; the younger goes too when that was not enough. In use or split: neither."""
+    for threshold, left in ((70, 32 + 40 + 20), (50, 40 + 20), (200, 30 + 32 + 40 + 20)):
+        allocator = CachingAllocator(
+            AllocatorSettings(expandable_segments=False, collect_above_bytes=threshold * MIB),
+        )
+        allocator.release(allocator.allocate(5 * MIB))  # a segment of 20 MiB
+        part = allocator.allocate(2 * MIB)  # splits it
+        old, young = allocator.allocate(30 * MIB), allocator.allocate(32 * MIB)
+        allocator.release(old)
+        allocator.allocate(2 * MIB)
+        allocator.release(young)
+        allocator.allocate(40 * MIB)
+        assert allocator.reserved == left * MIB, threshold
+        assert not part.free
+
+
+def test_large_blocks_are_kept_whole_where_torch_is_told_so() -> None:
+    """With a largest split of 64 MiB one of 100 is not handed out for 40, and for 90 as it is."""
+    allocator = CachingAllocator(AllocatorSettings(expandable_segments=False, max_split_bytes=64 * MIB))
+    allocator.release(allocator.allocate(100 * MIB))
+    allocator.allocate(40 * MIB)
+    assert allocator.reserved == 140 * MIB
+    block = allocator.allocate(90 * MIB)
+    assert (block.size, allocator.reserved) == (100 * MIB, 140 * MIB)
+    allocator.release(block)
+    allocator.allocate(70 * MIB)  # 30 MiB too large
+    assert allocator.reserved == 210 * MIB

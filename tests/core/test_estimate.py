@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autotune.core.allocator import AllocatorSettings
 from autotune.core.batches import Batch
 from autotune.core.estimate import (
     Demand,
@@ -149,7 +150,7 @@ def test_paged_states_are_held_by_the_host() -> None:
     batch = Batch(rows=1, positions=64, labels=63)
     plain, law = (memory_law(each, layers=5, accumulation=1) for each in (profile, paged))
     assert peak(plain, batch.monomials) == peak(law, batch.monomials)
-    replayed = replay(paged, [[batch]], accumulation=1, expandable_segments=False)
+    replayed = replay(paged, [[batch]], accumulation=1, settings=AllocatorSettings(expandable_segments=False))
     assert replayed.allocated_bytes < 2**30
     demand = demand_of(paged, law, replayed, candidate=candidate(), batch=batch)
     assert demand.host_items[PAGED] == 7 * 2**30

@@ -1,5 +1,6 @@
 """The replay of a profile's steps counts what the law counts, and fragmentation where shapes vary."""
 
+from autotune.core.allocator import AllocatorSettings
 from autotune.core.batches import Batch
 from autotune.core.memory import memory_law, peak
 from autotune.core.replay import replay
@@ -13,14 +14,19 @@ def test_allocated_is_the_law_but_for_rounding() -> None:
     """Each of the blocks is rounded up to 512 bytes, no more; any number of equal steps has the same peak."""
     profile = step(5)
     law = peak(memory_law(profile, layers=5, accumulation=1), PLAIN.monomials).bytes
-    one = replay(profile, [[PLAIN]], accumulation=1, expandable_segments=False)
+    one = replay(profile, [[PLAIN]], accumulation=1, settings=AllocatorSettings(expandable_segments=False))
     assert law <= one.allocated_bytes <= law + 512 * len(profile.blocks)
-    assert replay(profile, [[PLAIN]] * 4, accumulation=1, expandable_segments=False) == one
+    assert replay(profile, [[PLAIN]] * 4, accumulation=1, settings=AllocatorSettings(expandable_segments=False)) == one
 
 
 def test_what_is_needed_lies_between_allocated_and_reserved() -> None:
     """Cached segments that are wholly free are given back before memory runs out."""
     large = Batch(rows=64, positions=MIB // 64, labels=0)
     for expandable in (False, True):
-        found = replay(step(5), [[large], [PLAIN], [large]], accumulation=1, expandable_segments=expandable)
+        found = replay(
+            step(5),
+            [[large], [PLAIN], [large]],
+            accumulation=1,
+            settings=AllocatorSettings(expandable_segments=expandable),
+        )
         assert found.allocated_bytes <= found.needed_bytes <= found.reserved_bytes
