@@ -68,7 +68,8 @@ def complete(
     for rule in broken_rules(candidate, context, lengths_known=lengths_known):
         if rule.name in told:
             continue
-        said = {knob: fixed[knob] for knob in rule.knobs if knob in fixed}
+        knobs = {*rule.knobs, *(("packed_length",) if "max_length" in rule.knobs and candidate.packs else ())}
+        said = {knob: value for knob, value in fixed.items() if knob in knobs}  # max_length follows packed_length
         shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
         limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
         problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")

@@ -208,6 +208,14 @@ def test_a_cpu_has_no_allocator_of_its_own(home: Path) -> None:
     assert not found.memory.fits
 
 
+def test_fewer_rows_than_a_step_are_told_in_the_recipe_s_words(home: Path) -> None:
+    """Not in those of knobs that nobody set."""
+    with pytest.raises(UsageError) as refused:
+        ask(home, model="tiny", data="demo", recipe=Recipe(effective_batch_size=500))
+    [told] = refused.value.problems
+    assert told.startswith("recipe.effective_batch_size=500: the data has 400 rows, fewer than one optimizer step")
+
+
 def test_data_decides_the_worst_batch(home: Path) -> None:
     """With a dataset the longest rows count; `tiny` has the tokenizer."""
     found = ask(home, model="tiny", data="demo", fixed={"checkpointing": "off"})
@@ -232,6 +240,11 @@ def test_data_decides_the_worst_batch(home: Path) -> None:
             CONFIG,
             {"max_length": 5000, "tf32": True},
             ["longer than the positions that the model was made for (512)", "tf32"],
+        ),
+        (
+            CONFIG,
+            {"batching": "pack_bfd", "packed_length": 5000},
+            ["candidate.packed_length=5000: samples or packed rows"],
         ),
         (CONFIG, {"every_n_layers": 3, "optimizer": "adafactor", "devices": 2}, ["several devices", "every_n_layers"]),
     ],

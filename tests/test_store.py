@@ -99,6 +99,12 @@ def test_a_cache_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None
         store.build(tmp_path / "file" / "x", fill)
 
 
+def test_a_place_where_nothing_can_be_made_is_one_too() -> None:
+    """/proc says that there is no such file, of directories that it would have to make."""
+    with pytest.raises(UsageError, match=r"home: cannot write /proc/nowhere .* home=DIR"):
+        store.write_text(Path("/proc/nowhere/file"), "")
+
+
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """No room left is no traceback."""
 
