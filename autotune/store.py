@@ -107,7 +107,7 @@ def _cache_problems_told(path: Path) -> Iterator[None]:
             raise AutotuneError(f"home: no room left for {path}; free some, or name another by home=DIR") from error
         nowhere = error.errno == errno.ENOENT and not path.parent.exists()  # /proc takes no directories, and says so
         if nowhere or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            reason = os.strerror(error.errno)
+            reason = error.strerror
             raise UsageError(f"home: cannot write {path.parent} ({reason}); name another place by home=DIR") from error
         raise
 

@@ -16,9 +16,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,12 +29,14 @@ from memory_cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, pla
 from pools import quiet_pool
 from rows import append, own_rows, read, today
 
+from autotune.core.batches import Batch
 from autotune.core.candidate import short_name
 from autotune.core.recipe import Recipe
+from autotune.core.regime import micro_batch
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK, request_of
+from autotune.profiles import FORMAT, STACK, ProfileRequest, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
 MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
@@ -106,14 +109,28 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes as the trace has it."""
-    from transformers import AutoConfig
-
-    from autotune.core.batches import Batch
     from autotune.core.memory import memory_law, peak
-    from autotune.core.regime import micro_batch
-    from autotune.trace import TraceRequest, sliding_window, trace
+    from autotune.trace import TraceRequest, trace
 
     started = time.perf_counter()
+    request, batch = request_and_batch(case, facts)
+    profile = trace(TraceRequest(**request.asked))
+    law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
+    predicted = asdict(peak(law, batch.monomials))
+    return {
+        "predicted_bytes": predicted.pop("bytes"),
+        **predicted,
+        "traced_layers": profile.layers,
+        "trace_s": time.perf_counter() - started,
+    }
+
+
+def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Batch]:
+    """What a case asks of the trace, and its micro-batch as the loss on a CPU sees it."""
+    from transformers import AutoConfig
+
+    from autotune.trace import sliding_window
+
     config = AutoConfig.from_pretrained(facts.path).to_dict()
     rows, positions = micro_batch(case.candidate, case.positions)
     batch = Batch(rows=rows, positions=positions, labels=rows * (positions - 1))
@@ -127,19 +144,33 @@ def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
         loss=case.loss,
         capability=None,
     )
-    profile = trace(TraceRequest(**request.asked))
-    law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
-    predicted = asdict(peak(law, batch.monomials))
-    return {
-        "predicted_bytes": predicted.pop("bytes"),
-        **predicted,
-        "traced_layers": profile.layers,
-        "trace_s": time.perf_counter() - started,
-    }
+    return request, batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a case has trained. loading, stepping: torch's profilers over both. mapped_bytes: what no allocator sees."""
+
+    trainer: Any
+    loading: Any
+    stepping: Any
+    resident_bytes: int | None
+    mapped_bytes: int
 
 
 def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes of real optimizer steps."""
+    with trained(case, facts) as found:
+        return {
+            "measured_bytes": most_bytes(found.stepping) + found.mapped_bytes,
+            "mapped_bytes": found.mapped_bytes,
+            "resident_bytes": found.resident_bytes,
+        }
+
+
+@contextmanager
+def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
+    """Train real optimizer steps under torch's profiler. What they leave is there as long as the context is."""
     from accelerate.data_loader import SeedableRandomSampler
     from datasets import Dataset
     from torch.autograd.profiler import profile
@@ -189,13 +220,23 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
             loading.__enter__()
             outcome = measure.train(task, on_event)
             stepping.__exit__(None, None, None)
-    mapped = _mapped_bytes(trainers[0].model, set(_living(loading)))
-    most = max(total for _, _, _, total in _allocations(stepping))
-    return {
-        "measured_bytes": most + mapped,
-        "mapped_bytes": mapped,
-        "resident_bytes": getattr(outcome, "host_peak_bytes", None),
-    }
+        yield Trained(
+            trainer=trainers[0],
+            loading=loading,
+            stepping=stepping,
+            resident_bytes=getattr(outcome, "host_peak_bytes", None),
+            mapped_bytes=_mapped_bytes(trainers[0].model, set(_living(loading))),
+        )
+
+
+def most_bytes(profiler: Any) -> int:
+    """The most bytes that lived at one time while a profiler looked; 0 where nothing was allocated."""
+    return max((total for _, _, _, total in _allocations(profiler)), default=0)
+
+
+def last_bytes(profiler: Any) -> int:
+    """The bytes that lived when a profiler looked last."""
+    return _allocations(profiler)[-1][3]
 
 
 def _mapped_bytes(model: Any, allocated: set[int]) -> int:
