@@ -2,8 +2,8 @@
 
     python benchmarks/memory_phases_cpu.py --home DIR [--count 24] [--out FILE] [--json]
 
-Cases are those of memory_truth_cpu.py. Each trains its steps; then the same trainer evaluates micro-batches like those
-that it trained, and saves. What is loaded is compared with the most that lives until the trainer stands. Each row is
+Cases are those of memory_truth_cpu.py. Each trains its steps; then the same trainer saves, and evaluates micro-batches like
+those that it trained. What is loaded is compared with the most that lives until the trainer stands. Each row is
 of a process of its own, under the profiler from before the first weight. With `--json` one object is printed.
 """
 
@@ -92,13 +92,13 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, int]:
     with trained(case, facts) as found, tempfile.TemporaryDirectory() as scratch:
         trainer = found.trainer
         trainer.args.per_device_eval_batch_size = case.candidate.per_device_train_batch_size
-        with profile(use_cpu=True, profile_memory=True) as evaluating:
-            trainer.evaluate(eval_dataset=trainer.train_dataset)
         with profile(use_cpu=True, profile_memory=True) as saving:
             trainer.save_model(scratch)
+        with profile(use_cpu=True, profile_memory=True) as evaluating:
+            trainer.evaluate(eval_dataset=trainer.train_dataset)
         return {
             "evaluation": most_bytes(evaluating) + found.mapped_bytes,
-            "saving": max(most_bytes(saving), last_bytes(evaluating)) + found.mapped_bytes,
+            "saving": max(most_bytes(saving), last_bytes(found.stepping)) + found.mapped_bytes,
             "loading": most_bytes(found.loading) + found.mapped_bytes,
         }
 
