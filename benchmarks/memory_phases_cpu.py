@@ -2,8 +2,8 @@
 
     python benchmarks/memory_phases_cpu.py --home DIR [--count 24] [--out FILE] [--json]
 
-Cases are those of memory_truth_cpu.py. Each trains its steps; then the same trainer saves, and evaluates micro-batches like
-those that it trained. What is loaded is compared with the most that lives until the trainer stands. Each row is
+Cases are those of memory_truth_cpu.py. Each trains its steps; then the same trainer saves, and evaluates micro-batches
+like those that it trained. What is loaded is compared with the most that lives until the trainer stands. Each row is
 of a process of its own, under the profiler from before the first weight. With `--json` one object is printed.
 """
 
