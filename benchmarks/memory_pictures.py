@@ -20,13 +20,14 @@ import numpy as np
 import yaml
 
 from autotune.catalogue import CONF
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import ON_THE_HOST, Profile, deepen, monomials
 from autotune.core.recipe import Recipe
-from autotune.core.regime import regime_of
 from autotune.core.units import GIB
-from autotune.profiles import Loss, ProfileRequest, load_profile
+from autotune.profiles import Loss, load_profile, request_of
+from autotune.shallow import sliding_window
 
 MODEL = CONF / "model" / "qwen2_5_0_5b.yaml"
 A100 = (8, 0)
@@ -114,12 +115,13 @@ class _Asker:
 
     def profile(self, candidate: Candidate, loss: Loss, rows: int, length: int) -> Profile:
         """The profile of a micro-batch without padding, at full depth."""
-        request = ProfileRequest(
+        request = request_of(
+            Batch(rows=rows, positions=length, labels=rows * (length - 1)),
+            candidate,
             config=self.config,
-            candidate=replace(candidate, per_device_train_batch_size=rows),
             recipe=Recipe(method=candidate.method),
+            window=sliding_window(self.config),
             masked=False,
-            tiled=regime_of(rows, length, None).tiled,
             capability=A100,
             loss=loss,
         )
