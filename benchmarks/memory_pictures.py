@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the directory of the pictures")
     parser.add_argument("--model", type=Path, default=MODEL, help="a config.json, or an option of conf/model")
     arguments = parser.parse_args()
-    values = yaml.safe_load(arguments.model.read_text(encoding="utf-8"))  # JSON is YAML
+    read = json.loads if arguments.model.suffix == ".json" else yaml.safe_load  # YAML takes 1e-06 for a word
+    values = read(arguments.model.read_text(encoding="utf-8"))
     config = json.loads(json.dumps(values.get("config", values)))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, panels in pictures(config, arguments.home):
