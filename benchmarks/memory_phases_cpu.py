@@ -2,15 +2,17 @@
 
     python benchmarks/memory_phases_cpu.py --home DIR [--count 24] [--out FILE] [--json]
 
-Cases are those of memory_truth_cpu.py. Each trains its steps; then the same trainer saves, and evaluates micro-batches
-like those that it trained. What is loaded is compared with the most that lives until the trainer stands. Each row is
-of a process of its own, under the profiler from before the first weight. With `--json` one object is printed.
+Cases are those of memory_truth_cpu.py, with TRL's fused head. Each trains its steps; then the same trainer saves, and
+evaluates micro-batches like those that it trained. What is loaded is compared with the most that lives until the
+trainer stands. Each row is of a process of its own, under the profiler from before the first weight. With `--json` one
+object is printed.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +40,8 @@ def main() -> None:
     facts = {model.name: model for name in ("tiny", *ARCHITECTURES) for model in [find_model(name, arguments.home)]}
     about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
     done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
-    for case in draw_cases(list(facts.values()), plain_cpu(), count=arguments.count, seed=arguments.seed):
+    for drawn in draw_cases(list(facts.values()), plain_cpu(), count=arguments.count, seed=arguments.seed):
+        case = replace(drawn, loss="fused")  # this trainer's own
         if case.key in done:
             continue
         with quiet_pool(2, tasks_each=1) as pool:
@@ -47,7 +50,7 @@ def main() -> None:
         row = {
             "date": today(),
             "case": case.key,
-            "name": f"{case.model} {case.loss} {short_name(case.candidate)}",
+            "name": f"{case.model} {'padded ' * case.padded}{short_name(case.candidate)}",
             "predicted": predicted,
             "measured": measured,
             "errors": {phase: predicted[phase] / measured[phase] - 1 for phase in PHASES},
