@@ -75,7 +75,7 @@ class RooflineSampler(BaseSampler):
         self.trial_s = costs
         self.feasible = np.ones(len(candidates), dtype=bool) if feasible is None else np.asarray(feasible, dtype=bool)
         self.tolerance, self.confidence = tolerance, confidence
-        self._logarithms = np.log(values)
+        self._models = {sign: surrogate(self.candidates, sign * np.log(values)) for sign in (1.0, -1.0)}
         self._space: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(list(dict.fromkeys(candidate[name] for candidate in candidates)))
             for name in candidates[0]
@@ -166,8 +166,7 @@ class RooflineSampler(BaseSampler):
         return left & can_still_win(belief, seen.best, tolerance=tolerance, confidence=self.confidence)
 
     def _believe(self, seen: "_Seen") -> Belief:
-        sign = 1.0 if seen.maximize else -1.0
-        model = surrogate(self.candidates, sign * self._logarithms)
+        model = self._models[1.0 if seen.maximize else -1.0]
         measured = model.believe(seen.places, seen.logarithms, seen.errors)
         if not len(seen.running):
             return measured

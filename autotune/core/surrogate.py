@@ -8,7 +8,7 @@ Symbols: n candidates, k knobs, t measured ones. Rates are natural logarithms, s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from math import erf, log, pi, sqrt
 from statistics import NormalDist
@@ -50,6 +50,7 @@ class Surrogate:
     predicted: Floats
     codes: Integers
     likeness: Sequence[Floats]
+    _known: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, repr=False)
 
     def believe(self, measured: Integers, rates: Floats, errors: Floats) -> Belief:
         """What t measurements say.
@@ -64,35 +65,33 @@ class Surrogate:
         noise = np.diag(errors**2 + JITTER)
         knobs, combinations = self._alike(measured)
         scales = list(product(OFFSETS, OF_KNOBS, OF_COMBINATIONS))
-        likely = np.array(
-            [
-                _log_likelihood(_covariance(each, knobs[measured], combinations[measured]) + noise, left)
-                for each in scales
-            ]
-        )
+        roots: list[Floats] = [
+            np.linalg.cholesky(_covariance(each, knobs[:, measured], combinations[:, measured]) + noise)
+            for each in scales
+        ]
+        likely = np.array([_log_likelihood(root, left) for root in roots])
         weights = np.exp(likely - likely.max())
         weights[weights < NEGLIGIBLE * weights.sum()] = 0.0
         weights /= weights.sum()
-        mean, square = np.zeros(len(knobs)), np.zeros(len(knobs))
-        for each, weight in zip(scales, weights, strict=True):
+        mean, square = np.zeros(len(self.predicted)), np.zeros(len(self.predicted))
+        for each, root, weight in zip(scales, roots, weights, strict=True):
             if weight:
-                across = _covariance(each, knobs, combinations)
-                solved = np.linalg.solve(across[measured] + noise, np.column_stack([left, across.T]))
-                expected = across @ solved[:, 0]
-                variance = sum(scale**2 for scale in each) - (across * solved[:, 1:].T).sum(axis=1)
+                whitening = np.linalg.inv(root)
+                across = whitening @ _covariance(each, knobs, combinations)
+                expected = (whitening @ left) @ across
+                variance = sum(scale**2 for scale in each) - np.einsum("tn,tn->n", across, across)
                 mean += weight * expected
                 square += weight * (expected**2 + np.maximum(variance, 0.0))
         return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
 
     def _alike(self, measured: Integers) -> tuple[Floats, Floats]:
-        """How alike all candidates are to measured ones: in the mean of the knobs, and in all at once; (n, t) each."""
-        shape = (len(self.predicted), len(measured))
-        mean, joint = np.zeros(shape), np.ones(shape)
-        for codes, likeness in zip(self.codes, self.likeness, strict=True):
-            alike = likeness[codes[:, None], codes[measured][None, :]]
-            mean += alike / len(self.codes)
-            joint *= alike
-        return (mean if len(self.codes) else joint), joint
+        """How alike measured candidates are to all: in the mean of the knobs, and in all at once; (t, n) each."""
+        for place in {*measured.tolist()} - self._known.keys():
+            alike = [likeness[codes[place]][codes] for codes, likeness in zip(self.codes, self.likeness, strict=True)]
+            one = np.ones(len(self.predicted))
+            self._known[place] = np.mean(alike, axis=0) if alike else one, np.prod(alike, axis=0) if alike else one
+        mean, joint = zip(*(self._known[place] for place in measured.tolist()), strict=True)
+        return np.stack(mean), np.stack(joint)
 
 
 def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats) -> Surrogate:
@@ -144,10 +143,10 @@ def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: 
     return win
 
 
-def _log_likelihood(covariance: Floats, left: Floats) -> float:
-    factor = np.linalg.cholesky(covariance)
-    whitened = np.linalg.solve(factor, left)
-    return float(-0.5 * whitened @ whitened - np.log(factor.diagonal()).sum())
+def _log_likelihood(root: Floats, left: Floats) -> float:
+    """root: of the covariance, as Cholesky has it."""
+    whitened = np.linalg.solve(root, left)
+    return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum())
 
 
 def _normal(z: Floats) -> Floats:
