@@ -65,7 +65,7 @@ class Surrogate:
         noise = np.diag(errors**2 + JITTER)
         knobs, combinations = self._alike(measured)
         scales = list(product(OFFSETS, OF_KNOBS, OF_COMBINATIONS))
-        roots: list[Floats] = [
+        roots = [
             np.linalg.cholesky(_covariance(each, knobs[:, measured], combinations[:, measured]) + noise)
             for each in scales
         ]
@@ -143,7 +143,7 @@ def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: 
     return win
 
 
-def _log_likelihood(root: Floats, left: Floats) -> float:
+def _log_likelihood(root: NDArray[np.floating[Any]], left: Floats) -> float:
     """root: of the covariance, as Cholesky has it."""
     whitened = np.linalg.solve(root, left)
     return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum())
