@@ -3,13 +3,15 @@
 The recorded steps have the same structure at different shapes; their blocks are told apart by their place in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from autotune.core.profile import MONOMIALS, NEIGHBOURS, Block, Op, Phase, Profile, monomials
 from autotune.core.regime import Shapes
+from autotune.core.work import Work
 from autotune.recorder import Made, Ran, Recorder
 
 WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
@@ -39,7 +41,27 @@ def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading:
         micro_steps=micro_steps,
         blocks=tuple(blocks),
         ops=tuple(first.ops),
+        work=tuple(_work(record, shapes)),
     )
+
+
+def _work(record: Recorder, shapes: Shapes) -> Iterator[Work]:
+    """The work of a step, alike operators counted. Sides are polynomials; a stream's tensors add up to one."""
+    values = [monomials(*shape) for shape in shapes]
+    steps = [[each for each in record.worked if each.step == WARMUP + number] for number in range(len(shapes))]
+    structures = [[(w.micro, w.part, w.layer, w.done.kind, len(w.done.sides)) for w in step] for step in steps]
+    for shape, structure in zip(shapes[1:], structures[1:], strict=True):
+        if structure != structures[0]:
+            raise TraceError(f"from {shapes[0]} to {shape} {_difference(structures[0], structure)}")
+    counts: Counter[Any] = Counter()
+    for likes in zip(*steps, strict=True):
+        one = likes[0]
+        sides = tuple(fit(sizes, values) for sizes in zip(*(like.done.sides for like in likes), strict=True))
+        if one.done.kind == "stream":
+            sides = (tuple(map(sum, zip(*sides, strict=True))),)
+        counts[one.done.kind, one.part, one.micro, one.layer, one.done.dtype, sides] += 1
+    for (kind, part, micro, layer, dtype, sides), count in counts.items():
+        yield Work(kind=kind, part=part, micro=micro, layer=layer, dtype=dtype, sides=sides, count=count)
 
 
 def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:

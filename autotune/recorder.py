@@ -4,7 +4,7 @@ Leaves out what runs under it (trace.py) and what the record means (assembly.py)
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autotune import contracts, kernels
+from autotune.work import Done, work_of, work_of_one
 
 aten = torch.ops.aten
+PARTS = ("forward", "loss", "backward", "clip", "optimizer")  # phases whose work counts
 
 
 @dataclass(slots=True)
@@ -44,6 +46,17 @@ class Ran:
     died: list[int]
 
 
+@dataclass(slots=True)
+class Worked:
+    """What an operator did. part: of the step, as core/work.py names them."""
+
+    step: int
+    micro: int
+    part: str
+    layer: int | None
+    done: Done
+
+
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note every storage that an operator makes, and when it dies.
 
@@ -60,6 +73,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layer_of_parameter: dict[int, int] = {}
         self.made: list[Made] = []
         self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
+        self.worked: list[Worked] = []
+        self._substituting = False  # what runs stands in for an operator whose work is noted
         self.living: dict[int, int] = {}  # storage -> its place in `made`
         self._watched: dict[int, Any] = {}
         self._last_node = 0  # autograd sequence number after the last operator of the loss
@@ -76,7 +91,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note_loss(args)
         if substitute := kernels.substitute(func, on_cpu=self.labels is None):
             with self:
-                return substitute(*args, **(kwargs or {}))
+                whole, self._substituting = self._substituting, True
+                try:
+                    result = substitute(*args, **(kwargs or {}))
+                finally:
+                    self._substituting = whole
+            self._note_work(func, args, kwargs or {}, result)
+            return result
         result = None
         if self.labels is None:
             workspace = kernels.workspace_bytes_on_cpu(func, args)
@@ -87,6 +108,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = func(*args, **(kwargs or {}))
         outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
         fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
+        self._note_work(func, args, kwargs or {}, result)
         if fresh or workspace:
             layers = self._layers(args, len(outputs))
             alike = set(layers)
@@ -106,6 +128,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def stop(self) -> None:
         """Count what dies from here on to none of the steps."""
         self.ran.append(Ran(self.step + 1, 0, "end", None, "stop", [], []))
+
+    def _note_work(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        if self.step < 0 or self._substituting or self.phase not in PARTS:
+            return
+        again = self.phase == "backward" and torch.is_grad_enabled()  # as checkpointing sets it
+        part = "recomputed" if again else self.phase
+        for layer, done in self._done(func, args, kwargs, result):
+            self.worked.append(Worked(self.step, self.micro, part, layer, done))
+
+    def _done(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> Iterator[tuple[int | None, Done]]:
+        """An operator's work by layer: one over all parameters does its share in each."""
+        if args and isinstance(args[0], list | tuple) and self.phase in ("clip", "optimizer"):
+            for place, tensor in enumerate(args[0]):
+                yield self._layer_of(tensor), work_of_one(func, args, place)
+        elif (done := work_of(func, args, kwargs, result)) is not None:
+            yield self._layers(args, 1)[0], done
 
     def _take(self, size: int) -> None:
         """Note memory that the operator which ran last needed only while it ran."""

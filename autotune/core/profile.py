@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from autotune.core.regime import ALIGNMENT, SUMS_ALIGNMENT, TILE
+from autotune.core.work import Work, work_from_dict
 
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
@@ -73,7 +74,7 @@ class Op:
 class Profile:
     """One optimizer step in its steady state. The first op (phase `load`) holds what was there before it.
 
-    layers: D. period: p. leading: q.
+    layers: D. period: p. leading: q. work: what the operators do; of the D layers, also once it is deepened.
     """
 
     layers: int
@@ -82,6 +83,7 @@ class Profile:
     blocks: tuple[Block, ...]
     ops: tuple[Op, ...]
     leading: int = 0
+    work: tuple[Work, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `profile_from_dict` reads them back."""
@@ -94,7 +96,7 @@ def profile_from_dict(values: Mapping[str, Any]) -> Profile:
     ops = tuple(Op(**{**op, "allocates": tuple(op["allocates"]), "frees": tuple(op["frees"])}) for op in values["ops"])
     if any(index >= len(blocks) for op in ops for index in (*op.allocates, *op.frees)):
         raise ValueError("a profile names a block that it does not have")
-    return Profile(**{**values, "blocks": blocks, "ops": ops})
+    return Profile(**{**values, "blocks": blocks, "ops": ops, "work": tuple(map(work_from_dict, values["work"]))})
 
 
 def blocks_per_micro_step(profile: Profile) -> list[int]:
