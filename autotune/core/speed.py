@@ -1,0 +1,191 @@
+"""Speed: how long a machine takes for the operations of a training step, from what a probe measured.
+
+Seconds of an operation are a sum of physical terms (a launch, the arithmetic, the bytes), fitted to the probe's points
+in relative error; near a measured size they are corrected by what was measured there, as a Gaussian process over the
+logarithms of the sizes does. Leaves out which operations a step has (timing.py).
+
+Symbols: P measured points, C operations to be timed, d sides of an operation, T terms; others as in core/work.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.hardware import ITEM_BYTES, Hardware, RateDtype, RatePoint, What
+
+Floats = NDArray[np.float64]
+Operation = Literal["product", "attention", "stream", "dequantize"]
+
+REACH = 1.5  # octaves of each side over which a measured deviation is believed to hold
+DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior standard deviation
+NOISE = 0.05  # of one measured point, likewise
+STREAMS: Sequence[What] = ("copy", "add")
+OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # what stands in for a dtype that was not measured
+    "float32": ("tf32", "bfloat16", "float16"),
+    "tf32": ("float32", "bfloat16", "float16"),
+    "bfloat16": ("float16", "float32", "tf32"),
+    "float16": ("bfloat16", "float32", "tf32"),
+    "uint8": ("float32", "bfloat16", "float16"),
+}
+
+
+def _product_terms(sides: Floats) -> Floats:
+    """sides: (C, 4), how many products and M, N, K of each."""
+    count, M, N, K = sides.T
+    return np.stack([np.ones(len(sides)), count * M * N * K, count * (M * N + M * K + N * K)], axis=1)
+
+
+def _attention_terms(sides: Floats) -> Floats:
+    """sides: (C, 4), B, H, S, D."""
+    B, H, S, D = sides.T
+    return np.stack([np.ones(len(sides)), B * H * S * S * D, B * H * S * D], axis=1)
+
+
+def _stream_terms(sides: Floats) -> Floats:
+    """sides: (C, 1), bytes; or elements of a weight that is dequantized."""
+    return np.concatenate([np.ones((len(sides), 1)), sides], axis=1)
+
+
+TERMS: Mapping[Operation, Callable[[Floats], Floats]] = {
+    "product": _product_terms,
+    "attention": _attention_terms,
+    "stream": _stream_terms,
+    "dequantize": _stream_terms,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Curve:
+    """Seconds of one operation by its sides.
+
+    seconds_per: of each term, shape (T,). factor: by which this curve deviates everywhere, as a logarithm. places:
+    logarithms to base 2 of the measured sides, shape (P, d). weights: of each place's correction, shape (P,).
+    """
+
+    operation: Operation
+    seconds_per: Floats
+    factor: float = 0.0
+    places: Floats
+    weights: Floats
+
+    def seconds(self, sides: Floats) -> Floats:
+        """Seconds of each operation. sides: (C, d). Returns shape (C,)."""
+        plain: Floats = TERMS[self.operation](sides) @ self.seconds_per
+        logarithms = np.log2(np.maximum(sides, 1.0))
+        correction: Floats = self.factor + _likeness(logarithms, self.places) @ self.weights
+        return plain * np.exp(correction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """A machine's curves, by what was measured and in which dtype."""
+
+    curves: Mapping[tuple[What, RateDtype], Curve]
+    launch_s: float
+
+    def seconds(self, what: What, dtype: RateDtype, sides: Floats) -> Floats:
+        """Seconds of operations, none shorter than a launch. sides: (C, d), as core/work.py has them."""
+        found = next((self.curves[what, d] for d in (dtype, *OTHER_DTYPES[dtype]) if (what, d) in self.curves), None)
+        if found is None:
+            raise KeyError(f"{what} was not measured in any dtype")
+        return np.maximum(found.seconds(sides), self.launch_s)
+
+
+def measured_speed(hardware: Hardware) -> Speed:
+    """What a probe's rates say. Raises ValueError without rates."""
+    if not hardware.rates or hardware.launch_s is None:
+        raise ValueError(f"{hardware.name} has no measured rates")
+    curves: dict[tuple[What, RateDtype], Curve] = {}
+    for operation, whats in (
+        ("product", ("matmul", "matmul_grad_input", "matmul_grad_weight", "nf4_matmul", "int8_matmul")),
+        ("attention", ("attention_forward",)),
+        ("attention", ("attention_forward_backward",)),
+        ("dequantize", ("nf4_dequantize",)),
+        ("dequantize", ("int8_dequantize",)),
+    ):
+        for dtype in ITEM_BYTES:
+            curves |= _curves(operation, whats, dtype, hardware)  # type: ignore[arg-type]
+    curves |= _streams(hardware)
+    return Speed(curves=curves, launch_s=hardware.launch_s)
+
+
+def _curves(
+    operation: Operation, whats: Sequence[What], dtype: RateDtype, hardware: Hardware
+) -> dict[tuple[What, RateDtype], Curve]:
+    """The curves of operations that share their terms: the first's points fit them, the others deviate."""
+    points = {what: hardware.curve(what, dtype) for what in whats}
+    if not points[whats[0]]:
+        return {}
+    plain = _fit(TERMS[operation](_sides(points[whats[0]])), _seconds(points[whats[0]]))
+    return {
+        (what, dtype): _corrected(operation, plain, _sides(of_one), _seconds(of_one))
+        for what, of_one in points.items()
+        if of_one
+    }
+
+
+def _streams(hardware: Hardware) -> dict[tuple[What, RateDtype], Curve]:
+    """One curve for copies and additions in all dtypes: bytes are bytes."""
+    points = [point for point in hardware.rates if point.what in STREAMS]
+    if not points:
+        return {}
+    seconds = _seconds(points)
+    moved = np.array([[point.per_second * point.seconds] for point in points])
+    curve = _corrected("stream", _fit(_stream_terms(moved), seconds), moved, seconds)
+    return {("copy", "float32"): curve}
+
+
+def _sides(points: Sequence[RatePoint]) -> Floats:
+    """The sides of measured points in the order of core/work.py: a product's rows, columns, and what it sums over."""
+    rows = []
+    for point in points:
+        shape = point.shape
+        if len(shape) == 3:
+            M, N, K = shape
+            orders = {"matmul_grad_input": (1, M, K, N), "matmul_grad_weight": (1, N, K, M)}
+            rows.append(orders.get(point.what, (1, M, N, K)))
+        else:
+            rows.append(shape if len(shape) == 4 else (int(np.prod(shape)),))
+    return np.array(rows, dtype=np.float64)
+
+
+def _seconds(points: Sequence[RatePoint]) -> Floats:
+    return np.array([point.seconds for point in points])
+
+
+def _fit(terms: Floats, seconds: Floats) -> Floats:
+    """Non-negative factors of the terms with the least squared relative error; (P, T), (P,) to (T,).
+
+    A term whose factor would be negative is left out, the most negative first.
+    """
+    kept = list(range(terms.shape[1]))
+    scaled = terms / seconds[:, None]
+    scale = scaled.max(axis=0)
+    while True:
+        factors = np.linalg.lstsq(scaled[:, kept] / scale[kept], np.ones(len(seconds)), rcond=None)[0]
+        if factors.min() >= 0 or len(kept) == 1:
+            break
+        kept.pop(int(factors.argmin()))
+    found = np.zeros(terms.shape[1])
+    found[kept] = np.maximum(factors, 0) / scale[kept]
+    return found
+
+
+def _corrected(operation: Operation, plain: Floats, sides: Floats, seconds: Floats) -> Curve:
+    """The curve of fitted factors, corrected by where the measured seconds lie."""
+    deviations = np.log(seconds / (TERMS[operation](sides) @ plain))
+    places = np.log2(np.maximum(sides, 1.0))
+    factor = float(deviations.mean())
+    likeness = _likeness(places, places) + (NOISE / DEVIATION) ** 2 * np.eye(len(places))
+    weights = np.linalg.solve(likeness, deviations - factor)
+    return Curve(operation=operation, seconds_per=plain, factor=factor, places=places, weights=weights)
+
+
+def _likeness(here: Floats, there: Floats) -> Floats:
+    """How much of a deviation at one place holds at another; (C, d), (P, d) to (C, P)."""
+    apart = ((here[:, None, :] - there[None, :, :]) ** 2).sum(axis=2)
+    likeness: Floats = np.exp(-apart / (2 * REACH**2))
+    return likeness
