@@ -6,7 +6,6 @@ disk, so with all of it there neither torch nor transformers is imported.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from autotune import store
 from autotune.core.allocator import parse_settings
-from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, worst_batch
+from autotune.core.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
 from autotune.core.candidate import Candidate
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
 from autotune.core.fidelity import divisors
@@ -33,6 +32,15 @@ DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replaye
 MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
 MOST_LOOKS = 4  # estimates that may be made to find a larger one still
 STEP = 64  # tokens between the lengths that are looked at
+BATCHED_BY = (  # knobs that decide what the micro-batches are
+    "batching",
+    "max_length",
+    "packed_length",
+    "pad_to_multiple_of",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "devices",
+)
 LONGEST = 2**17  # tokens: where a model has no limit
 
 
@@ -79,6 +87,7 @@ class Forecaster:
     progress: Callable[[str], None]
     _profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
+    _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
 
     @property
     def room(self) -> Room:
@@ -318,12 +327,18 @@ class Forecaster:
 
     def _steps(self, candidate: Candidate, worst: Batch, micro_steps: int) -> list[list[Batch]]:
         """The optimizer steps that the allocator sees: some as they are drawn, then the worst batch, twice."""
-        steps: list[list[Batch]] = []
-        if self.lengths is not None:
-            drawn = map(self._scored, drawn_batches(candidate, self.lengths, seed=self.seed))
-            while len(steps) < DRAWN_STEPS and len(step := list(islice(drawn, micro_steps))) == micro_steps:
-                steps.append(step)
+        drawn = [] if self.lengths is None else self._epoch(candidate).batches(DRAWN_STEPS * micro_steps)
+        scored = list(map(self._scored, drawn))
+        steps = [scored[i : i + micro_steps] for i in range(0, len(scored) - micro_steps + 1, micro_steps)]
         return [*steps, [worst] * micro_steps, [worst] * micro_steps]
+
+    def _epoch(self, candidate: Candidate) -> Epoch:
+        """The epoch's micro-batches; of the dataset it needs the lengths. Candidates that batch alike share them."""
+        assert self.lengths is not None
+        key = tuple(getattr(candidate, knob) for knob in BATCHED_BY)
+        if key not in self._epochs:
+            self._epochs[key] = simulate_epoch(candidate, self.lengths, seed=self.seed)
+        return self._epochs[key]
 
 
 def _ended_by(found: int | None, ends: Mapping[str, int]) -> str | None:

@@ -6,12 +6,13 @@ the allocator reserves. Leaves out what a shape costs (memory.py).
 Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.batching import STRATEGIES, pack
 from autotune.core.candidate import Batching, Candidate
 from autotune.core.profile import Size, monomials
 from autotune.core.regime import keeps_documents_apart, micro_batch
@@ -51,20 +52,46 @@ def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
     return Batch(rows=rows, positions=padded(longest, candidate), labels=int(labels.sum()))
 
 
-def drawn_batches(candidate: Candidate, lengths: Lengths, *, seed: int) -> Iterator[Batch]:
-    """An epoch's micro-batches in an order like the sampler's; packed rows are taken as full."""
-    rows = candidate.per_device_train_batch_size
-    if candidate.packs:
-        yield from (full_batch(candidate) for _ in range(lengths.rows // rows))
-        return
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Epoch:
+    """The micro-batches of an epoch in an order like the sampler's: arrays of shape (C,), int64, as Batch has them."""
+
+    rows: Integers
+    positions: Integers
+    labels: Integers
+
+    def batches(self, most: int) -> list[Batch]:
+        """The first of them."""
+        columns = (self.rows[:most].tolist(), self.positions[:most].tolist(), self.labels[:most].tolist())
+        return [Batch(rows=B, positions=S, labels=N) for B, S, N in zip(*columns, strict=True)]
+
+    @property
+    def monomials(self) -> NDArray[np.float64]:
+        """Those of each micro-batch, shape (C, M)."""
+        columns: Any = (self.rows, self.positions, self.labels)
+        return np.stack(np.broadcast_arrays(*monomials(*columns)), axis=1).astype(np.float64)
+
+
+def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
+    """Deal the rows of a dataset out to micro-batches of full size. Packed rows keep the dataset's mean of labels."""
     tokens = np.minimum(lengths.tokens, candidate.max_length)
-    order = np.random.default_rng(seed).permutation(lengths.rows)
-    order = order[sampled_order(tokens[order], candidate)]
-    tokens, labels = tokens[order], np.minimum(lengths.labels, tokens - 1)[order]
-    for start in range(0, len(order) - rows + 1, rows):
-        here = slice(start, start + rows)
-        positions = padded(int(tokens[here].max()), candidate)
-        yield Batch(rows=rows, positions=positions, labels=int(labels[here].sum()))
+    labels = np.minimum(lengths.labels, tokens - 1)
+    if candidate.packs:
+        packed = pack(lengths.tokens, row_length=candidate.row_length, strategy=STRATEGIES[candidate.batching])
+        share = labels.sum() / tokens.sum()
+        tokens = packed.row_tokens
+        labels = np.rint(tokens * share).astype(np.int64)
+    rows = min(candidate.per_device_train_batch_size, len(tokens))
+    order = np.random.default_rng(seed).permutation(len(tokens))
+    order = order[sampled_order(tokens[order], candidate)][: len(tokens) // rows * rows].reshape(-1, rows)
+    of_batch = tokens[order]
+    apart = keeps_documents_apart(candidate)
+    longest = of_batch.sum(axis=1) if apart else of_batch.max(axis=1)
+    return Epoch(
+        rows=np.full(len(order), 1 if apart else rows),
+        positions=_up(longest, candidate.pad_to_multiple_of),
+        labels=labels[order].sum(axis=1),
+    )
 
 
 def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
@@ -93,5 +120,8 @@ def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
 
 def padded(tokens: int, candidate: Candidate) -> int:
     """Positions of a row of so many tokens."""
-    multiple = candidate.pad_to_multiple_of or 1
-    return -(-tokens // multiple) * multiple
+    return int(_up(np.int64(tokens), candidate.pad_to_multiple_of))
+
+
+def _up(tokens: Any, multiple: int | None) -> Any:
+    return tokens if multiple is None else -(-tokens // multiple) * multiple

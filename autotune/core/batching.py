@@ -8,13 +8,17 @@ Symbols: N samples of l_i tokens, S length of a packed row, M packed rows.
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.candidate import Batching
+
 Strategy = Literal["bfd", "bfd_split", "wrapped"]
+STRATEGIES: Mapping[Batching, Strategy] = {"pack_bfd": "bfd", "pack_bfd_split": "bfd_split", "pack_wrapped": "wrapped"}
 
 BATCH_ROWS = 1000  # TRL packs within batches of `datasets.Dataset.map`, whose default size this is
 

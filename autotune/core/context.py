@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from autotune.core.batching import Packing, Strategy, pack
-from autotune.core.candidate import Batching, Candidate
+from autotune.core.batching import STRATEGIES, Packing, Strategy, pack
+from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.workload import Workload, max_length_candidates
-
-STRATEGIES: Mapping[Batching, Strategy] = {"pack_bfd": "bfd", "pack_bfd_split": "bfd_split", "pack_wrapped": "wrapped"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

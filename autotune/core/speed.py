@@ -140,7 +140,7 @@ def _streams(hardware: Hardware) -> dict[tuple[What, RateDtype], Curve]:
 
 def _sides(points: Sequence[RatePoint]) -> Floats:
     """The sides of measured points in the order of core/work.py: a product's rows, columns, and what it sums over."""
-    rows = []
+    rows: list[tuple[int, ...]] = []
     for point in points:
         shape = point.shape
         if len(shape) == 3:
@@ -180,7 +180,7 @@ def _corrected(operation: Operation, plain: Floats, sides: Floats, seconds: Floa
     places = np.log2(np.maximum(sides, 1.0))
     factor = float(deviations.mean())
     likeness = _likeness(places, places) + (NOISE / DEVIATION) ** 2 * np.eye(len(places))
-    weights = np.linalg.solve(likeness, deviations - factor)
+    weights = np.linalg.solve(likeness, deviations - factor).astype(np.float64)
     return Curve(operation=operation, seconds_per=plain, factor=factor, places=places, weights=weights)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.batches import Batch, drawn_batches, full_batch, is_masked, sampled_order, worst_batch
+from autotune.core.batches import Batch, full_batch, is_masked, sampled_order, simulate_epoch, worst_batch
 from autotune.core.workload import Lengths
 from tests.core.examples import candidate, lengths
 
@@ -35,9 +35,28 @@ def test_no_drawn_batch_is_larger_than_the_worst(tokens: list[int], batching: st
     worst = worst_batch(asked, lengths(tokens))
     kept = np.minimum(np.array(tokens), asked.max_length)
     assert (worst.positions, worst.labels) == (kept.max(), np.sort(kept - 1)[-2:].sum())
-    for batch in drawn_batches(asked, lengths(tokens), seed=seed):
+    for batch in simulate_epoch(asked, lengths(tokens), seed=seed).batches(len(tokens)):
         assert (batch.rows, batch.positions) <= (worst.rows, worst.positions)
         assert batch.labels <= worst.labels
+
+
+def test_an_epoch_of_packed_rows_by_hand() -> None:
+    """60, 40, 50 and 30 tokens fill rows of 100 as 60 + 40 and 50 + 30; kept apart, two rows are one of 180."""
+    rows = Lengths(tokens=np.array([60, 40, 50, 30]), labels=np.array([30, 20, 25, 15]))
+    packed = replace(TWO, batching="pack_bfd", packed_length=100)
+    assert simulate_epoch(packed, rows, seed=0).batches(9) == [Batch(rows=1, positions=180, labels=90)]
+    wrapped = replace(packed, batching="pack_wrapped", pad_to_multiple_of=64)
+    assert simulate_epoch(wrapped, rows, seed=0).batches(9) == [Batch(rows=2, positions=128, labels=90)]
+
+
+def test_an_epoch_holds_each_row_once() -> None:
+    """Its labels are those of the dataset, whatever the order; a rest that fills no micro-batch is left out."""
+    tokens = [5, 9, 30, 7, 8, 60, 12, 3]
+    for batching in ("random", "batch_rebalance", "group_by_length"):
+        epoch = simulate_epoch(replace(TWO, batching=batching), lengths(tokens), seed=3)  # type: ignore[arg-type]
+        assert epoch.labels.sum() == lengths(tokens).labels.sum()
+        assert len(epoch.rows) == 4
+        assert epoch.monomials[0].tolist() == list(epoch.batches(1)[0].monomials)
 
 
 @pytest.mark.parametrize(("batching", "order"), [("random", [0, 1, 2, 3]), ("batch_rebalance", [0, 2, 3, 1])])
