@@ -23,6 +23,8 @@ from autotune.core.profile import Profile, deepen
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, regime_of
 from autotune.core.replay import replay
+from autotune.core.speed import Speed
+from autotune.core.timing import TimeEstimate, estimate_time, time_law
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
@@ -143,6 +145,26 @@ class Forecaster:
         path = self.home / "profiles" / "estimates" / f"{key_of(question)}.json"
         return MemoryEstimate(
             demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=self.room
+        )
+
+    def time(self, candidate: Candidate, speed: Speed) -> TimeEstimate:
+        """How long a candidate's steps take at a machine's speed. Raises NotPredicted when it cannot be traced."""
+        epoch = None if self.lengths is None else self._epoch(candidate)
+        batches = [self.batch(candidate)] if epoch is None else epoch.batches(len(epoch.rows))
+        scored = [self._scored(batch) for batch in batches]
+        middle = sorted(scored, key=lambda batch: batch.rows * batch.positions)[len(scored) // 2]
+        law = time_law(
+            self._profile(self._profile_request(candidate, middle)),
+            layers=self.facts.layers,
+            accumulation=candidate.gradient_accumulation_steps,
+            tf32=candidate.tf32,
+        )
+        return estimate_time(
+            law,
+            speed,
+            np.array([batch.monomials for batch in scored], dtype=np.float64),
+            accumulation=candidate.gradient_accumulation_steps,
+            useful_tokens=None if epoch is None else int(epoch.labels.sum()),
         )
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:

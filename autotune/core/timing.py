@@ -77,6 +77,33 @@ def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = F
     return TimeLaw(micro_step=micro_step, step_end=step_end)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeEstimate:
+    """How long training takes. items: seconds of an optimizer step in the mean over the epoch; they add up to step_s.
+
+    useful_tokens_per_s: labels that reach the loss, None where the dataset is unknown.
+    """
+
+    step_s: float
+    useful_tokens_per_s: float | None
+    items: Mapping[str, float]
+
+
+def estimate_time(
+    law: TimeLaw, speed: Speed, shapes: Floats, *, accumulation: int, useful_tokens: int | None
+) -> TimeEstimate:
+    """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch."""
+    alike, counts = np.unique(shapes, axis=0, return_counts=True)
+    per_step = accumulation * counts / counts.sum()
+    items = {item: float(each @ per_step) for item, each in seconds(law.micro_step, speed, alike).items()}
+    for item, each in seconds(law.step_end, speed, shapes[:1]).items():
+        items[item] = items.get(item, 0.0) + float(each[0])
+    step_s = sum(items.values())
+    steps = len(shapes) / accumulation
+    rate = None if useful_tokens is None else useful_tokens / (steps * step_s)
+    return TimeEstimate(step_s=step_s, useful_tokens_per_s=rate, items=items)
+
+
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
     """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C,) for each item."""
     items: dict[str, Floats] = {}
