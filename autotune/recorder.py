@@ -17,6 +17,7 @@ from autotune import contracts, kernels
 from autotune.work import Done, work_of, work_of_one
 
 aten = torch.ops.aten
+FORWARD = ("forward", "loss")
 PARTS = ("forward", "loss", "backward", "clip", "optimizer")  # phases whose work counts
 
 
@@ -74,6 +75,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.made: list[Made] = []
         self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
         self.worked: list[Worked] = []
+        self.used: dict[int, int] = {}  # what a forward made, by its place -> the last op of a forward that ran with it
         self._substituting = False  # what runs stands in for an operator whose work is noted
         self.living: dict[int, int] = {}  # storage -> its place in `made`
         self._watched: dict[int, Any] = {}
@@ -119,6 +121,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
             if workspace:
                 self._take(workspace)
+        if self.phase in FORWARD:
+            self._note_uses(args)
         return result
 
     @classmethod
@@ -128,6 +132,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def stop(self) -> None:
         """Count what dies from here on to none of the steps."""
         self.ran.append(Ran(self.step + 1, 0, "end", None, "stop", [], []))
+
+    def _note_uses(self, args: tuple[Any, ...]) -> None:
+        for value in tree_leaves(args):
+            place = self.block_of(value) if isinstance(value, torch.Tensor) else None
+            if place is not None and self.made[place].phase in FORWARD:
+                self.used[place] = len(self.ran) - 1
 
     def _note_work(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         if self.step < 0 or self._substituting or self.phase not in PARTS:

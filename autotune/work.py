@@ -37,10 +37,12 @@ def _addmm(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *__: Any, **___: A
     return _mm(a, b)
 
 
-def _grouped(a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, *_: Any, **__: Any) -> tuple[int, ...]:
-    """Rows are dealt out to the groups: (T, K) by (G, K, N), or for a weight's gradient (K, T) by (T, N)."""
-    groups = 1 if offs is None or b.dim() == 3 else offs.shape[0]
-    return groups, a.shape[-2], b.shape[-1], a.shape[-1] // groups
+def _grouped(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> tuple[int, ...]:
+    """Rows are dealt out to the groups: (T, K) by (G, K, N), or for a weight's gradient (K, T) by (T, N).
+
+    Taken as one product over all rows, which is as much arithmetic.
+    """
+    return 1, a.shape[-2], b.shape[-1], a.shape[-1]
 
 
 def _linear(a: torch.Tensor, shape: Any) -> tuple[int, ...]:
