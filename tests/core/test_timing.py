@@ -1,0 +1,96 @@
+"""Time from the work of a step: items add up, layers and micro-steps count, and batches of a dataset are averaged."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autotune.core.profile import MONOMIALS, Profile, monomials
+from autotune.core.speed import Speed, measured_speed
+from autotune.core.timing import estimate_time, time_law
+from autotune.core.work import Work
+from tests.core.test_profile import step
+from tests.core.test_speed import machine, point, seconds_of
+
+SPEED: Speed = measured_speed(
+    machine(
+        point("attention_forward", (1, 4, 128, 64), 1e-4),
+        point("attention_forward", (1, 4, 1024, 64), 4e-3),
+        point("attention_forward_backward", (1, 4, 128, 64), 3e-4),
+        point("attention_forward_backward", (1, 4, 1024, 64), 14e-3),
+    )
+)
+
+
+def polynomial(**factors: int) -> tuple[int, ...]:
+    """By the names of monomials; `one` is the constant."""
+    return tuple(factors.get("one" if name == "1" else name, 0) for name in MONOMIALS)
+
+
+def work(kind: Any, part: Any, layer: int | None, *sides: tuple[int, ...], **changes: Any) -> Work:
+    values = {"kind": kind, "part": part, "micro": 1, "layer": layer, "dtype": "float32", "sides": sides, "count": 1}
+    return Work(**{**values, **changes})
+
+
+def product(part: Any, layer: int | None, **changes: Any) -> Work:
+    """Positions times 512 by 512."""
+    wide = polynomial(one=512)
+    return work("product", part, layer, polynomial(one=1), polynomial(BS=1), wide, wide, **changes)
+
+
+def profile(*done: Work, layers: int = 5, micro_steps: int = 1) -> Profile:
+    return replace(step(layers), work=done, micro_steps=micro_steps)
+
+
+def shapes(*batches: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([monomials(B, S, B * (S - 1)) for B, S in batches], dtype=np.float64)
+
+
+def timed(found: Profile, *batches: tuple[int, int], layers: int = 5, accumulation: int = 1, useful: int = 100) -> Any:
+    law = time_law(found, layers=layers, accumulation=accumulation)
+    return estimate_time(law, SPEED, shapes(*batches), accumulation=accumulation, useful_tokens=useful)
+
+
+def test_a_product_takes_what_the_machine_takes() -> None:
+    """512 positions by 512 by 512, in a named item."""
+    found = timed(profile(product("forward", None)), (2, 256))
+    assert found.items == {"matrix products, forward": pytest.approx(seconds_of((512, 512, 512)), rel=0.02)}
+    assert found.step_s == sum(found.items.values())
+    assert found.useful_tokens_per_s == pytest.approx(100 / found.step_s)
+
+
+def test_layers_that_were_not_traced_are_like_the_middle_ones() -> None:
+    """Five layers of one product each make thirty."""
+    five = profile(*(product("forward", layer) for layer in range(5)))
+    assert timed(five, (2, 256), layers=30).step_s == pytest.approx(6 * timed(five, (2, 256)).step_s)
+
+
+def test_the_first_micro_step_makes_what_the_others_add_to() -> None:
+    """Two were traced: of eight, seven are like the second. The optimizer runs once."""
+    adds = work("stream", "backward", None, polynomial(one=2**24), micro=2)
+    update = work("stream", "optimizer", None, polynomial(one=2**26))
+    forwards = [product("forward", None, micro=micro) for micro in (1, 2)]
+    traced = profile(*forwards, adds, update, micro_steps=2)
+    batches = [(2, 256)] * 8
+    two, eight = (timed(traced, *batches, accumulation=count).items for count in (2, 8))
+    assert eight["matrix products, forward"] == pytest.approx(4 * two["matrix products, forward"])
+    assert eight["other operators, backward"] == pytest.approx(7 * two["other operators, backward"])
+    assert eight["optimizer"] == pytest.approx(two["optimizer"])
+
+
+def test_an_epoch_is_the_mean_of_its_batches() -> None:
+    """Of different lengths, however often each comes."""
+    traced = profile(product("forward", None))
+    short, long = (timed(traced, (2, length)).step_s for length in (128, 2048))
+    assert timed(traced, (2, 128), (2, 2048), (2, 128)).step_s == pytest.approx((2 * short + long) / 3)
+
+
+def test_a_mask_has_all_pairs_of_positions_computed() -> None:
+    """Causal attention computes half of them."""
+    sides = (polynomial(B=1), polynomial(one=4), polynomial(S=1), polynomial(one=64))
+    causal, masked = (
+        timed(profile(work(kind, "forward", None, *sides)), (1, 512)).step_s
+        for kind in ("attention", "masked_attention")
+    )
+    assert masked == pytest.approx(2 * causal)
