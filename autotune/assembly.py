@@ -3,6 +3,7 @@
 The recorded steps have the same structure at different shapes; their blocks are told apart by their place in it.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -56,6 +57,9 @@ class _Step:
         self.places: dict[int, int] = {}  # in the record -> here
         self.freed_in: dict[int, tuple[int, str]] = {}
         ran = [op for op in record.ran if op.step == number]
+        self.used_last: dict[int, list[int]] = defaultdict(list)  # by the identity of what ran
+        for place, at in record.used.items():
+            self.used_last[id(record.ran[at])].append(place)
         before = {place for op in record.ran if op.step < number for place in op.made}
         before -= {place for op in record.ran if op.step < number for place in op.died}
         persistent = sorted(before, key=lambda place: (record.made[place].phase == "batch", place))
@@ -87,6 +91,7 @@ class _Step:
             layer=ran.layer,
             allocates=tuple(self.places[place] for place in ran.made),
             frees=tuple(sorted(self.places[place] for place in ran.died)),
+            last_uses=tuple(sorted(self.places[place] for place in self.used_last[id(ran)] if place in self.places)),
         )
 
     def _parts(self, op: Op) -> Sequence[Op]:
@@ -94,7 +99,7 @@ class _Step:
         layers = {self.blocks[place].layer for place in op.frees} - {None}
         if op.layer is None or len(layers) <= NEIGHBOURS:
             return [op]
-        return [replace(op, frees=()), replace(op, name="release", layer=None, allocates=())]
+        return [replace(op, frees=()), replace(op, name="release", layer=None, allocates=(), last_uses=())]
 
     def _of_the_loss(self) -> set[int]:
         """What the backward makes before it comes to the last layer: gradients of the logits."""

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from autotune import contracts, kernels
 
 aten = torch.ops.aten
+FORWARD = ("forward", "loss")
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layer_of_parameter: dict[int, int] = {}
         self.made: list[Made] = []
         self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
+        self.used: dict[int, int] = {}  # what a forward made, by its place -> the last op of a forward that ran with it
         self.living: dict[int, int] = {}  # storage -> its place in `made`
         self._watched: dict[int, Any] = {}
         self._last_node = 0  # autograd sequence number after the last operator of the loss
@@ -97,6 +99,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
             if workspace:
                 self._take(workspace)
+        if self.phase in FORWARD:
+            self._note_uses(args)
         return result
 
     @classmethod
@@ -106,6 +110,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def stop(self) -> None:
         """Count what dies from here on to none of the steps."""
         self.ran.append(Ran(self.step + 1, 0, "end", None, "stop", [], []))
+
+    def _note_uses(self, args: tuple[Any, ...]) -> None:
+        for value in tree_leaves(args):
+            place = self.block_of(value) if isinstance(value, torch.Tensor) else None
+            if place is not None and self.made[place].phase in FORWARD:
+                self.used[place] = len(self.ran) - 1
 
     def _take(self, size: int) -> None:
         """Note memory that the operator which ran last needed only while it ran."""

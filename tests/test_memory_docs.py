@@ -16,7 +16,7 @@ import pytest
 from autotune.cli import main
 from autotune.core.profile import Profile
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK
+from autotune.profiles import MEMORY, STACK
 from tests.core.test_profile import step
 from tests.test_estimate import CONFIG
 
@@ -156,9 +156,9 @@ def test_the_accuracy_is_summed_up_from_rows(
 ) -> None:
     """The truth on the CPU: median and largest error of the rows of these versions and this format of profiles."""
     [truth] = [shlex.split(line)[1:] for line in LINES if "memory_truth_cpu" in line]
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
     rows = [{"case": number, "error": error, **about} for number, error in enumerate((-0.01, 0.03, 0.002))]
-    rows += [{**rows[0], "error": 1.0, "format": FORMAT - 1}, {"case": 0, "error": 1.0, "versions": about["versions"]}]
+    rows += [{**rows[0], "error": 1.0, "format": MEMORY - 1}, {"case": 0, "error": 1.0, "versions": about["versions"]}]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     defined = script([*truth, "--out", "rows.jsonl", "--models", "tiny", "--count", "0"], monkeypatch)
     defined["main"]()

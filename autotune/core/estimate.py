@@ -6,7 +6,7 @@ Leaves out where profiles come from and what batches a dataset makes.
 On a CPU there is no caching allocator: reserved is allocated, and both are the sum of live tensors.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
@@ -193,27 +193,28 @@ def _resting_bytes(profile: Profile, sizes: Floats) -> int:
 def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
     """The peak of a forward pass that saves nothing, over the micro-batch that is trained.
 
-    Of what training would save for the backward only two layers' is there at a time: the one that runs and, through
-    its output, the one before.
+    What training saves for the backward of a layer lives here until that layer is over, and what it hands on until its
+    last use.
     """
-    resting = _resting_bytes(profile, sizes)
-    live = worst = float(resting)
-    saved: dict[int | None, float] = {}
-    kept: set[int] = set()
+
+    def total(places: Iterable[int]) -> float:
+        return sum(float(sizes[place]) for place in places)
+
+    live = worst = float(_resting_bytes(profile, sizes))
+    alive: set[int] = set()
+    unneeded: set[int] = set()
     for op in profile.ops:
         if op.micro != 1 or op.phase not in ("forward", "loss"):
             continue
-        for place in op.allocates:
-            live += float(sizes[place])
-            if profile.blocks[place].owner == "activations" and op.layer is not None:
-                if op.layer not in saved:
-                    for layer in [other for other in saved if other is not None and other < op.layer - 1]:
-                        live -= saved.pop(layer)
-                saved[op.layer] = saved.get(op.layer, 0.0) + float(sizes[place])
-                kept.add(place)
+        over = {place for place in unneeded if profile.blocks[place].layer != op.layer}
+        alive = alive.union(op.allocates) - over
+        live += total(op.allocates) - total(over)
         worst = max(worst, live)
-        live -= sum(float(sizes[place]) for place in op.frees if place not in kept)
-    return max(round(worst), resting)
+        gone = alive.intersection(op.frees)
+        live -= total(gone)
+        alive -= gone
+        unneeded = (unneeded.union(op.last_uses if op.phase == "forward" else ())) & alive
+    return round(worst)
 
 
 def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:

@@ -24,6 +24,7 @@ PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
 NEIGHBOURS = 2  # layers whose blocks an op of one layer frees: its own, and what the one beside it handed over
 ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
+OF_BLOCKS = ("allocates", "frees", "last_uses")  # what ops say of blocks
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 
 
@@ -58,7 +59,8 @@ class Block:
 class Op:
     """One operator that allocated: the blocks it made, then those freed before the next one; both by index.
 
-    micro: micro-step within the optimizer step, from 1; 0 before the first.
+    micro: micro-step within the optimizer step, from 1; 0 before the first. last_uses: blocks of a forward that nothing
+    after it in this forward needs; without a backward to come they would be freed.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Op:
     layer: int | None
     allocates: tuple[int, ...]
     frees: tuple[int, ...]
+    last_uses: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +94,8 @@ class Profile:
 def profile_from_dict(values: Mapping[str, Any]) -> Profile:
     """Read a profile back. Raises KeyError, TypeError or ValueError when it is not one."""
     blocks = tuple(Block(**{**block, "size": tuple(block["size"])}) for block in values["blocks"])
-    ops = tuple(Op(**{**op, "allocates": tuple(op["allocates"]), "frees": tuple(op["frees"])}) for op in values["ops"])
-    if any(index >= len(blocks) for op in ops for index in (*op.allocates, *op.frees)):
+    ops = tuple(Op(**{**op, **{name: tuple(op[name]) for name in OF_BLOCKS}}) for op in values["ops"])
+    if any(index >= len(blocks) for op in ops for name in OF_BLOCKS for index in getattr(op, name)):
         raise ValueError("a profile names a block that it does not have")
     return Profile(**{**values, "blocks": blocks, "ops": ops})
 
@@ -229,13 +232,18 @@ class _Deepening:
             self.place[self.names[index], target] = len(self.blocks)
             block = self.profile.blocks[index]
             self.blocks.append(block if block.layer == target else replace(block, layer=target))
+        used = [
+            self.place[self.names[index], target]
+            for index, target in self._copies(op.last_uses, op, layer)
+            if (self.names[index], target) in self.place
+        ]
         freed = []
         for index, target in self._copies(op.frees, op, layer):
             place = self.place.pop((self.names[index], target), None)
             if place is None:
                 raise ValueError(f"{op.name} of layer {layer} frees what layer {target} does not have")
             freed.append(place)
-        self.ops.append(replace(op, layer=layer, allocates=tuple(made), frees=tuple(freed)))
+        self.ops.append(replace(op, layer=layer, allocates=tuple(made), frees=tuple(freed), last_uses=tuple(used)))
 
     def _copies(self, indexes: Sequence[int], op: Op, layer: int | None) -> Iterable[tuple[int, int | None]]:
         """What becomes of an op's blocks, as (traced index, new layer); an op of the whole model has all layers'."""
