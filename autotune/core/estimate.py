@@ -151,7 +151,7 @@ def demand_of(
         peak=worst,
         phases={
             "training": worst.bytes,
-            "evaluation": _evaluation_bytes(profile, sizes),
+            "evaluation": _evaluation_bytes(profile, sizes, candidate),
             "saving": _resting_bytes(profile, sizes),
             "loading": _loading_bytes(profile, sizes, candidate),
         },
@@ -190,12 +190,14 @@ def _resting_bytes(profile: Profile, sizes: Floats) -> int:
     return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
 
 
-def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
+def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
     """The peak of a forward pass that saves nothing, over the micro-batch that is trained.
 
     What training saves for the backward of a layer lives here until that layer is over, and what it hands on until its
-    last use.
+    last use. Autocast keeps copies of trained weights to the end of the forward, of frozen ones it keeps none
+    (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
+    kept = {"weight copies"} if candidate.method == "full" else set[str]()
 
     def total(places: Iterable[int]) -> float:
         return sum(float(sizes[place]) for place in places)
@@ -213,7 +215,9 @@ def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
         gone = alive.intersection(op.frees)
         live -= total(gone)
         alive -= gone
-        unneeded = (unneeded.union(op.last_uses if op.phase == "forward" else ())) & alive
+        if op.phase == "forward":
+            unneeded.update(place for place in op.last_uses if profile.blocks[place].owner not in kept)
+        unneeded &= alive
     return round(worst)
 
 
