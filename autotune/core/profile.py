@@ -130,7 +130,7 @@ def traced_layers(layers: int, period: int, leading: int = 0, reach: int = 1) ->
 
     reach: layers from one that frees a block to the one that made it.
     """
-    beside = reach + 1 if period == 1 else -(-reach // period)  # periods; the first and last of all may be special
+    beside = -(-(reach + 1) // period)  # periods; the first and last layer of all may be special
     least = (2 * beside + 1) * period + (layers - leading) % period
     return min(layers, leading + least)
 
