@@ -17,7 +17,7 @@ from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import OF_LAYERS, Floats, MemoryLaw, Peak, hosted_bytes, peak, peaks
-from autotune.core.profile import OFFLOADED, ON_THE_HOST, PAGED, Profile
+from autotune.core.profile import FORWARD, OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
 
@@ -206,7 +206,7 @@ def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> 
     alive: set[int] = set()
     unneeded: set[int] = set()
     for op in profile.ops:
-        if op.micro != 1 or op.phase not in ("forward", "loss"):
+        if op.micro != 1 or op.phase not in FORWARD:
             continue
         over = {place for place in unneeded if profile.blocks[place].layer != op.layer}
         alive = alive.union(op.allocates) - over

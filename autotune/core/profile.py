@@ -19,6 +19,7 @@ from typing import Any, Literal
 from autotune.core.regime import ALIGNMENT, SUMS_ALIGNMENT, TILE
 
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
+FORWARD: tuple[Phase, ...] = ("forward", "loss")
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
