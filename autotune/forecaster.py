@@ -241,6 +241,7 @@ class Forecaster:
                 best = found
             else:
                 values = [value for value in values if value < found]
+                ended_by = "memory"
         last = min(ends.values())
         return Largest(
             value=best, ended_by=next(end for end in ends if ends[end] == last) if best == last else ended_by

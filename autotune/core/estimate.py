@@ -185,8 +185,11 @@ def host_items(law: MemoryLaw, batch: Batch, candidate: Candidate, *, on_cpu: bo
 
 
 def _resting_bytes(profile: Profile, sizes: Floats) -> int:
-    """What is there between two steps: weights, adapters and optimizer states. Saving adds nothing to it: a state
-    dict refers to the tensors themselves, and they are copied to the host one after another."""
+    """What is there between two steps: weights, adapters and optimizer states.
+
+    Saving adds nothing to it: a state dict refers to the tensors themselves, and they are copied to the host one after
+    another. Merged experts are copied as they are taken apart, which is not counted.
+    """
     return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
 
 
