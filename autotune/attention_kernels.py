@@ -41,10 +41,18 @@ MASK_MULTIPLE = ALIGNMENT  # elements to which the memory-efficient kernel pads 
 
 
 def sdpa_kernel(
-    capability: Capability, dtype: torch.dtype, width: int, *, masked: bool, grouped: bool, dropout: float = 0.0
+    capability: Capability,
+    dtype: torch.dtype,
+    width: int,
+    *,
+    masked: bool,
+    grouped: bool,
+    dropout: float = 0.0,
+    value_width: int | None = None,
 ) -> Kernel:
     """The kernel that `scaled_dot_product_attention` takes for training.
 
+    width: of a head. value_width: where that of values is another (DeepSeek's), which flash attention refuses.
     grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
 
     cuDNN's goes first on Hopper and data-center Blackwell where cuDNN is newer than 9.15, as torch's wheels for CUDA 13
@@ -54,7 +62,7 @@ def sdpa_kernel(
     if dtype in HALF and width % 8 == 0 and width <= CUDNN_WIDTHS.get(capability[0], 0) and not dropout % CUDNN_DROPOUT:
         return "cudnn"
     half_there = dtype == torch.float16 or (dtype == torch.bfloat16 and capability >= (8, 0))
-    width_there = width <= FLASH_WIDTH
+    width_there = width <= FLASH_WIDTH and value_width in (None, width)
     if capability in LITTLE_SHARED_MEMORY and (192 < width <= 224 or (width > 224 and dropout > 0)):
         width_there = False
     if capability >= (8, 0) and dtype in HALF and width_there and not masked:
@@ -103,6 +111,7 @@ def _sdpa(
         masked=attn_mask is not None,
         grouped=key.shape[1] != query.shape[1],
         dropout=dropout_p,
+        value_width=value.shape[-1],
     )
     if kernel == "flash":
         return _flash_2(query, key, value, dropout_p, is_causal, scale)

@@ -27,6 +27,7 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 # Words in a file's name by which the hub tells splits that are not for training.
 HELD_OUT = re.compile(r"(^|[^a-z])(test|testing|valid|validation|val|dev|eval|evaluation)([^a-z]|$)")
+NAMING = "data.columns='{prompt: A, completion: B}' says which column is which"
 PROBLEMS_SHOWN = 20
 PROGRESS_ROWS = 50_000
 CHUNK_BYTES = 2**20
@@ -213,17 +214,11 @@ def _convert_in_form(row: Row, form: Form | None, named: tuple[str, ...]) -> tup
     if fitting is None:
         missing = [field for field in form.required if field not in row.fields] if form else []
         has = ", ".join(list(row.fields)[:8]) or "no fields"
-        expected = f"{' and '.join(missing)} too, like the rows before" if missing else f"{EXPECTED}{_naming(row)}"
+        expected = f"{' and '.join(missing)} too, like the rows before" if missing else f"{EXPECTED}; {NAMING}"
         raise BadRow(f"fits no form: has {has}; expected {expected}")
     if form and fitting is not form:
         raise BadRow(f"is {fitting.name}, the rows before are {form.name}")
     return fitting, convert(row.fields, fitting, Dialect())
-
-
-def _naming(row: Row) -> str:
-    """How to say which column is which, with one of the row's own."""
-    column = next((name for name in row.fields if re.fullmatch(r"\w+", name)), "COLUMN")
-    return f"; data.columns says which column is which: data.columns.prompt={column}"
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

@@ -52,7 +52,7 @@ class EstimateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """An estimate with what it was made of. asked_samples: of a step, which the candidate's knobs may not make up.
+    """An estimate with what it was made of. asked_samples: samples of a step that the recipe asks for.
 
     largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit.
     suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.

@@ -8,6 +8,7 @@ from autotune.core.estimate import MemoryEstimate
 from autotune.core.legality import QUANTIZED
 from autotune.core.units import format_bytes
 from autotune.estimate import Forecast
+from autotune.forecaster import End
 
 NAMED = 3  # levers
 BAR = 32  # columns of the longest bar
@@ -24,6 +25,13 @@ TABLE = (  # headings and widths; the last column is not padded. What is asked f
     ("device", 8),
     ("candidate", 0),
 )
+ENDS: Mapping[End, str] = {
+    "memory": "",
+    "model_limit": " (the model's limit)",
+    "data": " (the data has no more)",
+    "search_limit": " (no larger one was tried)",
+    "not_predicted": " (a larger one cannot be predicted)",
+}
 PHASES: Mapping[str, str] = {
     "load": "before the step",
     "batch": "fetching the batch",
@@ -161,7 +169,8 @@ def _heading(found: Forecast) -> Iterator[str]:
 def _emulated(found: Forecast) -> str | None:
     """A hint where the device has no instructions for what the candidate computes in."""
     knobs, hardware = found.candidate, found.hardware
-    if hardware.kind != "cuda" or hardware.supports_bf16 or knobs.mixed_precision != "bf16":
+    in_bf16 = knobs.mixed_precision == "bf16" or (knobs.mixed_precision, knobs.weights_dtype) == ("no", "bfloat16")
+    if hardware.kind != "cuda" or hardware.supports_bf16 or not in_bf16:
         return None
     fp16 = "" if knobs.method in QUANTIZED else "; it has them for candidate.mixed_precision=fp16"
     return f"{hardware.name} has no instructions for bf16, which is emulated{fp16}"
@@ -216,7 +225,7 @@ def _advice(found: Forecast) -> Iterator[str]:
         (f"length at micro-batch {rows}", found.largest_length),
     ):
         if largest.value is not None:
-            yield f"largest {what}: {largest.value}" + (f" ({largest.ended_by})" if largest.ended_by else "")
+            yield f"largest {what}: {largest.value}{ENDS[largest.ended_by]}"
     if found.suggestions:
         yield "what would make it fit:"
     for each in found.suggestions:

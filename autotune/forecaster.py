@@ -7,7 +7,7 @@ disk, so with all of it there neither torch nor transformers is imported.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,12 +43,15 @@ BATCHED_BY = (  # knobs that decide what the micro-batches are
     "gradient_accumulation_steps",
     "devices",
 )
+# Why no larger value of a knob is named: it does not fit, the model or the data has no more, none was looked at, or
+# none could be predicted.
+End = Literal["memory", "model_limit", "data", "search_limit", "not_predicted"]
 LONGEST = 2**17  # tokens: where a model has no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """A change that may make a candidate fit, with the changes before it in the list."""
+    """What may make a candidate fit, complete in itself."""
 
     changes: Mapping[str, Any]
     memory: MemoryEstimate
@@ -62,13 +65,10 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Largest:
-    """The largest value of a knob that fits.
-
-    value: None when none does, or it is not known. ended_by: what ends it where memory does not, in words.
-    """
+    """The largest value of a knob that fits, and why no larger one is named. value: None when none fits."""
 
     value: int | None
-    ended_by: str | None
+    ended_by: End
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class Forecaster:
         batch = self.batch(candidate)
         request = self._profile_request(candidate, batch)
         steps = self._steps(candidate, batch, request.candidate.gradient_accumulation_steps)
-        settings = parse_settings(allocator_conf(candidate.tuned_allocator), self.hardware.memory_bytes)
+        settings = parse_settings(allocator_conf(candidate.tuned_allocator))
         question = {
             "profile": describe_request(request),
             "layers": self.facts.layers,
@@ -169,21 +169,20 @@ class Forecaster:
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest micro-batch of this length that fits."""
-        ends = {"looked no further": MOST_ROWS}
+        ends: dict[End, int] = {"search_limit": MOST_ROWS}
         if self.lengths is not None:
-            ends["all rows of the data"] = self.lengths.rows
-        most = min(ends.values())
-        found = self._border(candidate, memory, "per_device_train_batch_size", range(1, most + 1))
-        return Largest(value=found, ended_by=_ended_by(found, ends))
+            ends["data"] = self.lengths.rows
+        values = range(1, min(ends.values()) + 1)
+        return self._border(candidate, memory, "per_device_train_batch_size", values, ends)
 
     def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest length that fits with this micro-batch."""
-        ends = {"looked no further": LONGEST} if self.facts.limit is None else {"the model's limit": self.facts.limit}
+        limit = self.facts.limit
+        ends: dict[End, int] = {"search_limit": LONGEST} if limit is None else {"model_limit": limit}
         if self.lengths is not None and not candidate.packs:
-            ends["the longest row of the data"] = self.lengths.longest
+            ends["data"] = self.lengths.longest
         most = min(ends.values())
-        found = self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most])
-        return Largest(value=found, ended_by=_ended_by(found, ends))
+        return self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most], ends)
 
     def suggestions(
         self, candidate: Candidate, memory: MemoryEstimate, rows: int | None, is_legal: Callable[[Candidate], bool]
@@ -196,7 +195,8 @@ class Forecaster:
         """
         halved = {"weights_dtype": "bfloat16"}
         frozen = candidate.method == "lora" and candidate.weights_dtype == "float32"
-        with_less = self._suggested(candidate, halved, is_legal) if frozen else None
+        for_free = frozen and (self.hardware.kind == "cpu" or self.hardware.supports_bf16)
+        with_less = self._suggested(candidate, halved, is_legal) if for_free else None
         if with_less is not None and with_less.memory.fits:
             yield with_less
         smaller = [
@@ -246,26 +246,42 @@ class Forecaster:
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
         return Suggestion(changes=changes, memory=self.memory(_changed(candidate, changes)))
 
-    def _border(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
+    def _border(
+        self,
+        candidate: Candidate,
+        memory: MemoryEstimate,
+        knob: str,
+        values: Sequence[int],
+        ends: Mapping[End, int],
+    ) -> Largest:
         """The largest of ascending values of a knob that fits, as an estimate of that value itself says.
 
-        Fragmentation is first taken to be that of the candidate, then that of what was found with it.
+        Fragmentation is first taken to be that of the candidate, then that of what was found with it. ends: what ends
+        the values, each with the last that it allows.
         """
         best: int | None = None
+        ended_by: End = "search_limit"
         looks = 0
         while best is None or looks < MOST_LOOKS:
-            found = self._largest(candidate, memory, knob, values)
+            found, reason = self._largest(candidate, memory, knob, values)
             if found is None or (best is not None and found <= best):
+                ended_by = reason
                 break
             memory, looks = self.memory(self._with(candidate, knob, found)), looks + 1
             if memory.fits:
                 best = found
             else:
                 values = [value for value in values if value < found]
-        return best
+                ended_by = "memory"
+        last = min(ends.values())
+        return Largest(
+            value=best, ended_by=next(end for end in ends if ends[end] == last) if best == last else ended_by
+        )
 
-    def _largest(self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]) -> int | None:
-        """The largest of ascending values of a knob that fits.
+    def _largest(
+        self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]
+    ) -> tuple[int | None, End]:
+        """The largest of ascending values of a knob that fits, and why the next does not.
 
         Values of one case share a law. The search begins where the law of the candidate itself would have it end, so
         that others are traced only at a border.
@@ -277,9 +293,10 @@ class Forecaster:
         law = self._law(candidate, self.batch(candidate))
         least = np.array([Batch(rows=1, positions=1, labels=0).monomials], dtype=np.float64)
         if not fitting(law, least, memory, candidate).all():
-            return None  # not even what does not depend on the shape
+            return None, "memory"  # not even what does not depend on the shape
         guess = max(0, int(fitting(law, shapes, memory, candidate).sum()) - 1)
         best: int | None = None
+        ended_by: End = "memory"
         tried: set[Any] = set()
         while (case := cases[guess]) not in tried:
             tried.add(case)
@@ -288,6 +305,7 @@ class Forecaster:
                 law = self._law(others[members[0]], batches[members[0]])
             except NotPredicted as error:
                 self.progress(f"the largest {knob} is looked for no further: {error}")
+                ended_by = "not_predicted"
                 break
             fits = fitting(law, shapes[members], memory, candidate)
             if not fits.any():
@@ -295,7 +313,7 @@ class Forecaster:
                 continue
             best = max(best or 0, max(place for place, it_fits in zip(members, fits, strict=True) if it_fits))
             guess = min(len(values) - 1, best + 1)
-        return None if best is None else values[best]
+        return None if best is None else values[best], ended_by
 
     @staticmethod
     def _with(candidate: Candidate, knob: str, value: int) -> Candidate:
@@ -361,11 +379,6 @@ class Forecaster:
         if key not in self._epochs:
             self._epochs[key] = simulate_epoch(candidate, self.lengths, seed=self.seed)
         return self._epochs[key]
-
-
-def _ended_by(found: int | None, ends: Mapping[str, int]) -> str | None:
-    """Which of the ends, in words and values, is the one that was found; None when memory ends before."""
-    return next((words for words, value in ends.items() if value == found == min(ends.values())), None)
 
 
 def _changed(candidate: Candidate, changes: Mapping[str, Any]) -> Candidate:

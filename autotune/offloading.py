@@ -5,7 +5,6 @@ What they send to the host stays on record as the host's, and what they bring ba
 
 import contextlib
 from collections.abc import Iterator
-from math import ceil
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,16 +17,20 @@ from autotune.core.profile import OFFLOADED
 from autotune.recorder import Recorder
 
 STASH = 5  # tensors on their way to the host that TRL keeps on the device: its `max_fwd_stash_size`
-LEAST_SAVED = {"off": STASH, "selective": 2, "full": 1}  # by a layer; every_n has layers that are not checkpointed
 
 
 def reach(candidate: Candidate) -> int:
-    """How many layers from one that frees a block to the one that made it: a stash may be spread over several."""
-    if not candidate.activation_offloading:
+    """How many layers from one that frees a block to the one that made it.
+
+    Of a layer that is checkpointed one tensor is sent to the host, so a stash is spread over many; of any other more
+    than a stash holds. Where every n-th is checkpointed the one before the last may have been, and the first two layers
+    are unlike those that follow.
+    """
+    if not candidate.activation_offloading or candidate.checkpointing == "off":
         return 1
-    if candidate.checkpointing == "every_n":
-        return 2
-    return ceil(STASH / LEAST_SAVED[candidate.checkpointing])
+    if candidate.checkpointing == "every_n" and candidate.every_n_layers > 1:
+        return 3
+    return STASH + 1
 
 
 class _Stream:

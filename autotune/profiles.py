@@ -24,7 +24,8 @@ from autotune.tracer import trace_apart
 
 Loss = Literal["fused", "full_logits"]
 
-FORMAT = 10  # of the files, and of what the trace writes into them; counts up when either changes
+FORMAT = 11  # of the files, and of what the trace writes into them; counts up when either changes
+MEMORY = 9  # the format since which blocks, and when they live, are as they are: benchmarks' rows hold from it on
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
 TRACED_KNOBS = (  # besides the number of rows and of micro-steps
@@ -104,7 +105,7 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
 
     def answer() -> dict[str, Any]:
         words = ", ".join(_kind_of_step(request))
-        progress(f"tracing a training step ({words}); this is done once for all of its kind")
+        progress(f"tracing a training step ({words}); this is done once")
         try:
             return trace_apart(request.asked).to_dict()
         except NotPredicted as error:
@@ -152,7 +153,7 @@ def reduced(request: ProfileRequest) -> ProfileRequest:
 
 
 def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
-    """What tells a reduced request from others, in words; what is as usual goes without saying."""
+    """What a reduced request is about, in words: what is as usual goes without saying."""
     knobs = request.candidate
     yield f"{knobs.method}, checkpointing {knobs.checkpointing}, {knobs.optimizer}, {knobs.weights_dtype} weights"
     yield "packed" if knobs.packs else "one row" if knobs.per_device_train_batch_size == 1 else "several rows"
@@ -164,6 +165,16 @@ def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
         yield "beyond the sliding window"
     if request.loss == "full_logits":
         yield "full logits"
+    if request.tiled:
+        yield "more labels than a tile of the head"
+    if request.ragged:
+        yield "masks that are padded"
+    if knobs.attention != "sdpa":
+        yield f"attention {knobs.attention}"
+    if knobs.mixed_precision != "bf16":
+        yield f"mixed precision {knobs.mixed_precision}"
+    if knobs.activation_offloading:
+        yield "activations offloaded"
 
 
 def _has_mask(request: ProfileRequest) -> bool:

@@ -46,7 +46,7 @@ def complete(
     Raises UsageError listing every way in which it would be refused, or would train something else.
     """
     recipe = workload.recipe
-    problems = too_few_rows(workload)
+    problems = too_few_rows(workload) if lengths_known else []
     told = {"one_full_step"} if problems else set[str]()
     if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
         problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autotune import contracts, kernels
+from autotune.core.profile import FORWARD
 from autotune.work import Done, work_of, work_of_one
 
 aten = torch.ops.aten
-FORWARD = ("forward", "loss")
 PARTS = ("forward", "loss", "backward", "clip", "optimizer")  # phases whose work counts
 
 
@@ -226,7 +226,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         blocks = (self.block_of(value) for value in args if isinstance(value, torch.Tensor))
         made = [self.made[place] for place in blocks if place is not None]
-        layers = [block.layer for block in made if block.layer is not None and block.phase in ("forward", "loss")]
+        layers = [block.layer for block in made if block.layer is not None and block.phase in FORWARD]
         self.layer = max(layers, default=self.layer)
         node = _get_sequence_nr()
         if self.layer is not None and node > self._last_node:

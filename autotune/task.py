@@ -101,8 +101,8 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
 def allocator_conf(tuned_allocator: bool) -> str:
     """The allocator's settings on CUDA: the user's, but for `expandable_segments`, which follows the candidate's knob.
 
-    torch 2.13 reads PYTORCH_ALLOC_CONF, and PYTORCH_CUDA_ALLOC_CONF only where that is not set.
+    torch 2.13 reads these of PYTORCH_ALLOC_CONF, and of PYTORCH_CUDA_ALLOC_CONF only where that is not set.
     """
-    user = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
-    others = [part for part in re.split(r",(?![^\[]*\])", user) if part and "expandable_segments" not in part]
+    user = os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
+    others = [part for part in re.split(r",(?![^\[]*\])", user) if part.strip() and "expandable_segments" not in part]
     return ",".join((*others, f"expandable_segments:{tuned_allocator}"))  # off means off, too

@@ -16,6 +16,7 @@ micro-batch is collated by its values, hence without fake tensors.
 import contextlib
 import gc
 import itertools
+import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.profile import PAGED, Profile, repetition, traced_layers, with_growth
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, Shapes, keeps_documents_apart, micro_batch, shapes_of
-from autotune.errors import UsageError
+from autotune.errors import NotPredicted, UsageError
 from autotune.hub_kernels import use_hub_kernels
 from autotune.offloading import offloading_traced, reach
 from autotune.plain_step import LogitsTrainer
@@ -302,12 +303,21 @@ def _run(
 
 
 def _check_target_modules(model: Any, recipe: Recipe) -> None:
-    """Raise UsageError for names of modules that the model has not: PEFT passes over those beside one that it has."""
+    """Raise UsageError for names of modules that the model has not: PEFT passes over those beside one that it has.
+
+    Raises NotPredicted for single layers, which a shallow model may not have.
+    """
     if recipe.lora_target_modules == ("all-linear",):
         return
-    modules = [name for name, _ in model.named_modules()]
-    linear = (torch.nn.Linear, Conv1D)
-    known = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, linear)}
+    if single := [asked for asked in recipe.lora_target_modules if re.search(r"\.\d+(\.|$)", asked)]:
+        raise NotPredicted(f"adapters on single layers ({', '.join(single)}) are not predicted")
+    modules = dict(model.named_modules())
+    head = model.get_output_embeddings()
+    known = {
+        name.rpartition(".")[2]
+        for name, module in modules.items()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    }
     problems = [
         f"recipe.lora_target_modules: got {asked}, expected modules of the model, such as {', '.join(sorted(known))}"
         for asked in recipe.lora_target_modules

@@ -98,7 +98,7 @@ def _told() -> Iterator[None]:
     with _quiet():
         try:
             yield
-        except UsageError:
+        except (NotPredicted, UsageError):
             raise
         except Exception as error:
             raise _NotTraced(f"{type(error).__name__}: {error}") from None

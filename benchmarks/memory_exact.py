@@ -34,7 +34,7 @@ from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step, d
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.regime import micro_batch
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK, request_of
+from autotune.profiles import MEMORY, STACK, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_exact.jsonl"
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
@@ -298,7 +298,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Compare what is not in the file yet, append; then say how many rows are exact."""
     arguments = _arguments()
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
     done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
     asked = [case for case in cases() if all(word in case.name for word in arguments.only.split())]
     waiting = [case for case in asked if case.key not in done]

@@ -35,7 +35,7 @@ PHASES = ("evaluation", "saving", "loading")
 
 
 def main() -> None:
-    """Draw, predict, measure, append; then say how far off the predictions are."""
+    """Draw, predict, measure, append; then say how far off the predictions are. A case that fails ends it."""
     arguments = _arguments()
     facts = {model.name: model for name in ("tiny", *ARCHITECTURES) for model in [find_model(name, arguments.home)]}
     about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}

@@ -36,7 +36,7 @@ from autotune.core.regime import micro_batch
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK, ProfileRequest, request_of
+from autotune.profiles import MEMORY, STACK, ProfileRequest, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
 MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
@@ -53,7 +53,7 @@ def main() -> None:
     large = [model for name, model in facts.items() if name in LARGE]
     cases = draw_cases(small, hardware, count=arguments.count, seed=arguments.seed) if small else []
     cases += draw_cases(large, hardware, count=arguments.large, seed=arguments.seed) if large else []
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
     done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
     waiting = [case for case in cases if case.key not in done]
     writing = threading.Lock()

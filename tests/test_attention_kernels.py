@@ -47,6 +47,14 @@ def test_the_dispatcher_of_torch(
     assert sdpa_kernel(capability, dtype, width, masked=masked, grouped=grouped) == kernel
 
 
+def test_values_of_another_width_have_no_flash_attention() -> None:
+    """As DeepSeek's: check_head_dim_size_flash wants one width; cuDNN's takes two."""
+    found = [
+        sdpa_kernel(capability, BF16, 48, masked=False, grouped=False, value_width=32) for capability in (A100, H100)
+    ]
+    assert found == ["efficient", "cudnn"]
+
+
 def test_dropout_takes_more_shared_memory() -> None:
     """Wide heads with dropout have no flash backward where there is little; with much there is one."""
     assert sdpa_kernel(RTX_4090, BF16, 256, masked=False, grouped=False, dropout=0.1) == "efficient"

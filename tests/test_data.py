@@ -188,7 +188,7 @@ def test_one_problem_of_many_rows_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"body": "a", "title": "b"}] * 50)
     [told] = problems(tmp_path / "a.jsonl")
     assert told.startswith("a.jsonl:1: fits no form: has body, title; expected one of: ")
-    assert told.endswith("; data.columns says which column is which: data.columns.prompt=body (49 more rows like this)")
+    assert told.endswith("{prompt: A, completion: B}' says which column is which (49 more rows like this)")
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "demmo", "./a/b", "a/b/c", ""])

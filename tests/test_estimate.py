@@ -130,8 +130,8 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
         for rows in (largest, largest * 3 // 2)  # a segment of 20 MiB is many rows here
     )
     assert at.needed_bytes <= limit < beyond.needed_bytes
-    assert found.largest_rows.ended_by is None
-    assert (found.largest_length.value, found.largest_length.ended_by) == (512, "the model's limit")
+    assert found.largest_rows.ended_by == "memory"
+    assert (found.largest_length.value, found.largest_length.ended_by) == (512, "model_limit")
     assert "largest length at micro-batch 8: 512 (the model's limit)" in summary_lines(found)
 
 
@@ -179,6 +179,8 @@ def test_emulated_bf16_is_remarked(home: Path) -> None:
     said = "a GPU has no instructions for bf16, which is emulated; it has them for candidate.mixed_precision=fp16"
     assert said in summary_lines(ask(home, old))
     assert not any("emulated" in line for line in summary_lines(ask(home)))
+    pure = ask(home, old, fixed={**PINS, "mixed_precision": "no", "weights_dtype": "bfloat16"})
+    assert said in summary_lines(pure)
     fp16 = ask(home, old, fixed={**PINS, "mixed_precision": "fp16"})
     assert not any("emulated" in line for line in summary_lines(fp16))
 
@@ -213,6 +215,7 @@ def test_fewer_rows_than_a_step_are_told_in_the_recipe_s_words(home: Path) -> No
     with pytest.raises(UsageError) as refused:
         ask(home, model="tiny", data="demo", recipe=Recipe(effective_batch_size=500))
     [told] = refused.value.problems
+    assert ask(home, recipe=Recipe(effective_batch_size=70_000)).data is None  # stand-in rows are nobody's data
     assert told.startswith("recipe.effective_batch_size=500: the data has 400 rows, fewer than one optimizer step")
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import memory_exact
 import numpy as np
 import pytest
 
 from autotune.cli import main
 from autotune.core.profile import Profile
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK
+from autotune.profiles import MEMORY, STACK
 from tests.core.test_profile import step
 from tests.test_estimate import CONFIG
 
@@ -86,21 +87,25 @@ def test_an_estimate_of_the_document(line: str, home: Path, capsys: pytest.Captu
     assert len(capsys.readouterr().out.splitlines()) == 1 + jobs
 
 
-def rows_of(name: str, **wanted: str) -> list[dict[str, Any]]:
+def rows_of(name: str, **wanted: Any) -> list[dict[str, Any]]:
     """The committed rows of a benchmark that have these values."""
     rows = [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [row | row.get("errors", {}) for row in rows]
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
 @pytest.mark.parametrize(
     ("label", "rows", "error"),
     [
-        ("live bytes on the CPU", rows_of("memory_truth_cpu"), "error"),
+        ("live bytes on the CPU", rows_of("memory_truth_cpu", format=MEMORY), "error"),
         ("half that was looked at", rows_of("memory_accuracy", half="tune", group="same stack"), "error"),
         ("blind half: the installed", rows_of("memory_accuracy", half="blind", group="same stack"), "error"),
         ("blind half: other versions", rows_of("memory_accuracy", half="blind", group="other stack"), "error"),
         ("blind half: fp16 with eager", rows_of("memory_accuracy", half="blind", group="eager"), "error"),
         ("peak reserved", rows_of("memory_accuracy"), "reserved_error"),
+        ("peak of an evaluation", rows_of("memory_phases_cpu"), "evaluation"),
+        ("of saving", rows_of("memory_phases_cpu"), "saving"),
+        ("of loading", rows_of("memory_phases_cpu"), "loading"),
     ],
 )
 def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, rows: list[dict[str, Any]], error: str) -> None:
@@ -112,6 +117,14 @@ def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, rows: lis
     for cell, value in zip(shown, (np.median(found), np.quantile(found, 0.95), max(found)), strict=True):
         digits = cell.removesuffix(" %")
         assert digits == f"{value:.{len(digits.partition('.')[2])}f}", line
+
+
+def test_the_committed_rows_of_exactness_are_as_many_as_said_and_exact() -> None:
+    """Of what the benchmark asks for, and of the traces of today."""
+    rows = rows_of("memory_exact", format=MEMORY)
+    assert f"{len(rows)} of its 660 rows" in DOCUMENT
+    assert len(memory_exact.cases()) == 660
+    assert all(memory_exact.is_exact(row) for row in rows)
 
 
 def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +169,9 @@ def test_the_accuracy_is_summed_up_from_rows(
 ) -> None:
     """The truth on the CPU: median and largest error of the rows of these versions and this format of profiles."""
     [truth] = [shlex.split(line)[1:] for line in LINES if "memory_truth_cpu" in line]
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
     rows = [{"case": number, "error": error, **about} for number, error in enumerate((-0.01, 0.03, 0.002))]
-    rows += [{**rows[0], "error": 1.0, "format": FORMAT - 1}, {"case": 0, "error": 1.0, "versions": about["versions"]}]
+    rows += [{**rows[0], "error": 1.0, "format": MEMORY - 1}, {"case": 0, "error": 1.0, "versions": about["versions"]}]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     defined = script([*truth, "--out", "rows.jsonl", "--models", "tiny", "--count", "0"], monkeypatch)
     defined["main"]()

@@ -1,6 +1,9 @@
 """Activation offloading: what waits in the host's memory is not on the device, and the bytes are the same."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import OFFLOADED, Profile, deepen, monomials
@@ -25,13 +28,15 @@ def test_saved_activations_wait_on_the_host() -> None:
     assert kept.items["activations"] / 2 < host <= 1.5 * kept.items["activations"]
 
 
-def test_what_waits_to_be_sent_is_no_more_in_a_deep_model() -> None:
+@pytest.mark.parametrize(("checkpointing", "every"), [("full", 1), ("every_n", 2)])
+def test_what_waits_to_be_sent_is_no_more_in_a_deep_model(checkpointing: Any, every: int) -> None:
     """TRL holds five tensors until they are sent: with checkpointing those are the inputs of five layers."""
-    asked = request(14, capability=(8, 0), checkpointing="full", activation_offloading=True)
+    knobs = {"checkpointing": checkpointing, "every_n_layers": every, "activation_offloading": True}
+    asked = request(18, capability=(8, 0), **knobs)
     shape = (2, 1000, 1500)
     profile = trace(asked)
-    assert profile.layers < 14
-    assert held_for_the_loss(deepen(profile, 14), shape) == held_for_the_loss(trace_whole(asked, shape), shape)
+    assert profile.layers < 18
+    assert held_for_the_loss(deepen(profile, 18), shape) == held_for_the_loss(trace_whole(asked, shape), shape)
 
 
 def held_for_the_loss(profile: Profile, shape: tuple[int, int, int]) -> int:

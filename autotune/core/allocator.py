@@ -1,14 +1,14 @@
 """The caching allocator of torch on CUDA, as far as sizes go: what it reserves for a sequence of allocations.
 
-Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream and the default settings: sizes are rounded to
+Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream: sizes are rounded to
 512 bytes, a request takes the smallest free block of its pool that holds it, what is left of a block is split off, and
 neighbours that are free merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
-Leaves out freeing of cached blocks when memory runs out, and rounding to parts of powers of two.
+Leaves out freeing of cached blocks when memory runs out, rounding to parts of powers of two, and garbage collection:
+torch collects only in a process that may have less than the whole device, and trials and runs may have all of it.
 """
 
 import re
 from bisect import bisect_left, insort
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autotune.core.units import MIB
@@ -27,49 +27,31 @@ class AllocatorSettings:
     """What `PYTORCH_ALLOC_CONF` says, in torch's words.
 
     max_split_bytes: blocks of that size are not split, nor handed out for less; None splits all.
-    collect_above_bytes: while more is reserved, what was idle for longest is given back before more is asked of the
-    driver; None never does.
     """
 
     expandable_segments: bool
     max_split_bytes: int | None = None
-    collect_above_bytes: int | None = None
 
 
-def parse_settings(conf: str, memory_bytes: int) -> AllocatorSettings:
-    """Read `PYTORCH_ALLOC_CONF`. memory_bytes: that a process may have, of which a threshold is a share.
-
-    What torch would refuse is passed over: it says so itself when it starts.
-    """
-    said = dict(re.findall(r"(\w+):([^,\[\]]+)", re.sub(r"\[[^]]*\]", "", conf)))
-    threshold, largest = (_number(said, name) for name in ("garbage_collection_threshold", "max_split_size_mb"))
+def parse_settings(conf: str) -> AllocatorSettings:
+    """Read `PYTORCH_ALLOC_CONF`. What torch would refuse, and what is not modelled, is passed over."""
+    said = dict(re.findall(r"(\w+):([^,\[\]]+)", re.sub(r"\[[^]]*\]|\s", "", conf)))
+    largest = said.get("max_split_size_mb", "")
+    splits = largest.isdecimal() and int(largest) * MIB > LARGE_BUFFER
     return AllocatorSettings(
-        expandable_segments=said.get("expandable_segments", "").strip().lower() == "true",
-        max_split_bytes=round(largest * MIB) if largest else None,
-        collect_above_bytes=int(threshold * memory_bytes) if threshold else None,
+        expandable_segments=said.get("expandable_segments", "").lower() == "true",
+        max_split_bytes=int(largest) * MIB if splits else None,
     )
-
-
-def _number(said: Mapping[str, str], name: str) -> float | None:
-    try:
-        return float(said[name])
-    except (KeyError, ValueError):
-        return None
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
-    """A part of a segment.
-
-    address: within all that was ever reserved. before, after: neighbours in the segment. idle_since: looks into its
-    pool up to when it was freed.
-    """
+    """A part of a segment. address: within all that was ever reserved. before, after: neighbours in the segment."""
 
     address: int
     size: int
     small: bool
     free: bool = True
-    idle_since: int = 0
     before: "_Block | None" = None
     after: "_Block | None" = None
 
@@ -90,17 +72,13 @@ class CachingAllocator:
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
         self._at: dict[int, _Block] = {}  # free blocks by address
         self._end: dict[bool, _Block | None] = {True: None, False: None}  # last block of an expandable pool
-        self._looks = 0  # into the large pool
         self._next_address = {True: 0, False: 2**40 * LARGE_BUFFER}  # the pools never meet
 
     def allocate(self, size: int) -> _Block:
         """Take a block for `size` bytes; hand it to `release` when it is freed."""
         size = -(-max(size, 1) // MIN_BLOCK) * MIN_BLOCK
         small = size <= SMALL_SIZE
-        block = self._take(size, small)
-        if block is None:
-            self._collect()
-            block = self._reserve(size, small)
+        block = self._take(size, small) or self._reserve(size, small)
         rest = block.size - size
         if rest >= MIN_BLOCK if small or self.expandable_segments else rest > SMALL_SIZE and not self._is_whole(size):
             self._split(block, size)
@@ -125,7 +103,6 @@ class CachingAllocator:
 
         The last block of an expandable pool counts as large as it can grow, so any other goes before it.
         """
-        self._looks += not small
         blocks = self._free[small]
         place = bisect_left(blocks, (size, -1))
         if place == len(blocks):
@@ -142,29 +119,13 @@ class CachingAllocator:
         """Whether blocks of this size are never split."""
         return self.settings.max_split_bytes is not None and size >= self.settings.max_split_bytes
 
-    def _collect(self) -> None:
-        """Give segments back that have been idle for longer than others, until less is reserved than the threshold.
-
-        Each round takes all that are as old as those left are on average, or older (garbage_collect_cached_blocks).
-        """
-        if self.settings.collect_above_bytes is None or self.expandable_segments:
-            return
-        free = [self._at[address] for _, address in self._free[False]]
-        idle = [block for block in free if block.before is None and block.after is None]
-        while idle and self.reserved > self.settings.collect_above_bytes:
-            average = sum(self._looks - block.idle_since for block in idle) / len(idle)
-            for block in [block for block in idle if self._looks - block.idle_since >= average]:
-                idle.remove(block)
-                self._forget(block)
-                self.reserved -= block.size
-
     def _reserve(self, size: int, small: bool) -> _Block:
         """Have the driver give more: a new segment, or more at the end of the pool's."""
         end = self._end[small]
         if self.expandable_segments:
             unit = SMALL_BUFFER if small else LARGE_BUFFER
             held = end.size if end is not None and end.free else 0
-            more = -(-(size - held) // unit) * unit
+            more = max(0, -(-(size - held) // unit) * unit)  # the end may be large enough, but too large to be taken
             block = _Block(self._next_address[small], more, small, before=end)
             if end is not None:
                 end.after = block
@@ -206,7 +167,6 @@ class CachingAllocator:
             self._end[block.small] = block
 
     def _remember(self, block: _Block) -> None:
-        block.idle_since = self._looks
         insort(self._free[block.small], (block.size, block.address))
         self._at[block.address] = block
         self._idle += self._returnable(block)

@@ -17,7 +17,7 @@ from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import OF_LAYERS, Floats, MemoryLaw, Peak, hosted_bytes, peak, peaks
-from autotune.core.profile import OFFLOADED, ON_THE_HOST, PAGED, Profile
+from autotune.core.profile import FORWARD, OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.replay import Replayed
 from autotune.core.units import MIB
 
@@ -151,7 +151,7 @@ def demand_of(
         peak=worst,
         phases={
             "training": worst.bytes,
-            "evaluation": _evaluation_bytes(profile, sizes),
+            "evaluation": _evaluation_bytes(profile, sizes, candidate),
             "saving": _resting_bytes(profile, sizes),
             "loading": _loading_bytes(profile, sizes, candidate),
         },
@@ -185,17 +185,22 @@ def host_items(law: MemoryLaw, batch: Batch, candidate: Candidate, *, on_cpu: bo
 
 
 def _resting_bytes(profile: Profile, sizes: Floats) -> int:
-    """What is there between two steps: weights, adapters and optimizer states. Saving adds nothing to it: a state
-    dict refers to the tensors themselves, and they are copied to the host one after another."""
+    """What is there between two steps: weights, adapters and optimizer states.
+
+    Saving adds nothing to it: a state dict refers to the tensors themselves, and they are copied to the host one after
+    another. Merged experts are copied as they are taken apart, which is not counted.
+    """
     return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
 
 
-def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
+def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
     """The peak of a forward pass that saves nothing, over the micro-batch that is trained.
 
     What training saves for the backward of a layer lives here until that layer is over, and what it hands on until its
-    last use.
+    last use. Autocast keeps copies of trained weights to the end of the forward, of frozen ones it keeps none
+    (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
+    kept = {"weight copies"} if candidate.method == "full" else set[str]()
 
     def total(places: Iterable[int]) -> float:
         return sum(float(sizes[place]) for place in places)
@@ -204,7 +209,7 @@ def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
     alive: set[int] = set()
     unneeded: set[int] = set()
     for op in profile.ops:
-        if op.micro != 1 or op.phase not in ("forward", "loss"):
+        if op.micro != 1 or op.phase not in FORWARD:
             continue
         over = {place for place in unneeded if profile.blocks[place].layer != op.layer}
         alive = alive.union(op.allocates) - over
@@ -213,7 +218,9 @@ def _evaluation_bytes(profile: Profile, sizes: Floats) -> int:
         gone = alive.intersection(op.frees)
         live -= total(gone)
         alive -= gone
-        unneeded = (unneeded.union(op.last_uses if op.phase == "forward" else ())) & alive
+        if op.phase == "forward":
+            unneeded.update(place for place in op.last_uses if profile.blocks[place].owner not in kept)
+        unneeded &= alive
     return round(worst)
 
 

@@ -20,6 +20,7 @@ from autotune.core.regime import ALIGNMENT, SUMS_ALIGNMENT, TILE
 from autotune.core.work import Work, work_from_dict
 
 Phase = Literal["load", "batch", "forward", "loss", "backward", "clip", "optimizer", "end"]
+FORWARD: tuple[Phase, ...] = ("forward", "loss")
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
@@ -132,7 +133,7 @@ def traced_layers(layers: int, period: int, leading: int = 0, reach: int = 1) ->
 
     reach: layers from one that frees a block to the one that made it.
     """
-    beside = reach + 1 if period == 1 else -(-reach // period)  # periods; the first and last of all may be special
+    beside = -(-(reach + 1) // period)  # periods; the first and last layer of all may be special
     least = (2 * beside + 1) * period + (layers - leading) % period
     return min(layers, leading + least)
 

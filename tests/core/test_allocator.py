@@ -60,10 +60,15 @@ def test_fragments_that_no_request_fits_cost_a_new_segment_unless_the_pool_can_g
 sequences = st.lists(st.tuples(st.integers(1, 64 * MIB), st.integers(0, 7)), max_size=60)
 
 
-@given(sequences, st.booleans())
-def test_counts_hold_for_any_sequence(sequence: list[tuple[int, int]], expandable: bool) -> None:
+settings = st.builds(
+    AllocatorSettings, expandable_segments=st.booleans(), max_split_bytes=st.sampled_from([None, 24 * MIB, 40 * MIB])
+)
+
+
+@given(sequences, settings)
+def test_counts_hold_for_any_sequence(sequence: list[tuple[int, int]], told: AllocatorSettings) -> None:
     """Never less reserved than allocated, all comes back, and the same sequence again reserves nothing more."""
-    allocator = CachingAllocator(AllocatorSettings(expandable_segments=expandable))
+    allocator = CachingAllocator(told)
     peaks = []
     for _ in range(3):
         living = []
@@ -79,10 +84,12 @@ def test_counts_hold_for_any_sequence(sequence: list[tuple[int, int]], expandabl
     assert peaks[0] <= peaks[1] == peaks[2]
 
 
-@given(sequences, st.booleans())
-def test_free_blocks_and_living_ones_tile_what_is_reserved(sequence: list[tuple[int, int]], expandable: bool) -> None:
+@given(sequences, settings)
+def test_free_blocks_and_living_ones_tile_what_is_reserved(
+    sequence: list[tuple[int, int]], told: AllocatorSettings
+) -> None:
     """No byte is lost and none is handed out twice."""
-    allocator = CachingAllocator(AllocatorSettings(expandable_segments=expandable))
+    allocator = CachingAllocator(told)
     living = []
     for size, age in sequence:
         living.append(allocator.allocate(size))
@@ -93,30 +100,14 @@ def test_free_blocks_and_living_ones_tile_what_is_reserved(sequence: list[tuple[
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
-def test_settings_as_torch_reads_them() -> None:
-    """Shares are of the memory; what stands in brackets, and what is no number, is passed over."""
-    conf = "roundup_power2_divisions:[256:1,>:8],max_split_size_mb:128, garbage_collection_threshold:0.5"
-    assert parse_settings(f"{conf},expandable_segments:True", 1000) == AllocatorSettings(
-        expandable_segments=True, max_split_bytes=128 * MIB, collect_above_bytes=500
+@pytest.mark.parametrize("refused", ["", "max_split_size_mb:many", "max_split_size_mb:20", "max_split_size_mb:-64"])
+def test_settings_as_torch_reads_them(refused: str) -> None:
+    """Blanks and brackets do not matter; what torch refuses, as sizes of no more than 20 MiB, is none."""
+    conf = "roundup_power2_divisions:[256:1,>:8], max_split_size_mb : 128"
+    assert parse_settings(f"{conf},expandable_segments:True") == AllocatorSettings(
+        expandable_segments=True, max_split_bytes=128 * MIB
     )
-    assert parse_settings("", 1000) == parse_settings("max_split_size_mb:many", 1000) == PLAIN
-
-
-def test_what_is_idle_for_longest_is_given_back_above_the_threshold() -> None:
-    """Of two free segments the older goes; the younger goes too when that was not enough. In use or split: neither."""
-    for threshold, left in ((70, 32 + 40 + 20), (50, 40 + 20), (200, 30 + 32 + 40 + 20)):
-        allocator = CachingAllocator(
-            AllocatorSettings(expandable_segments=False, collect_above_bytes=threshold * MIB),
-        )
-        allocator.release(allocator.allocate(5 * MIB))  # a segment of 20 MiB
-        part = allocator.allocate(2 * MIB)  # splits it
-        old, young = allocator.allocate(30 * MIB), allocator.allocate(32 * MIB)
-        allocator.release(old)
-        allocator.allocate(2 * MIB)
-        allocator.release(young)
-        allocator.allocate(40 * MIB)
-        assert allocator.reserved == left * MIB, threshold
-        assert not part.free
+    assert parse_settings(refused) == PLAIN
 
 
 def test_large_blocks_are_kept_whole_where_torch_is_told_so() -> None:

@@ -88,6 +88,23 @@ def test_a_cpu_rounds_nothing() -> None:
     assert demand_from_dict(found.to_dict()) == found
 
 
+@pytest.mark.parametrize(("head", "activations"), [(50, 52), (1, 19)])
+def test_an_evaluation_keeps_what_its_layer_saves_until_that_is_over(head: int, activations: int) -> None:
+    """1,000 of weights; of 10 positions 2 are handed to a head of 50, or a layer has its 10, what came in and goes out.
+
+    In training five layers' 10 each would be there as well.
+    """
+    traced = step(5)
+    blocks = tuple(
+        replace(each, size=tuple(size * head // 50 for size in each.size)) if each.owner == "logits and loss" else each
+        for each in traced.blocks
+    )
+    batch = Batch(rows=1, positions=10, labels=9)
+    law = memory_law(traced, layers=5, accumulation=1)
+    found = demand_of(replace(traced, blocks=blocks), law, None, candidate=candidate(), batch=batch)
+    assert found.phases["evaluation"] == 1000 + 10 * activations
+
+
 @pytest.mark.parametrize(("method", "once_more"), [("lora", 0), ("qlora", 400), ("lora_int8", 200)])
 def test_loading_holds_one_layer_as_it_was(method: str, once_more: int) -> None:
     """Five layers of 100 and embeddings of 500, which nothing quantizes: a bf16 weight takes four times its nf4."""

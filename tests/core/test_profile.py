@@ -28,12 +28,28 @@ class Writer:
         self.ops: list[Op] = []
 
     def op(
-        self, name: str, phase: Phase, layer: int | None, made: Sequence[Block], freed: Sequence[int] = ()
+        self,
+        name: str,
+        phase: Phase,
+        layer: int | None,
+        made: Sequence[Block],
+        freed: Sequence[int] = (),
+        used: Sequence[int] = (),
     ) -> list[int]:
-        """Append an op that makes blocks and frees others; the numbers of those it made."""
+        """Append an op that makes blocks, frees others, and uses some last; the numbers of those it made."""
         places = list(range(len(self.blocks), len(self.blocks) + len(made)))
         self.blocks += made
-        self.ops.append(Op(name=name, micro=1, phase=phase, layer=layer, allocates=tuple(places), frees=tuple(freed)))
+        self.ops.append(
+            Op(
+                name=name,
+                micro=1,
+                phase=phase,
+                layer=layer,
+                allocates=tuple(places),
+                frees=tuple(freed),
+                last_uses=tuple(used),
+            )
+        )
         return places
 
     def profile(self) -> Profile:
@@ -59,7 +75,8 @@ def step(layers: int, period: int = 1) -> Profile:
     saved = []
     for layer in range(layers):
         saved += writer.op("attend", "forward", layer, [block("activations", layer, 10 + layer % period, ACTIVATION)])
-        (handed,) = writer.op("hand on", "forward", layer, [block("workspace", layer, 2, ACTIVATION)], [handed])
+        made = [block("workspace", layer, 2, ACTIVATION)]
+        (handed,) = writer.op("hand on", "forward", layer, made, [handed], used=saved[-1:])
     (head,) = writer.op("head", "loss", None, [block("logits and loss", None, 50, ACTIVATION)], [handed])
     (passed,) = writer.op("head backward", "backward", None, [block("workspace", None, 5, ACTIVATION)], [head])
     gradients = []
@@ -123,7 +140,8 @@ def test_what_all_layers_leave_is_freed_once_for_all_of_them() -> None:
 
 def plain(profile: Profile) -> object:
     """A profile with the frees of each op in order."""
-    return profile.layers, profile.blocks, [(op.name, op.layer, op.allocates, sorted(op.frees)) for op in profile.ops]
+    ops = [(op.name, op.layer, op.allocates, sorted(op.frees), sorted(op.last_uses)) for op in profile.ops]
+    return profile.layers, profile.blocks, ops
 
 
 def test_a_depth_of_another_rest_is_refused() -> None:
