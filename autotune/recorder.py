@@ -49,11 +49,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note every storage that an operator makes, and when it dies.
 
     labels: label positions of a micro-batch of each traced step; None on a device where none of it depends on them.
+    uses_of: the step in whose first forward it is noted what is used last; None for none.
     """
 
-    def __init__(self, *, masked: bool, labels: Sequence[int] | None) -> None:
+    def __init__(self, *, masked: bool, labels: Sequence[int] | None, uses_of: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.masked, self.labels = masked, labels
+        self.masked, self.labels, self.uses_of = masked, labels, uses_of
         self.step, self.micro, self.phase = -1, 0, "load"
         self.collated = -1  # step whose micro-batch was made last
         self.layer: int | None = None  # whose forward is running
@@ -99,7 +100,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
             if workspace:
                 self._take(workspace)
-        if self.phase in FORWARD:
+        if self.step == self.uses_of and self.micro == 1 and self.phase in FORWARD:
             self._note_uses(args)
         return result
 
