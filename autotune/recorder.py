@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._C._autograd import _get_sequence_nr
+from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,6 +18,16 @@ from autotune import contracts, kernels
 from autotune.core.profile import FORWARD
 
 aten = torch.ops.aten
+VIEWS = {  # half of a step's operators
+    aten._unsafe_view.default,
+    aten.detach.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
 
 
 @dataclass(slots=True)
@@ -87,7 +98,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
             workspace = contracts.workspace_bytes(func, args)
         if result is None:
-            result = func(*args, **(kwargs or {}))
+            result = _run(func, args, kwargs or {})
         outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
         fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
         if fresh or workspace:
@@ -208,3 +219,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.layer_of_parameter.get(id(variable))
         number = node._sequence_nr()
         return next((layer for first, end, layer in self.spans if first <= number < end), None)
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on fake tensors. The cache of FakeTensorMode would take longer to find a view than to make it."""
+    source = args[0] if args else None
+    if func in VIEWS and type(source) is FakeTensor and source.constant is None:
+        with in_kernel_invocation_manager(source.fake_mode):
+            view = func(*args, **kwargs)
+        return FakeTensor(source.fake_mode, view, source.fake_device)
+    return func(*args, **kwargs)
