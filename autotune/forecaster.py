@@ -197,7 +197,9 @@ class Forecaster:
         frozen = candidate.method == "lora" and candidate.weights_dtype == "float32"
         for_free = frozen and (self.hardware.kind == "cpu" or self.hardware.supports_bf16)
         with_less = self._suggested(candidate, halved, is_legal) if for_free else None
-        if with_less is not None and with_less.memory.fits:
+        if with_less is not None and not with_less.memory.fits:
+            with_less = None
+        if with_less is not None:
             yield with_less
         smaller = [
             {"per_device_train_batch_size": size}
@@ -208,7 +210,7 @@ class Forecaster:
         fitting_rows = [change for change in smaller if change["per_device_train_batch_size"] <= (rows or 0)]
         if fitting_rows:
             yield self._suggestion(candidate, fitting_rows[-1])
-        if fitting_rows or (with_less is not None and with_less.memory.fits):
+        if fitting_rows or with_less is not None:
             return
         changes: dict[str, Any] = dict(smaller[0]) if smaller else {}
         steps: list[dict[str, Any]] = []

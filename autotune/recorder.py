@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch._C._autograd import _get_sequence_nr
+from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,6 +20,16 @@ from autotune.work import Done, work_of, work_of_one
 
 aten = torch.ops.aten
 PARTS = ("forward", "loss", "backward", "clip", "optimizer")  # phases whose work counts
+VIEWS = {  # half of a step's operators
+    aten._unsafe_view.default,
+    aten.detach.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
 
 
 @dataclass(slots=True)
@@ -62,11 +73,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note every storage that an operator makes, and when it dies.
 
     labels: label positions of a micro-batch of each traced step; None on a device where none of it depends on them.
+    steady: the first step that is like all further ones: work is noted from it on, and in its first forward what is used
+    last.
     """
 
-    def __init__(self, *, masked: bool, labels: Sequence[int] | None) -> None:
+    def __init__(self, *, masked: bool, labels: Sequence[int] | None, steady: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.masked, self.labels = masked, labels
+        self.masked, self.labels, self.steady = masked, labels, steady
         self.step, self.micro, self.phase = -1, 0, "load"
         self.collated = -1  # step whose micro-batch was made last
         self.layer: int | None = None  # whose forward is running
@@ -107,7 +120,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = contracts.stand_in(func, args, self.labels[max(self.step, 0)])
             workspace = contracts.workspace_bytes(func, args)
         if result is None:
-            result = func(*args, **(kwargs or {}))
+            result = _run(func, args, kwargs or {})
         outputs = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
         fresh = [place for place, tensor in enumerate(outputs) if self._key(tensor) not in self.living]
         self._note_work(func, args, kwargs or {}, result)
@@ -121,7 +134,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._watch(outputs[place].untyped_storage(), layers[place], self._owner(func, args))
             if workspace:
                 self._take(workspace)
-        if self.phase in FORWARD:
+        if self.step == self.steady and self.micro == 1 and self.phase in FORWARD:
             self._note_uses(args)
         return result
 
@@ -140,7 +153,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.used[place] = len(self.ran) - 1
 
     def _note_work(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        if self.step < 0 or self._substituting or self.phase not in PARTS:
+        if self.step < self.steady or self._substituting or self.phase not in PARTS or func in VIEWS:
             return
         again = self.phase == "backward" and torch.is_grad_enabled()  # as checkpointing sets it
         part = "recomputed" if again else self.phase
@@ -247,3 +260,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.layer_of_parameter.get(id(variable))
         number = node._sequence_nr()
         return next((layer for first, end, layer in self.spans if first <= number < end), None)
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator on fake tensors. The cache of FakeTensorMode would take longer to find a view than to make it."""
+    source = args[0] if args else None
+    if func in VIEWS and type(source) is FakeTensor and source.constant is None:
+        with in_kernel_invocation_manager(source.fake_mode):
+            view = func(*args, **kwargs)
+        return FakeTensor(source.fake_mode, view, source.fake_device)
+    return func(*args, **kwargs)

@@ -247,7 +247,7 @@ def _run(
     on_cpu = request.capability is None
     steps = [shapes[0]] * WARMUP + list(shapes) + [shapes[-1]] * TAIL
     labels = None if on_cpu else [count for _, _, count in steps]
-    recorder = Recorder(masked=request.masked or apart, labels=labels)
+    recorder = Recorder(masked=request.masked or apart, labels=labels, steady=WARMUP)
     accumulation = min(most_micro_steps, candidate.gradient_accumulation_steps)
     with tempfile.TemporaryDirectory() as scratch:
         task = Task(

@@ -118,6 +118,20 @@ def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
             assert reduced(replace(REQUEST, capability=capability)).capability == kind
 
 
+def asked_for(batch: Batch, *, masked: bool) -> ProfileRequest:
+    """What a micro-batch asks of a trace, of a model with a window of 512 on a Hopper."""
+    return request_of(
+        batch,
+        CANDIDATE,
+        config=REQUEST.config,
+        recipe=REQUEST.recipe,
+        window=512,
+        masked=masked,
+        loss="fused",
+        capability=(9, 0),
+    )
+
+
 @pytest.mark.parametrize(
     ("batch", "tiled", "ragged", "beyond"),
     [
@@ -131,16 +145,7 @@ def test_a_micro_batch_comes_under_the_request_of_its_regime(
     batch: Batch, tiled: bool, ragged: bool, beyond: bool
 ) -> None:
     """Its labels, length and window decide; what no trace depends on is gone already."""
-    found = request_of(
-        batch,
-        CANDIDATE,
-        config=REQUEST.config,
-        recipe=REQUEST.recipe,
-        window=512,
-        masked=True,
-        loss="fused",
-        capability=(9, 0),
-    )
+    found = asked_for(batch, masked=True)
     wanted = replace(REQUEST, tiled=tiled, ragged=ragged, beyond_window=beyond, capability=(9, 0))
     assert found == reduced(wanted)
     assert (found.tiled, found.ragged, found.beyond_window) == (tiled, ragged, beyond)
@@ -150,14 +155,5 @@ def test_a_micro_batch_comes_under_the_request_of_its_regime(
 def test_a_window_s_mask_is_a_mask(positions: int, ragged: bool) -> None:
     """Beyond the window there is one without padding, too; where its length is odd CUDA copies it into a padded one."""
     batch = Batch(rows=4, positions=positions, labels=64)
-    found = request_of(
-        batch,
-        CANDIDATE,
-        config=REQUEST.config,
-        recipe=REQUEST.recipe,
-        window=512,
-        masked=False,
-        loss="fused",
-        capability=(9, 0),
-    )
+    found = asked_for(batch, masked=False)
     assert found.ragged == ragged

@@ -1,13 +1,19 @@
 """The trace: what it says of the real trainer is what torch's own allocator counts, byte by byte."""
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, Qwen3MoeConfig
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig
 
 from autotune.assembly import fit
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
+from autotune.core.estimate import demand_of
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.recipe import Recipe
@@ -57,6 +63,46 @@ def test_all_micro_steps_follow_from_two() -> None:
         memory_law(profile, layers=2, accumulation=3) for profile in (trace(asked), trace_whole(asked, shape))
     )
     assert peak(deduced, monomials(*shape)) == peak(traced, monomials(*shape))
+
+
+class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Count the bytes of storages that operators make, for as long as these live; the most that did at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sizes: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {value.untyped_storage().data_ptr() for value in tree_leaves(args) if isinstance(value, torch.Tensor)}
+        for value in tree_leaves(result):
+            if not isinstance(value, torch.Tensor):
+                continue
+            storage = value.untyped_storage()
+            if (key := storage.data_ptr()) not in given and key not in self.sizes:
+                self.sizes[key] = storage.nbytes()
+                weakref.finalize(storage, self.sizes.pop, key)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return result
+
+
+@pytest.mark.parametrize(("rows", "length"), [(2, 100), (3, 700)])
+def test_an_evaluation_holds_what_a_forward_without_gradients_does(rows: int, length: int) -> None:
+    """Of a training step's forward it keeps each tensor to its last use."""
+    asked = replace(request(3, checkpointing="off", mixed_precision="no", optimizer="adamw_torch"), loss="full_logits")
+    config = LlamaConfig(**{**asked.config, "vocab_size": 2000})
+    profile = trace(replace(asked, config=config.to_dict()))
+    law = memory_law(profile, layers=3, accumulation=1)
+    batch = Batch(rows=rows, positions=length, labels=rows * (length - 1))
+    demand = demand_of(profile, law, None, candidate=asked.candidate, batch=batch)
+    model = LlamaForCausalLM(config).eval()
+    trained = 3 * sum(parameter.nbytes for parameter in model.parameters())  # weights, and two states of AdamW
+    tokens = torch.ones(rows, length, dtype=torch.long)
+    with Living() as living, torch.no_grad():
+        model(input_ids=tokens, labels=tokens, use_cache=False)
+    real = trained + living.most
+    assert real <= demand.phases["evaluation"] <= 1.03 * real  # what a layer makes is taken to live until it is over
 
 
 def test_experts_and_their_losses_repeat_like_layers() -> None:

@@ -1,8 +1,8 @@
 """The caching allocator of torch on CUDA, as far as sizes go: what it reserves for a sequence of allocations.
 
-Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream: sizes are rounded to
-512 bytes, a request takes the smallest free block of its pool that holds it, what is left of a block is split off, and
-neighbours that are free merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
+Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream: sizes are rounded to 512 bytes, a request takes
+the smallest free block of its pool that holds it, what is left of a block is split off, and neighbours that are free
+merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
 Leaves out freeing of cached blocks when memory runs out, rounding to parts of powers of two, and garbage collection:
 torch collects only in a process that may have less than the whole device, and trials and runs may have all of it.
 """
@@ -66,7 +66,6 @@ class CachingAllocator:
 
     def __init__(self, settings: AllocatorSettings) -> None:
         self.settings = settings
-        self.expandable_segments = settings.expandable_segments
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_needed = 0
         self._idle = 0  # bytes that would be given back
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
@@ -80,7 +79,11 @@ class CachingAllocator:
         small = size <= SMALL_SIZE
         block = self._take(size, small) or self._reserve(size, small)
         rest = block.size - size
-        if rest >= MIN_BLOCK if small or self.expandable_segments else rest > SMALL_SIZE and not self._is_whole(size):
+        if (
+            rest >= MIN_BLOCK
+            if small or self.settings.expandable_segments
+            else rest > SMALL_SIZE and not self._is_whole(size)
+        ):
             self._split(block, size)
         block.free = False
         self.allocated += block.size
@@ -108,7 +111,7 @@ class CachingAllocator:
         if place == len(blocks):
             return None
         block = self._at[blocks[place][1]]
-        if self.expandable_segments and block is self._end[small] and place + 1 < len(blocks):
+        if self.settings.expandable_segments and block is self._end[small] and place + 1 < len(blocks):
             block = self._at[blocks[place + 1][1]]
         if self._is_whole(block.size) and (not self._is_whole(size) or block.size >= size + MOST_UNSPLIT):
             return None
@@ -122,7 +125,7 @@ class CachingAllocator:
     def _reserve(self, size: int, small: bool) -> _Block:
         """Have the driver give more: a new segment, or more at the end of the pool's."""
         end = self._end[small]
-        if self.expandable_segments:
+        if self.settings.expandable_segments:
             unit = SMALL_BUFFER if small else LARGE_BUFFER
             held = end.size if end is not None and end.free else 0
             more = max(0, -(-(size - held) // unit) * unit)  # the end may be large enough, but too large to be taken
@@ -179,7 +182,7 @@ class CachingAllocator:
 
     def _returnable(self, block: _Block) -> int:
         """Bytes of a free block that the driver would get back."""
-        if self.expandable_segments:
+        if self.settings.expandable_segments:
             page = SMALL_BUFFER if block.small else LARGE_BUFFER
             return max(0, (block.address + block.size) // page - -(-block.address // page)) * page
         return block.size if block.before is None and block.after is None else 0
