@@ -73,8 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note every storage that an operator makes, and when it dies.
 
     labels: label positions of a micro-batch of each traced step; None on a device where none of it depends on them.
-    steady: the first step that is like all further ones: work is noted from it on, and in its first forward what is used
-    last.
+    steady: the first step that is like all later ones: work is noted from it on, and what its first forward uses last.
     """
 
     def __init__(self, *, masked: bool, labels: Sequence[int] | None, steady: int = 0) -> None:
