@@ -60,6 +60,10 @@ FURTHER_GPUS = (  # that the catalogue lacks
         memory_is_reported=False,
         bandwidth_gb_s=716.8,
         sm_count=76,
+        fp32_tflops=48.7,
+        tf32_tflops=48.7,
+        fp16_tflops=97.5,
+        bf16_tflops=97.5,
         sources=("https://www.nvidia.com/en-us/geforce/graphics-cards/40-series/rtx-4080-family/",),
     ),
 )
@@ -309,10 +313,17 @@ def stack_matches(versions: Mapping[str, str]) -> bool:
 
 
 def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile]) -> tuple[Peak, int]:
-    """The peak of a row's tensors and its reserved bytes, from a profile that rows of other shapes share.
+    """The peak of a row's tensors and its reserved bytes. Raises Skipped where its step cannot be traced."""
+    traced = profile_of(point, values, profiles)
+    profile = deepen(traced, point.layers)
+    steps = [[point.batch] * profile.micro_steps] * STEPS
+    replayed = replay(profile, steps, accumulation=point.accumulation, settings=DEFAULTS)
+    law = memory_law(traced, layers=point.layers, accumulation=point.accumulation)
+    return peak(law, point.batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
 
-    Raises Skipped where its step cannot be traced.
-    """
+
+def profile_of(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile]) -> Profile:
+    """The profile of a row's step, which rows of other shapes share. Raises Skipped where it cannot be traced."""
     request = TraceRequest(**point.request.asked)
     script = [values.get(name) for name in ("quantization", "attention", "framework", "kernels")]
     key = key_of([describe_request(point.request), script])
@@ -322,11 +333,7 @@ def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile
                 profiles[key] = trace(request, prepare=partial(prepare, values, request))
         except Exception as error:  # whatever the libraries raise over this model, the other rows have theirs
             raise Skipped(f"cannot be traced: {type(error).__name__}: {first_line(error)}") from error
-    profile = deepen(profiles[key], point.layers)
-    steps = [[point.batch] * profile.micro_steps] * STEPS
-    replayed = replay(profile, steps, accumulation=point.accumulation, settings=DEFAULTS)
-    law = memory_law(profiles[key], layers=point.layers, accumulation=point.accumulation)
-    return peak(law, point.batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
+    return profiles[key]
 
 
 def prepare(values: Mapping[str, Any], request: TraceRequest, model: Any) -> Any:

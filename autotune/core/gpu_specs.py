@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.hardware import Hardware, read_dataclass
+from autotune.core.hardware import Hardware, Peaks, RateDtype, read_dataclass
 from autotune.core.units import GIB, MIB
 from autotune.errors import UsageError
 
@@ -31,7 +31,8 @@ class GpuSpec:
     """One GPU as it is published; None is unknown, or what it does not have.
 
     memory_gib: torch's `total_memory` where memory_is_reported, else as marketed. Peaks are dense, in fp32
-    accumulation; measured_bf16_tflops is the best product that anybody has published. sources: of the figures.
+    accumulation; sustained_tflops is the fastest long product of 16-bit numbers that anybody has published.
+    sources: of the figures.
     """
 
     name: str
@@ -46,7 +47,7 @@ class GpuSpec:
     tf32_tflops: float | None = None
     fp16_tflops: float | None = None
     bf16_tflops: float | None = None
-    measured_bf16_tflops: float | None = None
+    sustained_tflops: float | None = None
     interconnect_gb_s: float | None = None
 
     @property
@@ -82,6 +83,22 @@ class GpuSpec:
             compute_capability=self.capability,
             context_bytes=UNKNOWN_CONTEXT_BYTES if self.context_mib is None else self.context_mib * MIB,
             workspace_bytes=self.workspace_bytes,
+            peaks=self.peaks,
+        )
+
+    @property
+    def peaks(self) -> Peaks:
+        """How fast it is said to be."""
+        tflops: dict[RateDtype, float | None] = {
+            "float32": self.fp32_tflops,
+            "tf32": self.tf32_tflops,
+            "float16": self.fp16_tflops,
+            "bfloat16": self.bf16_tflops,
+        }
+        return Peaks(
+            bandwidth_gb_s=self.bandwidth_gb_s,
+            tflops={dtype: peak for dtype, peak in tflops.items() if peak is not None},
+            sustained_tflops=self.sustained_tflops,
         )
 
 

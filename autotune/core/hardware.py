@@ -79,6 +79,19 @@ class PeerLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """What is published of a device that nobody has measured here.
+
+    bandwidth_gb_s: of its memory. tflops: of dense products by dtype. sustained_tflops: the fastest long product of
+    16-bit numbers that anybody has published, None where nobody has.
+    """
+
+    bandwidth_gb_s: float
+    tflops: Mapping[str, float]
+    sustained_tflops: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """What a machine can do. None means unknown, or without meaning on this kind of device.
 
@@ -96,6 +109,7 @@ class Hardware:
     launch_s: seconds of one small operator, launched in a row of many.
     noise: median spread of the rates. cpu_share: share of the cores' time that the products got (CPU only).
     doubts: why the rates are not to be trusted, in words.
+    peaks: of a device out of the catalogue, which has no rates.
     """
 
     kind: Kind
@@ -134,6 +148,7 @@ class Hardware:
     doubts: tuple[str, ...] = ()
     measured_at: str | None = None
     measured_in_s: float | None = None
+    peaks: Peaks | None = None
 
     @property
     def trustworthy(self) -> bool:

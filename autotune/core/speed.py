@@ -2,14 +2,15 @@
 
 Seconds of an operation are a sum of physical terms (a launch, the arithmetic, the bytes), fitted to the probe's points
 in relative error; near a measured size they are corrected by what was measured there, as a Gaussian process over the
-logarithms of the sizes does. Leaves out which operations a step has (timing.py).
+logarithms of the sizes does. Leaves out which operations a step has (timing.py) and GPUs that nobody has measured
+(published.py).
 
 Symbols: P measured points, C operations to be timed, d sides of an operation, T terms; others as in core/work.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from autotune.core.hardware import ITEM_BYTES, Hardware, RateDtype, RatePoint, What
 
 Floats = NDArray[np.float64]
-Operation = Literal["product", "attention", "stream", "dequantize"]
+Operation = Literal["product", "quantized_product", "attention", "stream", "dequantize"]
+Bound = Literal["launch", "compute", "bandwidth"]
+BOUNDS: tuple[Bound, ...] = ("launch", "compute", "bandwidth")  # what seconds are spent on, in this order everywhere
 
 REACH = 1.5  # octaves of each side over which a measured deviation is believed to hold
 DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior standard deviation
@@ -38,6 +41,12 @@ def _product_terms(sides: Floats) -> Floats:
     return np.stack([np.ones(len(sides)), count * M * N * K, count * (M * N + M * K + N * K)], axis=1)
 
 
+def _quantized_terms(sides: Floats) -> Floats:
+    """A product whose weight of (K, N) is dequantized before. sides: as of a product."""
+    count, _, N, K = sides.T
+    return np.concatenate([_product_terms(sides), (count * N * K)[:, None]], axis=1)
+
+
 def _attention_terms(sides: Floats) -> Floats:
     """sides: (C, 4), B, H, S, D."""
     B, H, S, D = sides.T
@@ -51,9 +60,17 @@ def _stream_terms(sides: Floats) -> Floats:
 
 TERMS: Mapping[Operation, Callable[[Floats], Floats]] = {
     "product": _product_terms,
+    "quantized_product": _quantized_terms,
     "attention": _attention_terms,
     "stream": _stream_terms,
     "dequantize": _stream_terms,
+}
+SPENT_ON: Mapping[Operation, Sequence[Bound]] = {  # of each term
+    "product": ("launch", "compute", "bandwidth"),
+    "quantized_product": ("launch", "compute", "bandwidth", "bandwidth"),
+    "attention": ("launch", "compute", "bandwidth"),
+    "stream": ("launch", "bandwidth"),
+    "dequantize": ("launch", "bandwidth"),
 }
 
 
@@ -62,21 +79,25 @@ class Curve:
     """Seconds of one operation by its sides.
 
     seconds_per: of each term, shape (T,). factor: by which this curve deviates everywhere, as a logarithm. places:
-    logarithms to base 2 of the measured sides, shape (P, d). weights: of each place's correction, shape (P,).
+    logarithms to base 2 of the measured sides, shape (P, d). weights: of each place's correction, shape (P,). Without
+    places it is the terms alone.
     """
 
     operation: Operation
     seconds_per: Floats
     factor: float = 0.0
-    places: Floats
-    weights: Floats
+    places: Floats | None = None
+    weights: Floats | None = None
 
     def seconds(self, sides: Floats) -> Floats:
-        """Seconds of each operation. sides: (C, d). Returns shape (C,)."""
-        plain: Floats = TERMS[self.operation](sides) @ self.seconds_per
-        logarithms = np.log2(np.maximum(sides, 1.0))
-        correction: Floats = self.factor + _likeness(logarithms, self.places) @ self.weights
-        return plain * np.exp(correction)
+        """Seconds of each operation, by what they are spent on. sides: (C, d). Returns shape (C, BOUNDS)."""
+        terms = TERMS[self.operation](sides) * self.seconds_per
+        bounds = np.stack([terms[:, [on == bound for on in SPENT_ON[self.operation]]].sum(axis=1) for bound in BOUNDS])
+        correction: Any = self.factor
+        if self.places is not None and self.weights is not None:
+            correction = correction + _likeness(np.log2(np.maximum(sides, 1.0)), self.places) @ self.weights
+        scaled: Floats = (bounds * np.exp(correction)).T
+        return scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +108,16 @@ class Speed:
     launch_s: float
 
     def seconds(self, what: What, dtype: RateDtype, sides: Floats) -> Floats:
-        """Seconds of operations, none shorter than a launch. sides: (C, d), as core/work.py has them."""
+        """Seconds of operations by what they are spent on, none shorter than a launch.
+
+        sides: (C, d), as core/work.py has them. Returns shape (C, BOUNDS). Raises KeyError for what was not measured.
+        """
         found = next((self.curves[what, d] for d in (dtype, *OTHER_DTYPES[dtype]) if (what, d) in self.curves), None)
         if found is None:
             raise KeyError(f"{what} was not measured in any dtype")
-        return np.maximum(found.seconds(sides), self.launch_s)
+        seconds = found.seconds(sides)
+        launch = np.array([self.launch_s, 0.0, 0.0])
+        return np.where(seconds.sum(axis=1, keepdims=True) < self.launch_s, launch, seconds)
 
 
 def measured_speed(hardware: Hardware) -> Speed:
@@ -100,7 +126,9 @@ def measured_speed(hardware: Hardware) -> Speed:
         raise ValueError(f"{hardware.name} has no measured rates")
     curves: dict[tuple[What, RateDtype], Curve] = {}
     for operation, whats in (
-        ("product", ("matmul", "matmul_grad_input", "matmul_grad_weight", "nf4_matmul", "int8_matmul")),
+        ("product", ("matmul", "matmul_grad_input", "matmul_grad_weight")),
+        ("quantized_product", ("nf4_matmul",)),
+        ("quantized_product", ("int8_matmul",)),
         ("attention", ("attention_forward",)),
         ("attention", ("attention_forward_backward",)),
         ("dequantize", ("nf4_dequantize",)),

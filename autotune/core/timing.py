@@ -10,22 +10,26 @@ Symbols: R rows of a law, C batches, M monomials; others as in core/profile.py a
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.hardware import RateDtype, What
 from autotune.core.profile import Profile, repeated_layers
-from autotune.core.speed import Speed
+from autotune.core.speed import BOUNDS, Bound, Speed
 from autotune.core.work import Work
 
 Floats = NDArray[np.float64]
 
 PRODUCTS, ATTENTION, DEQUANTIZATION, OTHER = "matrix products", "attention", "dequantization", "other operators"
+BOOKKEEPING = "data and bookkeeping"
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.work_of)
+HOST_S = 2e-3  # of a micro-step beside its operators: loading, collating and moving data, the trainer's own work
+Spent = Bound | Literal["host"]
+SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds go into, in this order everywhere
 HALF_OF_ALL = 2.0  # causal attention computes half of the pairs of positions
 
 
@@ -79,14 +83,16 @@ def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeEstimate:
-    """How long training takes. items: seconds of an optimizer step in the mean over the epoch; they add up to step_s.
+    """How long training takes: seconds of an optimizer step in the mean over the epoch.
 
+    items, spent: what they are needed for, and what they are spent on; each adds up to step_s.
     useful_tokens_per_s: labels that reach the loss, None where the dataset is unknown.
     """
 
     step_s: float
     useful_tokens_per_s: float | None
     items: Mapping[str, float]
+    spent: Mapping[Spent, float]
 
 
 def estimate_time(
@@ -95,17 +101,23 @@ def estimate_time(
     """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch."""
     alike, counts = np.unique(shapes, axis=0, return_counts=True)
     per_step = accumulation * counts / counts.sum()
-    items = {item: float(each @ per_step) for item, each in seconds(law.micro_step, speed, alike).items()}
+    items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
     for item, each in seconds(law.step_end, speed, shapes[:1]).items():
-        items[item] = items.get(item, 0.0) + float(each[0])
-    step_s = sum(items.values())
+        items[item] = items.get(item, 0.0) + each[0]
+    host_s = accumulation * HOST_S
+    spent = [*np.sum(list(items.values()), axis=0).tolist(), host_s]
+    step_s = sum(spent)
     steps = len(shapes) / accumulation
-    rate = None if useful_tokens is None else useful_tokens / (steps * step_s)
-    return TimeEstimate(step_s=step_s, useful_tokens_per_s=rate, items=items)
+    return TimeEstimate(
+        step_s=step_s,
+        useful_tokens_per_s=None if useful_tokens is None else useful_tokens / (steps * step_s),
+        items={**{item: float(each.sum()) for item, each in items.items()}, BOOKKEEPING: host_s},
+        spent=dict(zip(SPENT, spent, strict=True)),
+    )
 
 
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
-    """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C,) for each item."""
+    """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C, BOUNDS) for each item."""
     items: dict[str, Floats] = {}
     groups: dict[tuple[What, RateDtype], list[Row]] = defaultdict(list)
     for row in rows:
@@ -113,7 +125,7 @@ def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Fl
     for (what, dtype), alike in groups.items():
         polynomials = np.array([row.sides for row in alike], dtype=np.float64)  # (R, d, M)
         sides = np.einsum("cm,rdm->crd", shapes, polynomials)
-        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2])).reshape(sides.shape[:2])
+        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2])).reshape(*sides.shape[:2], len(BOUNDS))
         for place, row in enumerate(alike):
             items[row.item] = items.get(row.item, 0.0) + row.count * row.factor * each[:, place]
     return items

@@ -8,10 +8,10 @@ import pytest
 
 from autotune.core.profile import MONOMIALS, Profile, monomials
 from autotune.core.speed import Speed, measured_speed
-from autotune.core.timing import estimate_time, time_law
+from autotune.core.timing import BOOKKEEPING, HOST_S, SPENT, estimate_time, time_law
 from autotune.core.work import Work
 from tests.core.test_profile import step
-from tests.core.test_speed import machine, point, seconds_of
+from tests.core.test_speed import FLOPS, machine, point, seconds_of
 
 SPEED: Speed = measured_speed(
     machine(
@@ -53,17 +53,23 @@ def timed(found: Profile, *batches: tuple[int, int], layers: int = 5, accumulati
 
 
 def test_a_product_takes_what_the_machine_takes() -> None:
-    """512 positions by 512 by 512, in a named item."""
+    """512 positions by 512 by 512, in a named item, beside what each micro-step costs."""
     found = timed(profile(product("forward", None)), (2, 256))
-    assert found.items == {"matrix products, forward": pytest.approx(seconds_of((512, 512, 512)), rel=0.02)}
-    assert found.step_s == sum(found.items.values())
+    expected = {"matrix products, forward": pytest.approx(seconds_of((512, 512, 512)), rel=0.02), BOOKKEEPING: HOST_S}
+    assert found.items == expected
+    assert found.step_s == pytest.approx(sum(found.items.values()))
+    assert found.step_s == pytest.approx(sum(found.spent[one] for one in SPENT))
+    assert found.spent["compute"] == pytest.approx(2 * 512**3 / FLOPS, rel=0.05)
     assert found.useful_tokens_per_s == pytest.approx(100 / found.step_s)
 
 
 def test_layers_that_were_not_traced_are_like_the_middle_ones() -> None:
     """Five layers of one product each make thirty."""
     five = profile(*(product("forward", layer) for layer in range(5)))
-    assert timed(five, (2, 256), layers=30).step_s == pytest.approx(6 * timed(five, (2, 256)).step_s)
+    thirty = timed(five, (2, 256), layers=30).items
+    assert thirty["matrix products, forward"] == pytest.approx(
+        6 * timed(five, (2, 256)).items["matrix products, forward"]
+    )
 
 
 def test_the_first_micro_step_makes_what_the_others_add_to() -> None:
@@ -90,7 +96,7 @@ def test_a_mask_has_all_pairs_of_positions_computed() -> None:
     """Causal attention computes half of them."""
     sides = (polynomial(B=1), polynomial(one=4), polynomial(S=1), polynomial(one=64))
     causal, masked = (
-        timed(profile(work(kind, "forward", None, *sides)), (1, 512)).step_s
+        timed(profile(work(kind, "forward", None, *sides)), (1, 512)).items["attention, forward"]
         for kind in ("attention", "masked_attention")
     )
     assert masked == pytest.approx(2 * causal)
