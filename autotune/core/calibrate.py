@@ -75,6 +75,7 @@ MEASURED = TimePrior(factors={"launch": 0.3, "compute": 0.1, "bandwidth": 0.2, "
 # Published peaks: shares that are reached differ by a quarter from GPU to GPU, and the host is anybody's.
 PUBLISHED = TimePrior(factors={"launch": 0.6, "compute": 0.25, "bandwidth": 0.25, "host": 1.0}, misfit=0.12)
 ROUNDS = 20  # of Gauss and Newton, which settle in a few
+FREEDOM = 4  # degrees of it that misfits have
 NINETY_PERCENT = 1.645  # standard deviations to each side
 
 
@@ -110,6 +111,7 @@ class TimeCalibration:
 def calibrate_time(prior: TimePrior, spent: Floats, measured: Sequence[float]) -> TimeCalibration:
     """The factors after trials: the most likely ones, and how well they are known around there (Laplace).
 
+    A trial far off the others counts little: misfits are taken to follow Student's distribution.
     spent: predicted seconds of each trial's step by what they go into, (n, 4). measured: seconds of each, (n,).
     """
     precision = np.diag([prior.factors[one] ** -2 for one in SPENT])
@@ -117,8 +119,9 @@ def calibrate_time(prior: TimePrior, spent: Floats, measured: Sequence[float]) -
     for _ in range(ROUNDS):
         shares = _shares(spent, logarithms)
         off = np.log(np.asarray(measured)) - np.log(spent @ np.exp(logarithms))
-        curvature = precision + shares.T @ shares / prior.misfit**2
-        logarithms = logarithms + np.linalg.solve(curvature, shares.T @ off / prior.misfit**2 - precision @ logarithms)
+        weights = (FREEDOM + 1) / (FREEDOM * prior.misfit**2 + off**2)
+        curvature = precision + (shares.T * weights) @ shares
+        logarithms = logarithms + np.linalg.solve(curvature, shares.T @ (weights * off) - precision @ logarithms)
     return TimeCalibration(
         logarithms=logarithms, covariance=np.linalg.inv(curvature), misfit=prior.misfit, trials=len(measured)
     )

@@ -26,7 +26,7 @@ def test_a_published_product_counts_more_than_a_share_of_the_peak() -> None:
     sides = np.array([[1.0, 8192, 8192, 8192]])
     for dtype, slower in (("bfloat16", 2.4), ("float32", 1.0)):
         seconds = [published_speed(peaks).seconds("matmul", dtype, sides).sum() for peaks in (held, PEAKS)]  # type: ignore[arg-type]
-        assert seconds[0] / seconds[1] == pytest.approx(slower, rel=0.02)
+        assert seconds[0] / seconds[1] == pytest.approx(slower, rel=0.05)
 
 
 def test_a_quantized_product_dequantizes_first() -> None:
