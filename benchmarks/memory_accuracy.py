@@ -81,7 +81,10 @@ TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A measured row, as a trace wants it. layers: of the model. accumulation: micro-steps of an optimizer step."""
+    """A measured row, as a trace wants it. layers: of the model. accumulation: micro-steps of an optimizer step.
+
+    measured_bytes: peak of allocated bytes, 0 where none was measured.
+    """
 
     spec: GpuSpec
     request: ProfileRequest
@@ -197,13 +200,15 @@ def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> Point:
-    """What a row says was run. Raises Skipped."""
+def read(
+    values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]], *, measured: str = "peak_alloc_bytes"
+) -> Point:
+    """What a row says was run. measured: the key that it must have. Raises Skipped."""
     for wrong, why in (
         (values.get("tier") != "A", "tier A has the exact configuration, this is not in it"),
         (values.get("n_gpus") != 1, "more than one GPU"),
         (not str(values.get("kernels", "none")).startswith("none"), "foreign kernels"),
-        (values.get("status") != "ok" or not values.get("peak_alloc_bytes"), "no peak of allocated bytes"),
+        (values.get("status") != "ok" or not values.get(measured), f"no {measured}"),
         (bool(missing := [name for name in NEEDED if values.get(name) is None]), f"not given: {', '.join(missing)}"),
         (str(values.get("quantization")).startswith("gptq"), "GPTQ is not trained here"),
     ):
@@ -257,7 +262,7 @@ def read(values: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> 
         batch=batch,
         layers=layers,
         accumulation=candidate.gradient_accumulation_steps,
-        measured_bytes=round(values["peak_alloc_bytes"]),
+        measured_bytes=round(values.get("peak_alloc_bytes") or 0),
         stack_matches=stack_matches(values.get("versions") or {}),
     )
 
