@@ -1,0 +1,152 @@
+"""Predicted against publicly measured seconds of a training step, on GPUs that nobody here has probed.
+
+    python benchmarks/time_accuracy.py --points measured_points.jsonl --models models.json --json
+
+Rows are read and traced as memory_accuracy.py does. Each is predicted twice: from the published peaks of its GPU alone,
+and after one row of that GPU, which is not scored itself, has calibrated it: the first of its half in the file. The
+rows are split by a hash of their id into `tune`, which may be looked at while the code is changed, and `blind`, which
+may not. `inside` is the share of rows whose measured seconds lie in the stated interval, which should hold nine of ten;
+`spearman` the rank correlation of predicted and measured seconds in each group of a GPU and a model.
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+from memory_accuracy import Point, Skipped, half, profile_of, read, read_files, stack_matches
+from scipy.stats import spearmanr
+from transformers.utils import logging
+
+from autotune.core.calibrate import PUBLISHED, TimeCalibration, calibrate_time
+from autotune.core.profile import Profile
+from autotune.core.published import published_speed
+from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
+from autotune.errors import UsageError
+
+FEWEST = 4  # rows of a group whose order is compared
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict every row and print the errors. Returns the exit code: 2 when a file is not what it should be."""
+    arguments = _arguments(argv)
+    logging.set_verbosity_error()
+    try:
+        points, models = read_files(arguments.points, arguments.models)
+    except UsageError as error:
+        print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return error.exit_code
+    rows, skipped = [], []
+    profiles: dict[str, Profile] = {}
+    for values in points:
+        if arguments.half not in (None, half(values["id"])):
+            continue
+        try:
+            point = read(values, models, measured="step_time_s")
+            estimate = predict(point, profile_of(point, values, profiles))
+        except Skipped as reason:
+            skipped.append({"id": values["id"], "why": str(reason)})
+            continue
+        rows.append(
+            {
+                "id": values["id"],
+                "half": half(values["id"]),
+                "gpu": point.spec.name,
+                "model": values["model"],
+                "stack_matches": stack_matches(values.get("versions") or {}),
+                "measured_s": values["step_time_s"],
+                "items": estimate.items,
+                "spent": [estimate.spent[one] for one in SPENT],
+            }
+        )
+        print(f"{estimate.step_s / values['step_time_s'] - 1:+7.1%}  {values['id']}", file=sys.stderr, flush=True)
+    judge(rows)
+    answer = {"rows": rows, "skipped": skipped, **summary(rows)}
+    answer["groups"] = {name: summary([row for row in rows if row["half"] == name]) for name in ("tune", "blind")}
+    print(json.dumps(answer) if arguments.json else json.dumps(answer["groups"], indent=1))
+    return 0
+
+
+def predict(point: Point, profile: Profile) -> TimeEstimate:
+    """The seconds of a row's step by what is published of its GPU. Raises Skipped where that is not enough."""
+    law = time_law(profile, layers=point.layers, accumulation=point.accumulation)
+    shapes = np.array([point.batch.monomials], dtype=np.float64)
+    try:
+        speed = published_speed(point.spec.peaks)
+    except ValueError as error:
+        raise Skipped(f"{point.spec.name}: {error}") from error
+    return estimate_time(law, speed, shapes, accumulation=point.accumulation, useful_tokens=None)
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> None:
+    """Note in each row what is predicted of it, without any row of its GPU and after the first of its half."""
+    blank = calibrate_time(PUBLISHED, np.empty((0, len(SPENT))), [])
+    told: dict[tuple[str, str], TimeCalibration] = {}
+    for row in rows:
+        spent = np.array([row["spent"]])
+        row["uncalibrated"] = _verdict(blank, spent, row["measured_s"])
+        gpu = (row["gpu"], row["half"])
+        row["calibrated"] = _verdict(told[gpu], spent, row["measured_s"]) if gpu in told else None
+        if gpu not in told:
+            told[gpu] = calibrate_time(PUBLISHED, spent, [row["measured_s"]])
+
+
+def _verdict(calibration: TimeCalibration, spent: Any, measured_s: float) -> dict[str, Any]:
+    low, high = (float(side[0]) for side in calibration.interval(spent))
+    predicted_s = float(calibration.seconds(spent)[0])
+    return {
+        "predicted_s": predicted_s,
+        "interval_s": [low, high],
+        "error": predicted_s / measured_s - 1,
+        "inside": low <= measured_s <= high,
+    }
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Errors before and after calibration, and how well the order of a group's rows is foretold."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[f"{row['gpu']}, {row['model']}"].append(row)
+    return {
+        **{state: errors([row[state] for row in rows if row[state]]) for state in ("uncalibrated", "calibrated")},
+        "spearman": {
+            name: float(spearmanr(*zip(*((_predicted(row), row["measured_s"]) for row in group), strict=True))[0])
+            for name, group in groups.items()
+            if len(group) >= FEWEST
+        },
+    }
+
+
+def errors(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Median and 95th percentile of the absolute errors, and the share inside the stated intervals."""
+    found = [abs(verdict["error"]) for verdict in verdicts]
+    if not found:
+        return {"count": 0, "median_abs_error": None, "p95_abs_error": None, "inside": None}
+    return {
+        "count": len(found),
+        "median_abs_error": median(found),
+        "p95_abs_error": float(np.quantile(found, 0.95)),
+        "inside": mean(verdict["inside"] for verdict in verdicts),
+    }
+
+
+def _predicted(row: Mapping[str, Any]) -> float:
+    return float(row["uncalibrated"]["predicted_s"])
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=Path, required=True, help="JSON lines, a measured row each")
+    parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
+    parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
+    parser.add_argument("--json", action="store_true", help="one JSON object with every row")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
