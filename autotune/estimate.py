@@ -1,4 +1,4 @@
-"""`autotune estimate`: how much memory a candidate takes on a machine, without the machine and without weights.
+"""`autotune estimate`: the memory and the time of a candidate on a machine, without the machine and without weights.
 
 Puts together the model (models.py), the data (describe.py), the profile (profiles.py) and the arithmetic
 (core/estimate.py). Leaves out how the answer is shown (forecast.py). With what it needs in the cache neither torch
@@ -19,7 +19,7 @@ from autotune.core.levers import Lever, fixed_bytes, levers
 from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
-from autotune.forecaster import Forecaster, Largest, Suggestion
+from autotune.forecaster import Forecaster, Largest, Suggestion, TimeForecast
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
 from autotune.profiles import Loss
@@ -56,7 +56,7 @@ class Forecast:
 
     largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit.
     suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.
-    levers: what would lower the peak, the strongest first.
+    levers: what would lower the peak, the strongest first. time: None where nothing tells how fast the machine is.
     """
 
     model: ModelFacts
@@ -67,6 +67,7 @@ class Forecast:
     data: str | None
     batch: Batch
     memory: MemoryEstimate
+    time: TimeForecast | None
     largest_rows: Largest
     largest_length: Largest
     suggestions: tuple[Suggestion, ...]
@@ -76,7 +77,7 @@ class Forecast:
 
 
 def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Forecast:
-    """Predict the memory of what is asked. Takes seconds when a step must be traced, else a moment.
+    """Predict the memory and the time of what is asked. Takes seconds when a step must be traced, else a moment.
 
     Raises UsageError listing all that is wrong, NotPredicted when its step cannot be traced.
     """
@@ -128,6 +129,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         data=None if data is None else data.name,
         batch=batch,
         memory=memory,
+        time=forecaster.time(candidate),
         largest_rows=rows,
         largest_length=positions,
         suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows.value, is_legal)),

@@ -6,11 +6,12 @@ from typing import Any
 from autotune.core.candidate import short_name
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.legality import QUANTIZED
-from autotune.core.units import format_bytes
+from autotune.core.units import format_bytes, format_duration
 from autotune.estimate import Forecast
-from autotune.forecaster import End
+from autotune.forecaster import End, TimeForecast
 
 NAMED = 3  # levers
+LONGEST = 6  # items of a step's time
 BAR = 32  # columns of the longest bar
 TABLE = (  # headings and widths; the last column is not padded. What is asked first stands within 80 columns
     ("model", 24),
@@ -19,6 +20,7 @@ TABLE = (  # headings and widths; the last column is not padded. What is asked f
     ("needs", 8),
     ("limit", 8),
     ("largest batch", 13),
+    ("step", 8),
     ("batch", 10),
     ("allocated", 9),
     ("reserved", 8),
@@ -69,7 +71,7 @@ def document(found: Forecast) -> dict[str, Any]:
             "host_peak_bytes": memory.host_peak_bytes,
             "host_items": dict(memory.demand.host_items),
         },
-        "time": None,
+        "time": None if found.time is None else _time_document(found.time),
         "largest": {
             "per_device_train_batch_size": found.largest_rows.value,
             "max_length": found.largest_length.value,
@@ -114,9 +116,22 @@ def document(found: Forecast) -> dict[str, Any]:
     }
 
 
+def _time_document(time: TimeForecast) -> dict[str, Any]:
+    return {
+        "step_s": time.estimate.step_s,
+        "interval_s": list(time.interval_s),
+        "useful_tokens_per_s": time.useful_tokens_per_s,
+        "epoch_s": time.epoch_s,
+        "items": dict(time.estimate.items),
+        "basis": "measured" if time.measured else "published",
+        "calibrated": False,
+    }
+
+
 def summary_lines(found: Forecast) -> list[str]:
     """What a person wants to know, in the order of asking: does it fit, where does it go, what else would fit."""
-    return [*_heading(found), "", *_items(found), "", *_growth(found), "", *_sums(found), "", *_advice(found)]
+    parts = (_heading(found), _items(found), _growth(found), _sums(found), _time(found), _advice(found))
+    return [line for lines in map(list, parts) if lines for line in ("", *lines)][1:]
 
 
 def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
@@ -129,6 +144,7 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
         format_bytes(memory.needed_bytes),
         format_bytes(memory.room.limit_bytes),
         "none" if found.largest_rows.value is None else str(found.largest_rows.value),
+        "unknown" if found.time is None else format_duration(found.time.estimate.step_s),
         f"{batch.rows} x {batch.positions}",
         format_bytes(memory.peak.bytes),
         format_bytes(memory.demand.reserved_bytes),
@@ -216,6 +232,21 @@ def _sums(found: Forecast) -> Iterator[str]:
         )
     hosted = ", ".join(f"{name} {format_bytes(count)}" for name, count in memory.demand.host_items.items())
     yield f"on the host       {format_bytes(memory.host_peak_bytes)}: {hosted}"
+
+
+def _time(found: Forecast) -> Iterator[str]:
+    """How long a step takes and what for. Nobody has timed a step here: what the figures come from is said."""
+    if (time := found.time) is None:
+        return
+    step_s, items = time.estimate.step_s, time.estimate.items
+    low, high = map(format_duration, time.interval_s)
+    basis = "rates measured on it" if time.measured else "its published peaks"
+    yield f"a step takes {format_duration(step_s)}, by {basis} ({low} to {high}):"
+    for name, seconds in sorted(items.items(), key=lambda item: -item[1])[:LONGEST]:
+        bar = "█" * max(1, round(BAR * seconds / max(items.values())))
+        yield f"  {name:29} {format_duration(seconds):>8}  {seconds / step_s:4.0%}  {bar}"
+    if (epoch_s := time.epoch_s) is not None:
+        yield f"an epoch takes {format_duration(epoch_s)}, {time.useful_tokens_per_s:,.0f} useful tokens a second"
 
 
 def _advice(found: Forecast) -> Iterator[str]:

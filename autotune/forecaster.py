@@ -1,4 +1,4 @@
-"""The forecaster: how much memory candidates of one model, dataset and machine take, from traced profiles.
+"""The forecaster: the memory and the time of candidates of one model, dataset and machine, from traced profiles.
 
 Used by `autotune estimate` for one candidate (estimate.py) and by a search for many (plan.py). What it finds is kept on
 disk, so with all of it there neither torch nor transformers is imported.
@@ -14,17 +14,19 @@ import numpy as np
 from autotune import store
 from autotune.core.allocator import parse_settings
 from autotune.core.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
+from autotune.core.calibrate import MEASURED, PUBLISHED, TimePrior, calibrate_time
 from autotune.core.candidate import Candidate
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
 from autotune.core.fidelity import divisors
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.profile import Profile, deepen
+from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
 from autotune.core.regime import Regime, regime_of
 from autotune.core.replay import replay
-from autotune.core.speed import Speed
-from autotune.core.timing import TimeEstimate, estimate_time, time_law
+from autotune.core.speed import Speed, measured_speed
+from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
@@ -71,6 +73,45 @@ class Largest:
     ended_by: End
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeForecast:
+    """An estimate of time. interval_s: seconds of a step between which nine of ten are expected.
+
+    measured: whether it comes from the machine's measured rates, not from what is published of its GPU.
+    """
+
+    estimate: TimeEstimate
+    interval_s: tuple[float, float]
+    measured: bool
+
+    @property
+    def useful_tokens_per_s(self) -> float | None:
+        """Labels that reach the loss in a second of training; None where the dataset is unknown."""
+        tokens, epoch_s = self.estimate.useful_tokens, self.epoch_s
+        return None if tokens is None or epoch_s is None else tokens / epoch_s
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Seconds of all steps of an epoch; None where the dataset is unknown."""
+        steps = self.estimate.steps
+        return None if steps is None else steps * self.estimate.step_s
+
+
+def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
+    """A machine's speed, and how far it may be off; None where nothing is known.
+
+    A CPU's steps are not timed yet: what its memory does between operators is not in the probe's rates.
+    """
+    if hardware.kind == "cpu":
+        return None
+    if hardware.trustworthy:
+        return measured_speed(hardware), MEASURED
+    try:
+        return None if hardware.peaks is None else (published_speed(hardware.peaks), PUBLISHED)
+    except ValueError:
+        return None
+
+
 @dataclass(slots=True, kw_only=True)
 class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
@@ -89,6 +130,7 @@ class Forecaster:
     progress: Callable[[str], None]
     _profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
+    _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
 
     @property
@@ -147,25 +189,28 @@ class Forecaster:
             demand=demand_from_dict(store.remember(path, question, answer, self.progress)), room=self.room
         )
 
-    def time(self, candidate: Candidate, speed: Speed) -> TimeEstimate:
-        """How long a candidate's steps take at a machine's speed. Raises NotPredicted when it cannot be traced."""
+    def time(self, candidate: Candidate) -> TimeForecast | None:
+        """How long a candidate's steps take; None on a machine of which nothing is known or published.
+
+        Raises NotPredicted when it cannot be traced.
+        """
+        if (known := known_speed(self.hardware)) is None:
+            return None
+        speed, prior = known
         epoch = None if self.lengths is None else self._epoch(candidate)
         batches = [self.batch(candidate)] if epoch is None else epoch.batches(len(epoch.rows))
         scored = [self._scored(batch) for batch in batches]
         middle = sorted(scored, key=lambda batch: batch.rows * batch.positions)[len(scored) // 2]
-        law = time_law(
-            self._profile(self._profile_request(candidate, middle)),
-            layers=self.facts.layers,
-            accumulation=candidate.gradient_accumulation_steps,
-            tf32=candidate.tf32,
-        )
-        return estimate_time(
-            law,
+        estimate = estimate_time(
+            self._time_law(candidate, middle),
             speed,
             np.array([batch.monomials for batch in scored], dtype=np.float64),
             accumulation=candidate.gradient_accumulation_steps,
             useful_tokens=None if epoch is None else int(epoch.labels.sum()),
         )
+        spent = np.array([[estimate.spent[one] for one in SPENT]])
+        low, high = calibrate_time(prior, spent[:0], []).interval(spent)
+        return TimeForecast(estimate=estimate, interval_s=(float(low[0]), float(high[0])), measured=prior is MEASURED)
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest micro-batch of this length that fits."""
@@ -366,6 +411,25 @@ class Forecaster:
             path = self.home / "profiles" / "laws" / f"{key}.json"
             self._laws[key] = law_from_dict(store.remember(path, question, answer, self.progress))
         return self._laws[key]
+
+    def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
+        """The operators of a candidate's steps, kept like the law of its memory."""
+        request = self._profile_request(candidate, batch)
+        layers, accumulation, tf32 = self.facts.layers, candidate.gradient_accumulation_steps, candidate.tf32
+        question = {
+            "profile": describe_request(request),
+            "layers": layers,
+            "accumulation": accumulation,
+            "tf32": tf32,
+        }
+        if (key := key_of(question)) not in self._time_laws:
+
+            def answer() -> dict[str, Any]:
+                return time_law(self._profile(request), layers=layers, accumulation=accumulation, tf32=tf32).to_dict()
+
+            path = self.home / "profiles" / "time" / f"{key}.json"
+            self._time_laws[key] = time_law_from_dict(store.remember(path, question, answer, self.progress))
+        return self._time_laws[key]
 
     def _steps(self, candidate: Candidate, worst: Batch, micro_steps: int) -> list[list[Batch]]:
         """The optimizer steps that the allocator sees: some as they are drawn, then the worst batch, twice."""

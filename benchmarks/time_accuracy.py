@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from memory_accuracy import Point, Skipped, half, profile_of, read, read_files, stack_matches
-from scipy.stats import spearmanr
 from transformers.utils import logging
 
 from autotune.core.calibrate import PUBLISHED, TimeCalibration, calibrate_time
@@ -115,11 +114,17 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **{state: errors([row[state] for row in rows if row[state]]) for state in ("uncalibrated", "calibrated")},
         "spearman": {
-            name: float(spearmanr(*zip(*((_predicted(row), row["measured_s"]) for row in group), strict=True))[0])
+            name: rank_correlation([_predicted(row) for row in group], [row["measured_s"] for row in group])
             for name, group in groups.items()
             if len(group) >= FEWEST
         },
     }
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rho of values without ties."""
+    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def errors(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

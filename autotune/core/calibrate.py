@@ -129,5 +129,6 @@ def calibrate_time(prior: TimePrior, spent: Floats, measured: Sequence[float]) -
 
 def _shares(spent: Floats, logarithms: Floats) -> Floats:
     """What share of the seconds goes into each, (C, 4): how their logarithm follows the factors' logarithms."""
-    scaled: Floats = spent * np.exp(logarithms)
-    return scaled / scaled.sum(axis=1, keepdims=True)
+    scaled = spent * np.exp(logarithms)
+    shares: Floats = scaled / scaled.sum(axis=1, keepdims=True)
+    return shares

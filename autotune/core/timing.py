@@ -9,7 +9,7 @@ Symbols: R rows of a law, C batches, M monomials; others as in core/profile.py a
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -55,6 +55,19 @@ class TimeLaw:
     micro_step: tuple[Row, ...]
     step_end: tuple[Row, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `time_law_from_dict` reads them back."""
+        return asdict(self)
+
+
+def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
+    """Read a law back."""
+
+    def rows(name: str) -> tuple[Row, ...]:
+        return tuple(Row(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
+
+    return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"))
+
 
 def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = False) -> TimeLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
@@ -86,19 +99,23 @@ class TimeEstimate:
     """How long training takes: seconds of an optimizer step in the mean over the epoch.
 
     items, spent: what they are needed for, and what they are spent on; each adds up to step_s.
-    useful_tokens_per_s: labels that reach the loss, None where the dataset is unknown.
+    steps: of the epoch; useful_tokens: labels of it that reach the loss. Both are None where the dataset is unknown.
     """
 
     step_s: float
-    useful_tokens_per_s: float | None
     items: Mapping[str, float]
     spent: Mapping[Spent, float]
+    steps: float | None
+    useful_tokens: int | None
 
 
 def estimate_time(
     law: TimeLaw, speed: Speed, shapes: Floats, *, accumulation: int, useful_tokens: int | None
 ) -> TimeEstimate:
-    """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch."""
+    """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch.
+
+    Raises KeyError for an operation that the machine's speed does not know.
+    """
     alike, counts = np.unique(shapes, axis=0, return_counts=True)
     per_step = accumulation * counts / counts.sum()
     items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
@@ -106,13 +123,12 @@ def estimate_time(
         items[item] = items.get(item, 0.0) + each[0]
     host_s = accumulation * HOST_S
     spent = [*np.sum(list(items.values()), axis=0).tolist(), host_s]
-    step_s = sum(spent)
-    steps = len(shapes) / accumulation
     return TimeEstimate(
-        step_s=step_s,
-        useful_tokens_per_s=None if useful_tokens is None else useful_tokens / (steps * step_s),
+        step_s=sum(spent),
         items={**{item: float(each.sum()) for item, each in items.items()}, BOOKKEEPING: host_s},
         spent=dict(zip(SPENT, spent, strict=True)),
+        steps=None if useful_tokens is None else len(shapes) / accumulation,
+        useful_tokens=useful_tokens,
     )
 
 

@@ -1,5 +1,6 @@
 """Time from the work of a step: items add up, layers and micro-steps count, and batches of a dataset are averaged."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from autotune.core.profile import MONOMIALS, Profile, monomials
 from autotune.core.speed import Speed, measured_speed
-from autotune.core.timing import BOOKKEEPING, HOST_S, SPENT, estimate_time, time_law
+from autotune.core.timing import BOOKKEEPING, HOST_S, SPENT, estimate_time, time_law, time_law_from_dict
 from autotune.core.work import Work
 from tests.core.test_profile import step
 from tests.core.test_speed import FLOPS, machine, point, seconds_of
@@ -60,7 +61,13 @@ def test_a_product_takes_what_the_machine_takes() -> None:
     assert found.step_s == pytest.approx(sum(found.items.values()))
     assert found.step_s == pytest.approx(sum(found.spent[one] for one in SPENT))
     assert found.spent["compute"] == pytest.approx(2 * 512**3 / FLOPS, rel=0.05)
-    assert found.useful_tokens_per_s == pytest.approx(100 / found.step_s)
+    assert (found.steps, found.useful_tokens) == (1, 100)
+
+
+def test_a_law_is_read_back() -> None:
+    """From JSON, as it is kept."""
+    law = time_law(profile(product("forward", 2), product("optimizer", None)), layers=7, accumulation=2)
+    assert time_law_from_dict(json.loads(json.dumps(law.to_dict()))) == law
 
 
 def test_layers_that_were_not_traced_are_like_the_middle_ones() -> None:
