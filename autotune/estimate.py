@@ -47,6 +47,7 @@ class EstimateRequest:
     hardware: Hardware
     at_hand: bool
     seed: int
+    price_per_hour: float | None
     home: Path
 
 
@@ -57,6 +58,7 @@ class Forecast:
     largest_rows, largest_length: the largest micro-batch at this length, and the other way round, that fit.
     suggestions: empty where it fits. fixed_bytes: of the peak, what is there for any micro-batch.
     levers: what would lower the peak, the strongest first. time: None where nothing tells how fast the machine is.
+    run_s, cost: of the training that the recipe asks for; None where the dataset, or the price, is unknown.
     """
 
     model: ModelFacts
@@ -68,6 +70,8 @@ class Forecast:
     batch: Batch
     memory: MemoryEstimate
     time: TimeForecast | None
+    run_s: float | None
+    cost: float | None
     largest_rows: Largest
     largest_length: Largest
     suggestions: tuple[Suggestion, ...]
@@ -120,6 +124,9 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         return not broken_rules(changed, context, lengths_known=data is not None)
 
     rows, positions = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
+    time = forecaster.time(candidate)
+    steps = None if time is None else time.steps(request.recipe)
+    run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Forecast(
         model=facts,
         hardware=request.hardware,
@@ -129,7 +136,9 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         data=None if data is None else data.name,
         batch=batch,
         memory=memory,
-        time=forecaster.time(candidate),
+        time=time,
+        run_s=run_s,
+        cost=None if run_s is None or request.price_per_hour is None else run_s / 3600 * request.price_per_hour,
         largest_rows=rows,
         largest_length=positions,
         suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows.value, is_legal)),

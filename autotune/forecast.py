@@ -21,6 +21,7 @@ TABLE = (  # headings and widths; the last column is not padded. What is asked f
     ("limit", 8),
     ("largest batch", 13),
     ("step", 8),
+    ("training", 11),
     ("batch", 10),
     ("allocated", 9),
     ("reserved", 8),
@@ -71,7 +72,7 @@ def document(found: Forecast) -> dict[str, Any]:
             "host_peak_bytes": memory.host_peak_bytes,
             "host_items": dict(memory.demand.host_items),
         },
-        "time": None if found.time is None else _time_document(found.time),
+        "time": None if found.time is None else _time_document(found, found.time),
         "largest": {
             "per_device_train_batch_size": found.largest_rows.value,
             "max_length": found.largest_length.value,
@@ -116,12 +117,13 @@ def document(found: Forecast) -> dict[str, Any]:
     }
 
 
-def _time_document(time: TimeForecast) -> dict[str, Any]:
+def _time_document(found: Forecast, time: TimeForecast) -> dict[str, Any]:
     return {
         "step_s": time.estimate.step_s,
         "interval_s": list(time.interval_s),
         "useful_tokens_per_s": time.useful_tokens_per_s,
-        "epoch_s": time.epoch_s,
+        "run_s": found.run_s,
+        "cost": found.cost,
         "items": dict(time.estimate.items),
         "basis": "measured" if time.measured else "published",
         "calibrated": False,
@@ -145,6 +147,7 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
         format_bytes(memory.room.limit_bytes),
         "none" if found.largest_rows.value is None else str(found.largest_rows.value),
         "unknown" if found.time is None else format_duration(found.time.estimate.step_s),
+        _training(found),
         f"{batch.rows} x {batch.positions}",
         format_bytes(memory.peak.bytes),
         format_bytes(memory.demand.reserved_bytes),
@@ -154,6 +157,13 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
     lines = [tuple(heading for heading, _ in TABLE), row] if with_heading else [row]
     widths = [width for _, width in TABLE]
     return ["  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _training(found: Forecast) -> str:
+    """What the training takes, in a table: its price where there is one."""
+    if found.run_s is None:
+        return "unknown"
+    return format_duration(found.run_s) if found.cost is None else f"{found.cost:,.2f}"
 
 
 def _heading(found: Forecast) -> Iterator[str]:
@@ -245,8 +255,11 @@ def _time(found: Forecast) -> Iterator[str]:
     for name, seconds in sorted(items.items(), key=lambda item: -item[1])[:LONGEST]:
         bar = "█" * max(1, round(BAR * seconds / max(items.values())))
         yield f"  {name:29} {format_duration(seconds):>8}  {seconds / step_s:4.0%}  {bar}"
-    if (epoch_s := time.epoch_s) is not None:
-        yield f"an epoch takes {format_duration(epoch_s)}, {time.useful_tokens_per_s:,.0f} useful tokens a second"
+    if time.useful_tokens_per_s is not None:
+        yield f"{time.useful_tokens_per_s:,.0f} useful tokens a second"
+    if found.run_s is not None:
+        cost = "" if found.cost is None else f" and costs {found.cost:,.2f}"
+        yield f"the training that is asked for takes {format_duration(found.run_s)}{cost}"
 
 
 def _advice(found: Forecast) -> Iterator[str]:

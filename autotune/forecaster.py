@@ -87,14 +87,18 @@ class TimeForecast:
     @property
     def useful_tokens_per_s(self) -> float | None:
         """Labels that reach the loss in a second of training; None where the dataset is unknown."""
-        tokens, epoch_s = self.estimate.useful_tokens, self.epoch_s
-        return None if tokens is None or epoch_s is None else tokens / epoch_s
+        found = self.estimate
+        return (
+            None
+            if found.useful_tokens is None or not found.steps
+            else found.useful_tokens / (found.steps * found.step_s)
+        )
 
-    @property
-    def epoch_s(self) -> float | None:
-        """Seconds of all steps of an epoch; None where the dataset is unknown."""
-        steps = self.estimate.steps
-        return None if steps is None else steps * self.estimate.step_s
+    def steps(self, recipe: Recipe) -> float | None:
+        """Optimizer steps of the training that is asked for; None where the dataset is unknown."""
+        if recipe.max_steps is not None:
+            return recipe.max_steps
+        return None if self.estimate.steps is None else recipe.epochs * self.estimate.steps
 
 
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:

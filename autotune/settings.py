@@ -244,6 +244,8 @@ class EstimateSettings(ProbeSettings):
     """fused: TRL's head, which never holds all logits; full_logits: other trainers keep them"""
     seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
     """seed of the order in which the data's batches are drawn"""
+    price_per_hour: float | None = number(above=0)
+    """what the device costs, in any currency; with data the training that is asked for then has a cost"""
 
 
 def options(group: str) -> tuple[str, ...]:
@@ -318,6 +320,7 @@ def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand:
         hardware=hardware,
         at_hand=at_hand,
         seed=settings.seed,
+        price_per_hour=settings.price_per_hour,
         home=build_home(settings),
     )
 

@@ -65,6 +65,7 @@ def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: 
         "hardware": hardware,
         "at_hand": False,
         "seed": 0,
+        "price_per_hour": None,
         "home": home,
     }
     return estimate(EstimateRequest(**{**values, **changes}), progress=progress)
