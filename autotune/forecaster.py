@@ -87,12 +87,8 @@ class TimeForecast:
     @property
     def useful_tokens_per_s(self) -> float | None:
         """Labels that reach the loss in a second of training; None where the dataset is unknown."""
-        found = self.estimate
-        return (
-            None
-            if found.useful_tokens is None or not found.steps
-            else found.useful_tokens / (found.steps * found.step_s)
-        )
+        tokens, steps = self.estimate.useful_tokens, self.estimate.steps
+        return None if tokens is None or not steps else tokens / (steps * self.estimate.step_s)
 
     def steps(self, recipe: Recipe) -> float | None:
         """Optimizer steps of the training that is asked for; None where the dataset is unknown."""

@@ -97,6 +97,16 @@ def test_the_answer_for_programs(model: Path, home: Path, capsys: pytest.Capture
     assert (answer["candidate"]["per_device_train_batch_size"], answer["batch"]["labels"]) == (8, 8 * 127)
 
 
+def test_a_training_has_a_price(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All its steps at what an hour costs; without data or a limit of steps nobody knows how many there are."""
+    words = ["estimate", f"model={model}", *WORDS, f"home={home}", "format=json", "price_per_hour=1.5"]
+    assert main(words) == main([*words, "recipe.max_steps=200"]) == 0
+    open_ended, limited = (json.loads(line)["time"] for line in capsys.readouterr().out.splitlines())
+    assert (open_ended["run_s"], open_ended["cost"]) == (None, None)
+    assert limited["run_s"] == pytest.approx(200 * limited["step_s"])
+    assert limited["cost"] == pytest.approx(1.5 * limited["run_s"] / 3600)
+
+
 def test_a_sweep_is_one_table(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """-m: one heading, a row for each combination, in its columns."""
     words = [*WORDS[1:], "hardware=t4,a100_80gb"]
