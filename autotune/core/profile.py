@@ -276,13 +276,17 @@ class _Deepening:
 
 
 def _names(profile: Profile) -> list[Any]:
-    """A name for each block that its likes in other layers share: where in its layer's turn it was allocated."""
+    """A name for each block that its likes in other layers share: which op of its layer's turn allocated it.
+
+    Counted are the ops of one name: the first layer of its kind may do more than its likes, and seldom more of each.
+    """
     names: list[Any] = [None] * len(profile.blocks)
     counts: dict[Any, int] = defaultdict(int)
     for op in profile.ops:
         for index in op.allocates:
-            turn = (op.micro, op.phase, profile.blocks[index].layer, op.layer is None)
-            names[index] = (op.micro, op.phase, op.layer is None, profile.blocks[index].layer is None, counts[turn])
+            kind = (op.micro, op.phase, op.name, op.layer is None)
+            turn = (*kind, profile.blocks[index].layer)
+            names[index] = (*kind, profile.blocks[index].layer is None, counts[turn])
             counts[turn] += 1
     return names
 
