@@ -14,14 +14,18 @@ import autotune
 PACKAGE = Path(autotune.__file__).parent
 ORDER = (
     "errors",
-    *(f"core.{name}" for name in ("units", "recipe", "outcome", "batching", "hardware", "gpu_specs", "workload")),
-    *(f"core.{name}" for name in ("candidate", "context", "legality", "fidelity", "pins", "shapes", "space")),
-    *(f"core.{name}" for name in ("regime", "profile", "batches", "opening", "comparison", "budget", "memory")),
-    *(f"core.{name}" for name in ("calibrate", "allocator", "replay", "estimate", "levers", "surrogate")),
+    *(f"core.{name}" for name in ("units", "recipe", "outcome", "hardware", "gpu_specs", "workload")),
+    *(
+        f"core.{name}"
+        for name in ("candidate", "batching", "context", "legality", "fidelity", "pins", "shapes", "space")
+    ),
+    *(f"core.{name}" for name in ("regime", "work", "profile", "batches", "opening", "comparison", "budget", "memory")),
+    *(f"core.{name}" for name in ("speed", "published", "timing", "calibrate", "allocator", "replay", "estimate")),
+    *(f"core.{name}" for name in ("levers", "surrogate")),
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
-    *("attention_operators", "attention_kernels", "contracts", "recorder", "offloading", "assembly", "shallow"),
+    *("attention_operators", "attention_kernels", "contracts", "work", "recorder", "offloading", "assembly", "shallow"),
     *("hub_kernels", "trace", "fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
     *("journal", "plan", "roofline", "proposals", "display", "verdict", "repeats", "result", "search", "run"),
