@@ -295,17 +295,20 @@ def _runs(profile: Profile) -> Iterable[list[Op]]:
     """Consecutive ops of one micro-step and phase that go over the layers once.
 
     What stands between two layers counts to the one before it, unless it frees blocks of many for the whole model: that
-    is a run of its own. An optimizer goes over the layers once for each group of parameters.
+    is a run of its own. An optimizer goes over the layers once for each group of parameters. A step from one end to the
+    other begins anew: the head's input may be the last layer's, and losses of the routers begin at the first.
     """
     run: list[Op] = []
     seen: set[int] = set()
     current: int | None = None
     for op in profile.ops:
         again = op.layer is not None and op.layer != current and op.layer in seen
+        if op.layer is not None and current is not None:
+            again |= abs(op.layer - current) == profile.layers - 1 > 1
         apart = frees_for_all(op, profile.blocks)
         if run and (again or apart or (op.micro, op.phase) != (run[0].micro, run[0].phase)):
             yield _filled(run)
-            run, seen = [], set()
+            run, seen, current = [], set(), None
         if apart:
             yield [op]
             continue

@@ -138,6 +138,21 @@ def test_what_all_layers_leave_is_freed_once_for_all_of_them() -> None:
     assert plain(deepen(routed(traced_layers(12, 1)), 12)) == plain(routed(12))
 
 
+def test_the_head_takes_what_the_last_layer_left_before_losses_begin_at_the_first() -> None:
+    """Two ways over the layers in one phase, the first of which has but one stop."""
+
+    def scored(depth: int) -> Profile:
+        writer = Writer(depth, 1)
+        writer.op("load", "load", None, [block("weights", None, 500)])
+        [hidden] = writer.op("cast", "loss", depth - 1, [block("logits and loss", depth - 1, 9, ACTIVATION)])
+        for layer in range(depth):
+            writer.op("score", "loss", layer, [block("logits and loss", layer, 3)])
+        writer.op("release", "loss", None, [], [hidden])
+        return writer.profile()
+
+    assert plain(deepen(scored(traced_layers(12, 1)), 12)) == plain(scored(12))
+
+
 def plain(profile: Profile) -> object:
     """A profile with the frees of each op in order."""
     ops = [(op.name, op.layer, op.allocates, sorted(op.frees), sorted(op.last_uses)) for op in profile.ops]
