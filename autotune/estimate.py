@@ -124,7 +124,8 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         return not broken_rules(changed, context, lengths_known=data is not None)
 
     rows, positions = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
-    time = forecaster.time(candidate)
+    # What a CPU's memory does between operators is not in a probe's rates: it is a beginning for a search, no answer.
+    time = None if request.hardware.kind == "cpu" else forecaster.time(candidate)
     steps = None if time is None else time.steps(request.recipe)
     run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Forecast(

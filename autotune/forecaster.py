@@ -15,7 +15,7 @@ from autotune import store
 from autotune.core.allocator import parse_settings
 from autotune.core.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
 from autotune.core.calibrate import MEASURED, PUBLISHED, TimePrior, calibrate_time
-from autotune.core.candidate import Candidate
+from autotune.core.candidate import Candidate, Optimizer
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, fitting, host_items, room_of
 from autotune.core.fidelity import divisors
 from autotune.core.hardware import Hardware
@@ -23,7 +23,7 @@ from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, pea
 from autotune.core.profile import Profile, deepen
 from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
-from autotune.core.regime import Regime, regime_of
+from autotune.core.regime import TILE, Regime, regime_of
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
@@ -48,6 +48,7 @@ BATCHED_BY = (  # knobs that decide what the micro-batches are
 # Why no larger value of a knob is named: it does not fit, the model or the data has no more, none was looked at, or
 # none could be predicted.
 End = Literal["memory", "model_limit", "data", "search_limit", "not_predicted"]
+USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
 LONGEST = 2**17  # tokens: where a model has no limit
 
 
@@ -98,13 +99,8 @@ class TimeForecast:
 
 
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
-    """A machine's speed, and how far it may be off; None where nothing is known.
-
-    A CPU's steps are not timed yet: what its memory does between operators is not in the probe's rates.
-    """
-    if hardware.kind == "cpu":
-        return None
-    if hardware.trustworthy:
+    """A machine's speed, and how far it may be off; None where nothing is known."""
+    if hardware.rates:
         return measured_speed(hardware), MEASURED
     try:
         return None if hardware.peaks is None else (published_speed(hardware.peaks), PUBLISHED)
@@ -116,7 +112,8 @@ def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
 class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
 
-    config, facts: as models.resolve_architecture gives them. lengths: None for full rows.
+    config, facts: as models.resolve_architecture gives them. lengths: None for full rows. thrifty: time is put together
+    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own.
     """
 
     config: Mapping[str, Any]
@@ -128,10 +125,12 @@ class Forecaster:
     seed: int
     home: Path
     progress: Callable[[str], None]
+    thrifty: bool = False
     _profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
+    _known_speed: list[tuple[Speed, TimePrior] | None] | None = None  # once it was asked for
 
     @property
     def room(self) -> Room:
@@ -194,7 +193,9 @@ class Forecaster:
 
         Raises NotPredicted when it cannot be traced.
         """
-        if (known := known_speed(self.hardware)) is None:
+        if self._known_speed is None:
+            self._known_speed = [known_speed(self.hardware)]
+        if (known := self._known_speed[0]) is None:
             return None
         speed, prior = known
         epoch = None if self.lengths is None else self._epoch(candidate)
@@ -202,7 +203,7 @@ class Forecaster:
         scored = [self._scored(batch) for batch in batches]
         middle = sorted(scored, key=lambda batch: batch.rows * batch.positions)[len(scored) // 2]
         estimate = estimate_time(
-            self._time_law(candidate, middle),
+            self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle),
             speed,
             np.array([batch.monomials for batch in scored], dtype=np.float64),
             accumulation=candidate.gradient_accumulation_steps,
@@ -411,6 +412,29 @@ class Forecaster:
             path = self.home / "profiles" / "laws" / f"{key}.json"
             self._laws[key] = law_from_dict(store.remember(path, question, answer, self.progress))
         return self._laws[key]
+
+    def _thrifty_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
+        """The law of a candidate from a step with the usual optimizer, and from a plain one with its own."""
+        usual = replace(
+            candidate,
+            optimizer=USUAL_OPTIMIZER,
+            gradient_accumulation_steps=max(2, candidate.gradient_accumulation_steps),
+        )
+        law = self._time_law(usual, batch)
+        if candidate.optimizer == USUAL_OPTIMIZER:
+            return law
+        plain = replace(
+            usual,
+            optimizer=candidate.optimizer,
+            checkpointing="off",
+            every_n_layers=1,
+            activation_offloading=False,
+            batching="random",
+            packed_length=None,
+            per_device_train_batch_size=1,
+        )
+        few = Batch(rows=1, positions=batch.positions, labels=min(batch.labels, TILE))
+        return replace(law, step_end=self._time_law(plain, few).step_end)
 
     def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
         """The operators of a candidate's steps, kept like the law of its memory."""

@@ -2,12 +2,16 @@
 
 A prediction is of live tensors; what a process takes beside them is learned from the peaks of trials, a factor and an
 offset for each method (core/calibrate.py). A candidate that cannot be predicted counts as fitting: it is for a trial to
-say. Leaves out how fast candidates are.
+say. How fast candidates are is predicted as well, for a sampler that can make use of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autotune.core.calibrate import MemoryCalibration, calibrate_memory
 from autotune.core.candidate import Candidate, short_name
@@ -18,6 +22,8 @@ from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
 from autotune.journal import Trial
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,21 @@ class Plan:
             f"{format_bytes(room.host_free_bytes)} are free: they are not tried",
         )
         return False
+
+    def rates(self, candidates: Sequence[Candidate]) -> Floats:
+        """Useful tokens per second of candidates, as far as they are predicted, shape (candidates,).
+
+        Costs a trace for each kind of step among them. One that cannot be predicted gets the median of the others: it
+        is for a trial to say.
+        """
+        rates = np.full(len(candidates), np.nan)
+        for place, candidate in enumerate(candidates):
+            time = self._predicted(candidate, partial(self.forecaster.time, candidate))
+            if time is not None and time.useful_tokens_per_s:
+                rates[place] = time.useful_tokens_per_s
+        known = ~np.isnan(rates)
+        rates[~known] = np.median(rates[known]) if known.any() else 1.0
+        return rates
 
     def learn(self, trial: Trial) -> None:
         """Calibrate with a trial, and note it where the prediction missed.

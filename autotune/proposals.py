@@ -2,8 +2,8 @@
 
 A sampler knows the knobs one by one and may propose a combination that is not legal, or that was tried; it then gets
 the nearest legal one that was not (by the number of knobs that differ). `random` and `grid` walk the set itself.
-Before a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
-alone already favours.
+Before such a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
+alone already favours. `roofline` knows the set and what is predicted of it, and ends when nothing left can win.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +21,11 @@ from optuna.trial import TrialState
 from autotune.core.candidate import KNOBS, Candidate
 from autotune.core.outcome import Measured
 from autotune.journal import Trial
+from autotune.roofline import ERROR, RooflineSampler
 
-SAMPLERS = ("tpe", "gp", "random", "grid")
+Floats = NDArray[np.float64]
+
+SAMPLERS = ("roofline", "tpe", "gp", "random", "grid")
 STARTUP_TRIALS = 6  # told trials before TPE or GP model anything; the opening is about as long
 DERIVED = ("gradient_accumulation_steps",)  # follows from the others
 
@@ -30,11 +33,19 @@ DERIVED = ("gradient_accumulation_steps",)  # follows from the others
 class Proposals:
     """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
 
-    journal: the Optuna journal file, made anew.
+    journal: the Optuna journal file, made anew. predicted: rates of the candidates, > 0, shape (candidates,); needed by
+    `roofline` alone.
     """
 
     def __init__(
-        self, candidates: Sequence[Candidate], opening: Sequence[Candidate], *, sampler: str, seed: int, journal: Path
+        self,
+        candidates: Sequence[Candidate],
+        opening: Sequence[Candidate],
+        *,
+        sampler: str,
+        seed: int,
+        journal: Path,
+        predicted: Floats | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sampler = sampler
@@ -52,9 +63,15 @@ class Proposals:
         self._untried = np.ones(len(self.candidates), dtype=bool)
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
+        self.roofline: RooflineSampler | None = None
+        if sampler == "roofline":
+            if predicted is None:
+                raise ValueError("roofline needs predicted rates")
+            named = [{knob: getattr(candidate, knob) for knob in self.knobs} for candidate in self.candidates]
+            self.roofline = RooflineSampler(named, predicted, seed=seed)
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
-            sampler=_optuna_sampler(sampler, seed),
+            sampler=self.roofline or _optuna_sampler(sampler, seed),
             direction="maximize",
             study_name="autotune",
         )
@@ -65,6 +82,7 @@ class Proposals:
             if (place := self._places.get(trial.candidate)) is not None:
                 self._untried[place] = False
             runs = isinstance(trial.outcome, Measured)
+            error = trial.outcome.relative_error if isinstance(trial.outcome, Measured) else None
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
             if any(value not in self.distributions[knob].choices for knob, value in params.items()):
                 continue  # a baseline outside the space (by fidelity or by a fixed knob) teaches the sampler nothing
@@ -75,12 +93,17 @@ class Proposals:
                     params=params,
                     distributions=dict(self.distributions),
                     constraints={"runs": -1.0 if runs else 1.0},
-                    user_attrs={"trial": trial.number, "role": trial.role, "outcome": trial.outcome.kind},
+                    user_attrs={
+                        "trial": trial.number,
+                        "role": trial.role,
+                        "outcome": trial.outcome.kind,
+                        **({} if error is None else {ERROR: error}),
+                    },
                 )
             )
 
     def propose(self, fits: Callable[[Candidate], bool] = lambda _: True) -> Candidate | None:
-        """The next candidate to try; None when every one was, or does not fit.
+        """The next candidate to try; None when every one was or does not fit, or none can win any more.
 
         fits: asked only of what would be tried; what did not fit is asked about again each time.
         """
@@ -91,6 +114,17 @@ class Proposals:
             self.ruled_out.add(candidate)
         return None
 
+    def can_win(self) -> NDArray[np.bool_]:
+        """Which candidates may exceed the best so far by more than the tolerance, shape (candidates,).
+
+        All of them, tried ones too, where nothing is predicted.
+        """
+        can_win = np.ones(len(self.candidates), dtype=bool)
+        if self.roofline is not None:
+            can_win[:] = False
+            can_win[self.roofline.verdict(self.study).open] = True
+        return can_win
+
     def _next(self) -> Candidate | None:
         open_ = self._open()
         if not open_.any():
@@ -100,6 +134,9 @@ class Proposals:
             place = self._places.get(candidate)
             if place is not None and open_[place]:
                 return candidate
+        if self.roofline is not None:
+            place = self.roofline.best_next(self.study, open_ & self.can_win())
+            return None if place is None else self.candidates[place]
         if self.sampler in ("random", "grid"):
             return self.candidates[int(open_.argmax())]
         asked = self.study.ask(dict(self.distributions))

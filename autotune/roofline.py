@@ -134,6 +134,13 @@ class RooflineSampler(BaseSampler):
         seen = self._seen(study.get_trials(deepcopy=False), study, *ending)
         return Verdict(seen.best, np.flatnonzero(self._can_win(seen)))
 
+    def best_next(self, study: Study, allowed: NDArray[np.bool_]) -> int | None:
+        """The place of the candidate to try next among those that are allowed, (n,); None when none is left.
+
+        For scripts that add measured trials to a study of their own accord, instead of asking it.
+        """
+        return self._best(self._seen(study.get_trials(deepcopy=False), study), allowed)
+
     # -- how it decides
 
     def _ask(self, study: Study, trial: FrozenTrial, search_space: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,10 +152,13 @@ class RooflineSampler(BaseSampler):
         return {name: self.candidates[place][name] for name in search_space}
 
     def _next(self, study: Study, fixed: Mapping[str, Any]) -> int | None:
-        seen = self._seen(study.get_trials(deepcopy=False), study)
-        allowed = self.feasible & ~seen.gone
+        allowed = np.ones(len(self.candidates), dtype=bool)
         for name, value in fixed.items():
             allowed &= np.array([candidate[name] == value for candidate in self.candidates])
+        return self._best(self._seen(study.get_trials(deepcopy=False), study), allowed)
+
+    def _best(self, seen: "_Seen", allowed: NDArray[np.bool_]) -> int | None:
+        allowed = allowed & self.feasible & ~seen.gone
         if not allowed.any():
             return None
         belief = self._believe(seen)

@@ -26,7 +26,7 @@ from autotune.forecaster import Forecaster
 from autotune.installed import Installed, installed
 from autotune.journal import Journal, Role, Trial
 from autotune.models import resolve_architecture
-from autotune.plan import Plan, miss_line
+from autotune.plan import Floats, Plan, miss_line
 from autotune.proposals import Proposals
 from autotune.repeats import Repeats, measured
 from autotune.result import Findings, write_result
@@ -203,6 +203,7 @@ class _Sitting:
             sampler=self.request.sampler,
             seed=self.request.seed,
             journal=self.request.out / "study.journal",
+            predicted=self._predicted_rates(),
         )
         proposals.tell(trial for trial in self._first_measurements() if not self._was_cut_off(trial))
         while self.budget.has_room(
@@ -213,9 +214,17 @@ class _Sitting:
             candidate = proposals.propose(self.plan.fits)
             self.ruled_out = len(proposals.ruled_out)
             if candidate is None:
-                self.display.line("every candidate that fits has been tried")
+                tried_all = "every candidate that fits has been tried"
+                self.display.line(tried_all if proposals.can_win().all() else "none that is left is expected to win")
                 return
             proposals.tell([self._try(candidate, "search")])
+
+    def _predicted_rates(self) -> Floats | None:
+        """What the sampler wants to know before it begins; None where it wants nothing."""
+        if self.request.sampler != "roofline":
+            return None
+        self.display.line(f"predicting how fast {len(self.space.candidates):,} candidates are")
+        return self.plan.rates(self.space.candidates)
 
     def _start(self, first: Trial, careful: Trial) -> Candidate:
         """What the opening batches in other ways: what a careful person would set, else TRL's defaults.
@@ -359,6 +368,7 @@ def _forecaster(request: SearchRequest, workload: Workload, progress: Callable[[
         seed=request.seed,
         home=request.home.absolute(),
         progress=progress,
+        thrifty=True,
     )
 
 

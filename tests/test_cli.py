@@ -263,7 +263,7 @@ def test_hydra_leaves_nothing_behind(work: Work) -> None:
         ("autotune ", "probe estimate search run"),
         ("autotune se", "search"),
         ("autotune search sam", "sampler. sampler="),
-        ("autotune search sampler=", "sampler=gp sampler=grid sampler=random sampler=tpe"),
+        ("autotune search sampler=", "sampler=gp sampler=grid sampler=random sampler=roofline sampler=tpe"),
         ("autotune search model=tiny recipe.meth", "recipe.method="),
         ("autotune run ", ""),
         ("autotune run runs/x/run.yaml candidate.max", "candidate.max_length="),
