@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from autotune.search import SearchRequest
 
 RESULTS = Path(__file__).parent / "results"
+OF_THE_BEGINNING = ("begun", "probed")  # keys of a header that may be others when a table goes on
 FIGURES = 6  # significant digits of a measured number; its noise is in the second
 
 
@@ -112,14 +113,15 @@ def record(
 ) -> bool:
     """Append to `file` what is missing, and say whether the table is whole.
 
-    header: its `seed` orders the trials, its `standard_error` ends them. references: of each role the fallbacks, as a
-    search tries them. attempt: tries a candidate in a round, given the table so far.
+    header: its `seed` orders the trials, its `standard_error` ends them, `probed` is what a search knows beforehand.
+    references: of each role the fallbacks, as a search tries them. attempt: tries a candidate in a round, given the
+    table so far.
     Raises UsageError when the file is the table of something else.
     """
     if not read(file):  # not begun, or torn off in its header
         append(file, dict(header))
     table = load(file)
-    if changed := [key for key in header if key != "begun" and table.header.get(key) != header[key]]:
+    if changed := [key for key in header if key not in OF_THE_BEGINNING and table.header.get(key) != header[key]]:
         raise UsageError(*(f"{file}: is a table of another {key}; name another --out" for key in changed))
     while (trial := next_trial(table, candidates, references)) is not None:
         if not may_go_on():
@@ -190,6 +192,7 @@ def _record(arguments: argparse.Namespace) -> None:
             "hardware": {"name": hardware.name, "cores": hardware.cores, "memory_bytes": hardware.memory_bytes},
             "versions": dict(here["installed"].versions),
             "begun": now(),
+            "probed": hardware.to_dict(),
         }
         whole = record(
             arguments.out or RESULTS / f"table_{arguments.space}.jsonl",
