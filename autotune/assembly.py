@@ -57,7 +57,7 @@ def _work(record: Recorder, shapes: Shapes) -> Iterator[Work]:
     for likes in zip(*steps, strict=True):
         one = likes[0]
         sides = tuple(fit(sizes, values) for sizes in zip(*(like.done.sides for like in likes), strict=True))
-        if one.done.kind == "stream":
+        if one.done.kind in ("stream", "share"):
             sides = (tuple(map(sum, zip(*sides, strict=True))),)
         counts[one.done.kind, one.part, one.micro, one.layer, one.done.dtype, sides] += 1
     for (kind, part, micro, layer, dtype, sides), count in counts.items():

@@ -9,6 +9,7 @@ torch 2.13, trl 1.16. Symbols: N label positions.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from torch.utils import _foreach_utils
 from trl.kernels import chunked_logprob
 
 from autotune.attention_kernels import HALF, WORKSPACES, Capability, cuda_attention
+from autotune.work import Done
 
 aten = torch.ops.aten
 
@@ -47,16 +49,24 @@ DTYPE_FUNCTIONS = _functions(DTYPE_NAMES)
 
 
 @contextlib.contextmanager
-def cuda_paths(capability: Capability) -> Iterator[None]:
-    """Take CUDA's paths through TRL's head, attention, autocast and the optimizers while this is on."""
+def cuda_paths(capability: Capability, *, ran: Callable[[Done], None] = lambda done: None) -> Iterator[None]:
+    """Take CUDA's paths through TRL's head, attention, autocast and the optimizers while this is on.
+
+    ran: is told what the head's kernels do, which no operator shows.
+    """
+
+    def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+        """What cuBLAS does in place, and allocates nothing for (TRL's `_addmm_fp32`)."""
+        ran(Done("product", _dtype(left), (1, left.shape[0], right.shape[1], left.shape[1])))
+
     types = [FakeTensor]
     with (
         patch.object(chunked_logprob, "_use_triton", lambda device: True),
         patch.object(trl.trainer.utils, "_use_triton", lambda device: True),
-        patch.object(chunked_logprob, "_forward_kernel", _Launch()),
-        patch.object(chunked_logprob, "_backward_kernel", _Launch()),
+        patch.object(chunked_logprob, "_forward_kernel", _Launch(1, ran)),
+        patch.object(chunked_logprob, "_backward_kernel", _Launch(2, ran)),
         patch.object(chunked_logprob, "triton", SimpleNamespace(cdiv=lambda a, b: -(-a // b)), create=True),
-        patch.object(chunked_logprob, "_addmm_fp32", lambda total, left, right: None),  # cuBLAS adds in place
+        patch.object(chunked_logprob, "_addmm_fp32", add_product),
         patch.object(_foreach_utils, "_foreach_supported_types", types),
         patch.object(optimizer, "_foreach_supported_types", types),
         patch.object(optimizer, "_get_foreach_kernels_supported_devices", lambda: ["cpu"]),
@@ -77,11 +87,22 @@ def _state_buffer(optimizer: Any, parameter: torch.Tensor, dtype: torch.dtype = 
     return state
 
 
+@dataclass(frozen=True, slots=True)
 class _Launch:
-    """A Triton kernel that does nothing: TRL's write into buffers that they are given."""
+    """A Triton kernel that does nothing: TRL's read a tile of logits, and write it anew where `passes` is two."""
+
+    passes: int
+    ran: Callable[[Done], None]
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        return lambda *_, **__: None
+        def launch(tile: torch.Tensor, *_: Any, **__: Any) -> None:
+            self.ran(Done("stream", _dtype(tile), (self.passes * tile.numel() * tile.element_size(),)))
+
+        return launch
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 class _Autocast(TorchFunctionMode):

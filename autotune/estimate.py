@@ -19,6 +19,7 @@ from autotune.core.levers import Lever, fixed_bytes, levers
 from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
+from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster, Largest, Suggestion, TimeForecast
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
@@ -124,8 +125,12 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         return not broken_rules(changed, context, lengths_known=data is not None)
 
     rows, positions = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
-    # What a CPU's memory does between operators is not in a probe's rates: it is a beginning for a search, no answer.
-    time = None if request.hardware.kind == "cpu" else forecaster.time(candidate)
+    time = None
+    if request.hardware.kind == "cuda":  # of a CPU a probe's rates do not tell what its memory does between operators
+        try:
+            time = forecaster.time(candidate)
+        except NotPredicted as error:
+            progress(f"time is not predicted: {error}")
     steps = None if time is None else time.steps(request.recipe)
     run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Forecast(

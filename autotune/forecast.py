@@ -126,7 +126,6 @@ def _time_document(found: Forecast, time: TimeForecast) -> dict[str, Any]:
         "cost": found.cost,
         "items": dict(time.estimate.items),
         "basis": "measured" if time.measured else "published",
-        "calibrated": False,
     }
 
 

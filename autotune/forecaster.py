@@ -100,9 +100,9 @@ class TimeForecast:
 
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
     """A machine's speed, and how far it may be off; None where nothing is known."""
-    if hardware.rates:
-        return measured_speed(hardware), MEASURED
     try:
+        if hardware.rates:
+            return measured_speed(hardware), MEASURED
         return None if hardware.peaks is None else (published_speed(hardware.peaks), PUBLISHED)
     except ValueError:
         return None
@@ -189,26 +189,31 @@ class Forecaster:
         )
 
     def time(self, candidate: Candidate) -> TimeForecast | None:
-        """How long a candidate's steps take; None on a machine of which nothing is known or published.
+        """How long a candidate's steps take; None where the machine's speed does not tell.
 
-        Raises NotPredicted when it cannot be traced.
+        Nor is the way of offloaded activations over the bus predicted. Raises NotPredicted when it cannot be traced.
         """
         if self._known_speed is None:
             self._known_speed = [known_speed(self.hardware)]
-        if (known := self._known_speed[0]) is None:
+        if (known := self._known_speed[0]) is None or candidate.activation_offloading:
             return None
         speed, prior = known
         epoch = None if self.lengths is None else self._epoch(candidate)
-        batches = [self.batch(candidate)] if epoch is None else epoch.batches(len(epoch.rows))
-        scored = [self._scored(batch) for batch in batches]
-        middle = sorted(scored, key=lambda batch: batch.rows * batch.positions)[len(scored) // 2]
-        estimate = estimate_time(
-            self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle),
-            speed,
-            np.array([batch.monomials for batch in scored], dtype=np.float64),
-            accumulation=candidate.gradient_accumulation_steps,
-            useful_tokens=None if epoch is None else int(epoch.labels.sum()),
-        )
+        whole = self.batch(candidate)
+        middle = whole if epoch is None else self._scored(epoch.middle)
+        shapes = np.array([whole.monomials], dtype=np.float64)
+        if epoch is not None:
+            shapes = replace(epoch, labels=self._scored_labels(epoch)).monomials
+        try:
+            estimate = estimate_time(
+                self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle),
+                speed,
+                shapes,
+                accumulation=candidate.gradient_accumulation_steps,
+                useful_tokens=None if epoch is None else int(epoch.labels.sum()),
+            )
+        except KeyError:  # an operation that a probe could not measure
+            return None
         spent = np.array([[estimate.spent[one] for one in SPENT]])
         low, high = calibrate_time(prior, spent[:0], []).interval(spent)
         return TimeForecast(estimate=estimate, interval_s=(float(low[0]), float(high[0])), measured=prior is MEASURED)
@@ -375,6 +380,12 @@ class Forecaster:
         if self.hardware.kind == "cuda" and self.loss == "fused":
             return batch
         return replace(batch, labels=batch.rows * (batch.positions - 1))
+
+    def _scored_labels(self, epoch: Epoch) -> Any:
+        """The same of all micro-batches of an epoch, shape (C,)."""
+        if self.hardware.kind == "cuda" and self.loss == "fused":
+            return epoch.labels
+        return epoch.rows * (epoch.positions - 1)
 
     def _case(self, candidate: Candidate, batch: Batch) -> tuple[Regime, bool]:
         """What batches of one law share: their regime, and whether they are masked."""

@@ -6,7 +6,7 @@ say. How fast candidates are is predicted as well, for a sampler that can make u
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,14 @@ from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 
 Floats = NDArray[np.float64]
+
+UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
+    "dataloader_num_workers": 0,
+    "dataloader_pin_memory": True,
+    "torch_compile": False,
+    "torch_threads": None,
+    "tuned_allocator": True,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +112,13 @@ class Plan:
         is for a trial to say.
         """
         rates = np.full(len(candidates), np.nan)
+        known_rates: dict[Candidate, float] = {}
         for place, candidate in enumerate(candidates):
-            time = self._predicted(candidate, partial(self.forecaster.time, candidate))
-            if time is not None and time.useful_tokens_per_s:
-                rates[place] = time.useful_tokens_per_s
+            alike = replace(candidate, **UNTIMED)
+            if alike not in known_rates:
+                time = self._predicted(candidate, partial(self.forecaster.time, alike))
+                known_rates[alike] = np.nan if time is None else time.useful_tokens_per_s or np.nan
+            rates[place] = known_rates[alike]
         known = ~np.isnan(rates)
         rates[~known] = np.median(rates[known]) if known.any() else 1.0
         return rates
@@ -190,7 +201,7 @@ class Plan:
             return predict()
         except NotPredicted as error:
             name = short_name(candidate)
-            self._say_once(str(error), f"memory is not predicted for candidates like {name}: {error}")
+            self._say_once(str(error), f"candidates like {name} are not predicted: {error}")
             return None
 
     def _say_once(self, about: str, line: str) -> None:

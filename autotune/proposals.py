@@ -79,12 +79,14 @@ class Proposals:
     def tell(self, trials: Iterable[Trial]) -> None:
         """Learn from trials of the first measurement. What did not run is a constraint, not a value."""
         for trial in trials:
-            if (place := self._places.get(trial.candidate)) is not None:
+            place = self._places.get(trial.candidate)
+            if place is not None:
                 self._untried[place] = False
             runs = isinstance(trial.outcome, Measured)
             error = trial.outcome.relative_error if isinstance(trial.outcome, Measured) else None
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
-            if any(value not in self.distributions[knob].choices for knob, value in params.items()):
+            elsewhere = self.roofline is not None and place is None  # with its params it would be taken for another
+            if elsewhere or any(value not in self.distributions[knob].choices for knob, value in params.items()):
                 continue  # a baseline outside the space (by fidelity or by a fixed knob) teaches the sampler nothing
             self.study.add_trial(
                 optuna.trial.create_trial(
@@ -114,7 +116,12 @@ class Proposals:
             self.ruled_out.add(candidate)
         return None
 
-    def can_win(self) -> NDArray[np.bool_]:
+    @property
+    def hopeless(self) -> int:
+        """How many untried candidates are left because they are not expected to win."""
+        return int((self._open() & ~self._can_win()).sum())
+
+    def _can_win(self) -> NDArray[np.bool_]:
         """Which candidates may exceed the best so far by more than the tolerance, shape (candidates,).
 
         All of them, tried ones too, where nothing is predicted.
@@ -135,7 +142,7 @@ class Proposals:
             if place is not None and open_[place]:
                 return candidate
         if self.roofline is not None:
-            place = self.roofline.best_next(self.study, open_ & self.can_win())
+            place = self.roofline.best_next(self.study, open_ & self._can_win())
             return None if place is None else self.candidates[place]
         if self.sampler in ("random", "grid"):
             return self.candidates[int(open_.argmax())]

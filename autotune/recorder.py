@@ -151,13 +151,21 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if place is not None and self.made[place].phase in FORWARD:
                 self.used[place] = len(self.ran) - 1
 
+    def note_kernel(self, done: Done) -> None:
+        """Note what a kernel does that runs without an operator."""
+        if self.step >= self.steady:
+            self.worked.append(Worked(self.step, self.micro, self._part, self._layers((), 1)[0], done))
+
+    @property
+    def _part(self) -> str:
+        again = self.phase == "backward" and torch.is_grad_enabled()  # as checkpointing sets it
+        return "recomputed" if again else self.phase
+
     def _note_work(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         if self.step < self.steady or self._substituting or self.phase not in PARTS or func in VIEWS:
             return
-        again = self.phase == "backward" and torch.is_grad_enabled()  # as checkpointing sets it
-        part = "recomputed" if again else self.phase
         for layer, done in self._done(func, args, kwargs, result):
-            self.worked.append(Worked(self.step, self.micro, part, layer, done))
+            self.worked.append(Worked(self.step, self.micro, self._part, layer, done))
 
     def _done(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.comparison import corrected_rates
@@ -214,8 +216,8 @@ class _Sitting:
             candidate = proposals.propose(self.plan.fits)
             self.ruled_out = len(proposals.ruled_out)
             if candidate is None:
-                tried_all = "every candidate that fits has been tried"
-                self.display.line(tried_all if proposals.can_win().all() else "none that is left is expected to win")
+                hopeless = f"of the {proposals.hopeless:,} candidates that are left none is expected to win"
+                self.display.line(hopeless if proposals.hopeless else "every candidate that fits has been tried")
                 return
             proposals.tell([self._try(candidate, "search")])
 
@@ -223,6 +225,8 @@ class _Sitting:
         """What the sampler wants to know before it begins; None where it wants nothing."""
         if self.request.sampler != "roofline":
             return None
+        if not self.budget.allows(self._first_measurements()):
+            return np.ones(len(self.space.candidates))  # nothing will be tried
         self.display.line(f"predicting how fast {len(self.space.candidates):,} candidates are")
         return self.plan.rates(self.space.candidates)
 

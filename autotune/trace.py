@@ -272,7 +272,11 @@ def _run(
         if apart:  # two documents in a row
             rows["seq_lengths"] = [[length // 2, length - length // 2] for _, length, _ in steps]
         micro_batches = [[place] * count for place, (count, _, _) in enumerate(steps) for _ in range(accumulation)]
-        paths = contextlib.nullcontext() if request.capability is None else cuda_paths(request.capability)
+        paths = (
+            contextlib.nullcontext()
+            if request.capability is None
+            else cuda_paths(request.capability, ran=recorder.note_kernel)
+        )
         with FakeTensorMode(allow_non_fake_inputs=True), recorder, _patched(), paths:
             model = shallow_model(request.config, depth, candidate)
             if candidate.use_kernels and not on_cpu:

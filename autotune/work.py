@@ -54,13 +54,13 @@ PRODUCTS: Mapping[Any, tuple[Kind, Callable[..., tuple[int, ...]]]] = {
     aten.mm.out: ("product", _mm),
     aten.bmm.default: ("product", _mm),
     aten.addmm.default: ("product", _addmm),
+    aten.addmm_.default: ("product", _addmm),
     aten.baddbmm.default: ("product", _addmm),
     aten._grouped_mm.default: ("product", _grouped),
     aten.linear.default: ("product", lambda a, weight, *_: _linear(a, weight.shape)),
     bnb.gemm_4bit.default: ("nf4_product", lambda a, packed, shape, *_, **__: _linear(a, shape)),
-    bnb.int8_linear_matmul.default: ("int8_product", lambda a, weight, *_, **__: _linear(a, weight.shape)),
-    bnb.int8_scaled_mm.default: ("int8_product", lambda a, weight, *_, **__: _linear(a, weight.shape)),
 }
+FREE = ("empty",)  # beginnings of the names of operators that run no kernel
 ATTENTION = ("scaled_dot_product", "flash_attn", "flex_attention")  # in the names of operators
 ROWS_ONLY = frozenset({aten.embedding.default, aten.index.Tensor, aten.gather.default, aten.index_select.default})
 
@@ -74,7 +74,9 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result:
     if "dequantize_4bit" in name:
         return Done("nf4_dequantize", _dtype((result,)), (result.numel(),))
     if any(part in name for part in ATTENTION):
-        return _attention(name, args, kwargs)
+        return _attention(func, args, kwargs)
+    if name.removeprefix("aten::").startswith(FREE):
+        return None
     moved = tuple(_moved(func, args, kwargs, result))
     return Done("stream", _dtype((*tree_leaves(result), *args)), moved) if moved else None
 
@@ -83,7 +85,7 @@ def work_of_one(func: Any, args: tuple[Any, ...], place: int) -> Done:
     """The share of one parameter in an operator over lists of tensors, which reads and writes all of them."""
     lists = [value for value in args if isinstance(value, list | tuple) and len(value) == len(args[0])]
     mine = [tensors[place] for tensors in lists if isinstance(tensors[place], torch.Tensor)]
-    return Done("stream", _dtype(mine), tuple(2 * _bytes(tensor) for tensor in mine))
+    return Done("share", _dtype(mine), tuple(2 * _bytes(tensor) for tensor in mine))
 
 
 def _dtype(values: Any) -> str:
@@ -91,12 +93,17 @@ def _dtype(values: Any) -> str:
     return str(next(found, torch.float32)).removeprefix("torch.")
 
 
-def _attention(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Done:
-    """Whether it is causal is said by a flag; a mask, or documents of their own, have all pairs computed."""
+def _attention(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Done:
+    """Where it is causal a flag says so; a mask, or documents of their own, have all pairs computed.
+
+    FlashAttention 3 is called for causal attention alone, and has none.
+    """
+    name = func._schema.name
     backward = "backward" in name
     tensors = [value for value in args if isinstance(value, torch.Tensor) and value.dim() == 4]
     query = tensors[1] if backward else tensors[0]
-    causal = kwargs.get("is_causal", next((value for value in args if isinstance(value, bool) and value), False))
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+    causal = "flash_attn_3" in name or {**given, **kwargs}.get("is_causal", False)
     kind = ("attention" if causal else "masked_attention") + ("_backward" if backward else "")
     return Done(kind, _dtype((query,)), tuple(query.shape))  # type: ignore[arg-type]
 

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"{estimate.step_s / values['step_time_s'] - 1:+7.1%}  {values['id']}", file=sys.stderr, flush=True)
     judge(rows)
-    answer = {"rows": rows, "skipped": skipped, **summary(rows)}
+    answer = {"rows": rows, "skipped": skipped, **errors([row["uncalibrated"] for row in rows]), **summary(rows)}
     answer["groups"] = {name: summary([row for row in rows if row["half"] == name]) for name in ("tune", "blind")}
     print(json.dumps(answer) if arguments.json else json.dumps(answer["groups"], indent=1))
     return 0
@@ -89,6 +89,7 @@ def judge(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         spent = np.array([row["spent"]])
         row["uncalibrated"] = _verdict(blank, spent, row["measured_s"])
+        row["error"] = row["uncalibrated"]["error"]
         gpu = (row["gpu"], row["half"])
         row["calibrated"] = _verdict(told[gpu], spent, row["measured_s"]) if gpu in told else None
         if gpu not in told:

@@ -25,7 +25,7 @@ ORDER = (
     *("installed", "nvml", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda", "probe"),
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
-    *("attention_operators", "attention_kernels", "contracts", "work", "recorder", "offloading", "assembly", "shallow"),
+    *("attention_operators", "attention_kernels", "work", "contracts", "recorder", "offloading", "assembly", "shallow"),
     *("hub_kernels", "trace", "fork_server", "tracer"),
     *("profiles", "forecaster", "proposal", "estimate", "forecast", "measure", "preload", "worker", "trial"),
     *("journal", "plan", "roofline", "proposals", "display", "verdict", "repeats", "result", "search", "run"),

@@ -32,15 +32,15 @@ CANDIDATE = Candidate(
 )
 
 
-def traced(**knobs: Any) -> Profile:
-    candidate = replace(CANDIDATE, **knobs)
+def traced(*, loss: Any = "full_logits", capability: Any = None, masked: bool = False, **knobs: Any) -> Profile:
     return trace(
         TraceRequest(
             config=CONFIG.to_dict(),
-            candidate=candidate,
+            candidate=replace(CANDIDATE, **knobs),
             recipe=Recipe(method="full"),
-            masked=False,
-            loss="full_logits",
+            masked=masked,
+            loss=loss,
+            capability=capability,
         )
     )
 
@@ -67,6 +67,25 @@ def test_products_are_those_that_torch_counts(checkpointing: Any) -> None:
     with FlopCounterMode(display=False) as counter:
         model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
     assert multiplications(traced(checkpointing=checkpointing)) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+@pytest.mark.parametrize("capability", [None, (8, 0)])
+def test_the_fused_head_computes_its_logits_twice(capability: Any) -> None:
+    """Four products of it, over the labels; of full logits there are three, over all positions."""
+    head = 2.0 * CONFIG.hidden_size * CONFIG.vocab_size
+    full, fused = (
+        multiplications(traced(loss=loss, capability=capability, checkpointing="off"))
+        for loss in ("full_logits", "fused")
+    )
+    assert fused - full == pytest.approx(head * (4 * ROWS * (LENGTH - 1) - 3 * ROWS * LENGTH), rel=0.02)
+
+
+@pytest.mark.parametrize(("rows", "masked", "kind"), [(1, False, "attention"), (2, True, "masked_attention")])
+def test_padded_rows_are_attended_to_in_full(rows: int, masked: bool, kind: str) -> None:
+    """Of sdpa on a GPU: a mask has all pairs computed, forward and backward, where a flag would have half of them."""
+    knobs = {"attention": "sdpa", "per_device_train_batch_size": rows, "weights_dtype": "bfloat16"}
+    profile = traced(capability=(8, 0), masked=masked, **knobs)
+    assert {work.kind for work in profile.work if "attention" in work.kind} == {kind, f"{kind}_backward"}
 
 
 def test_streams_of_the_optimizer_touch_every_parameter() -> None:

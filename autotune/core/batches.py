@@ -66,6 +66,12 @@ class Epoch:
         return [Batch(rows=B, positions=S, labels=N) for B, S, N in zip(*columns, strict=True)]
 
     @property
+    def middle(self) -> Batch:
+        """The micro-batch of the median size."""
+        place = int(np.argsort(self.rows * self.positions)[len(self.rows) // 2])
+        return Batch(rows=int(self.rows[place]), positions=int(self.positions[place]), labels=int(self.labels[place]))
+
+    @property
     def monomials(self) -> NDArray[np.float64]:
         """Those of each micro-batch, shape (C, M)."""
         columns: Any = (self.rows, self.positions, self.labels)

@@ -20,15 +20,14 @@ ATTENTION_SHARE = 0.5
 # Of an operator that Python launches, with the views between two: eager torch needs 5 to 10 us for each of them, a
 # trainer's modules, hooks and autograd as much again. It is the host's, so no specification tells.
 LAUNCH_S = 15e-6
-# Of bitsandbytes' dequantization of an element to 16 bits: half a byte and its statistics read, two bytes written.
-NF4_BYTES, INT8_BYTES = 2.6, 3.0
+NF4_BYTES = 2.6  # of bitsandbytes' dequantization of an element: half a byte and statistics read, two bytes written
 SIXTEEN_BITS: tuple[RateDtype, ...] = ("bfloat16", "float16")
 
 
 def published_speed(peaks: Peaks) -> Speed:
-    """The curves that published peaks make likely. Raises ValueError where not even fp32 has a peak."""
-    if "float32" not in peaks.tflops:
-        raise ValueError("no published peak of fp32")
+    """The curves that published peaks make likely. Raises ValueError without those of fp32 and of the memory."""
+    if not peaks.tflops.get("float32") or not peaks.bandwidth_gb_s > 0:
+        raise ValueError("no published peak of fp32, or of the memory's bandwidth")
     bytes_per_s = BANDWIDTH_SHARE * peaks.bandwidth_gb_s * 1e9
     curves: dict[tuple[What, RateDtype], Curve] = {}
     for dtype, flops in _flops(peaks).items():
@@ -36,21 +35,24 @@ def published_speed(peaks: Peaks) -> Speed:
         product = np.array([0.0, 2 / flops, item])
         for what in ("matmul", "matmul_grad_input", "matmul_grad_weight"):
             curves[what, dtype] = Curve(operation="product", seconds_per=product)
-        for quantized, weight in (("nf4_matmul", NF4_BYTES), ("int8_matmul", INT8_BYTES)):
-            seconds_per = np.append(product, weight / bytes_per_s)
-            curves[quantized, dtype] = Curve(operation="quantized_product", seconds_per=seconds_per)  # type: ignore[index]
+        seconds_per = np.append(product, NF4_BYTES / bytes_per_s)
+        curves["nf4_matmul", dtype] = Curve(operation="quantized_product", seconds_per=seconds_per)
         for kernel, products, tensors in (("attention_forward", 2, 4), ("attention_forward_backward", 7, 12)):
             seconds_per = np.array([0.0, products / (ATTENTION_SHARE * flops), tensors * item])
             curves[kernel, dtype] = Curve(operation="attention", seconds_per=seconds_per)  # type: ignore[index]
-    for what, size in (("copy", 1.0), ("nf4_dequantize", NF4_BYTES), ("int8_dequantize", INT8_BYTES)):
-        operation = "stream" if what == "copy" else "dequantize"
-        curves[what, "float32"] = Curve(operation=operation, seconds_per=np.array([0.0, size / bytes_per_s]))  # type: ignore[index,arg-type]
+    curves["copy", "float32"] = Curve(operation="stream", seconds_per=np.array([0.0, 1.0]) / bytes_per_s)
+    curves["nf4_dequantize", "float32"] = Curve(
+        operation="dequantize", seconds_per=np.array([0.0, NF4_BYTES]) / bytes_per_s
+    )
     return Speed(curves=curves, launch_s=LAUNCH_S)
 
 
 def _flops(peaks: Peaks) -> Mapping[RateDtype, float]:
-    """FLOP/s of long products by dtype. A power limit that holds 16-bit products down leaves fp32's alone."""
-    found: dict[RateDtype, float] = {}
+    """FLOP/s of long products by dtype. A power limit that holds 16-bit products down leaves fp32's alone.
+
+    A GPU without instructions for bf16 computes in fp32 instead.
+    """
+    found: dict[RateDtype, float] = {"bfloat16": 1e12 * PRODUCT_SHARE * peaks.tflops["float32"]}
     for dtype in ITEM_BYTES:
         if (peak := peaks.tflops.get(dtype)) is not None:
             sustained = peaks.sustained_tflops if dtype in SIXTEEN_BITS else None

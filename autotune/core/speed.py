@@ -24,6 +24,7 @@ BOUNDS: tuple[Bound, ...] = ("launch", "compute", "bandwidth")  # what seconds a
 
 REACH = 1.5  # octaves of each side over which a measured deviation is believed to hold
 DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior standard deviation
+LEAST_WORK = 0.05  # share of a measured operation's seconds that are not its launch's
 NOISE = 0.05  # of one measured point, likewise
 STREAMS: Sequence[What] = ("copy", "add")
 OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # what stands in for a dtype that was not measured
@@ -107,8 +108,8 @@ class Speed:
     curves: Mapping[tuple[What, RateDtype], Curve]
     launch_s: float
 
-    def seconds(self, what: What, dtype: RateDtype, sides: Floats) -> Floats:
-        """Seconds of operations by what they are spent on, none shorter than a launch.
+    def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
+        """Seconds of operations by what they are spent on, none shorter than a launch where each has one.
 
         sides: (C, d), as core/work.py has them. Returns shape (C, BOUNDS). Raises KeyError for what was not measured.
         """
@@ -116,27 +117,28 @@ class Speed:
         if found is None:
             raise KeyError(f"{what} was not measured in any dtype")
         seconds = found.seconds(sides)
+        if not launched:
+            seconds[:, BOUNDS.index("launch")] = 0.0
+            return seconds
         launch = np.array([self.launch_s, 0.0, 0.0])
         return np.where(seconds.sum(axis=1, keepdims=True) < self.launch_s, launch, seconds)
 
 
 def measured_speed(hardware: Hardware) -> Speed:
     """What a probe's rates say. Raises ValueError without rates."""
-    if not hardware.rates or hardware.launch_s is None:
+    if not hardware.rates or not hardware.launch_s:
         raise ValueError(f"{hardware.name} has no measured rates")
-    curves: dict[tuple[What, RateDtype], Curve] = {}
+    curves = _streams(hardware)
     for operation, whats in (
         ("product", ("matmul", "matmul_grad_input", "matmul_grad_weight")),
-        ("quantized_product", ("nf4_matmul",)),
-        ("quantized_product", ("int8_matmul",)),
         ("attention", ("attention_forward",)),
         ("attention", ("attention_forward_backward",)),
         ("dequantize", ("nf4_dequantize",)),
-        ("dequantize", ("int8_dequantize",)),
     ):
         for dtype in ITEM_BYTES:
             curves |= _curves(operation, whats, dtype, hardware)  # type: ignore[arg-type]
-    curves |= _streams(hardware)
+    for dtype in ITEM_BYTES:
+        curves |= _quantized(curves, dtype, hardware)
     return Speed(curves=curves, launch_s=hardware.launch_s)
 
 
@@ -147,12 +149,24 @@ def _curves(
     points = {what: hardware.curve(what, dtype) for what in whats}
     if not points[whats[0]]:
         return {}
-    plain = _fit(TERMS[operation](_sides(points[whats[0]])), _seconds(points[whats[0]]))
+    plain = _fit(TERMS[operation](_sides(points[whats[0]])), _seconds(points[whats[0]]), hardware.launch_s or 0.0)
     return {
         (what, dtype): _corrected(operation, plain, _sides(of_one), _seconds(of_one))
         for what, of_one in points.items()
         if of_one
     }
+
+
+def _quantized(
+    curves: Mapping[tuple[What, RateDtype], Curve], dtype: RateDtype, hardware: Hardware
+) -> dict[tuple[What, RateDtype], Curve]:
+    """Products of nf4 weights: a dequantization and a product, as both were measured, and how these points deviate."""
+    points = hardware.curve("nf4_matmul", dtype)
+    product, dequantization = curves.get(("matmul", dtype)), curves.get(("nf4_dequantize", dtype))
+    if not points or product is None or dequantization is None:
+        return {}
+    plain = np.append(product.seconds_per, dequantization.seconds_per[1])
+    return {("nf4_matmul", dtype): _corrected("quantized_product", plain, _sides(points), _seconds(points))}
 
 
 def _streams(hardware: Hardware) -> dict[tuple[What, RateDtype], Curve]:
@@ -162,8 +176,8 @@ def _streams(hardware: Hardware) -> dict[tuple[What, RateDtype], Curve]:
         return {}
     seconds = _seconds(points)
     moved = np.array([[point.per_second * point.seconds] for point in points])
-    curve = _corrected("stream", _fit(_stream_terms(moved), seconds), moved, seconds)
-    return {("copy", "float32"): curve}
+    plain = _fit(_stream_terms(moved), seconds, hardware.launch_s or 0.0)
+    return {("copy", "float32"): _corrected("stream", plain, moved, seconds)}
 
 
 def _sides(points: Sequence[RatePoint]) -> Floats:
@@ -184,21 +198,22 @@ def _seconds(points: Sequence[RatePoint]) -> Floats:
     return np.array([point.seconds for point in points])
 
 
-def _fit(terms: Floats, seconds: Floats) -> Floats:
-    """Non-negative factors of the terms with the least squared relative error; (P, T), (P,) to (T,).
+def _fit(terms: Floats, seconds: Floats, launch_s: float) -> Floats:
+    """Factors of the terms behind a launch, with the least squared relative error; (P, T), (P,) to (T,).
 
-    A term whose factor would be negative is left out, the most negative first.
+    None is negative: a term that would be is left out, the most negative first. No more are kept than there are points.
     """
-    kept = list(range(terms.shape[1]))
+    kept = list(range(1, min(terms.shape[1], len(seconds) + 1)))
     scaled = terms / seconds[:, None]
     scale = scaled.max(axis=0)
+    left = 1 - np.minimum(launch_s / seconds, 1 - LEAST_WORK)
     while True:
-        factors = np.linalg.lstsq(scaled[:, kept] / scale[kept], np.ones(len(seconds)), rcond=None)[0]
+        factors = np.linalg.lstsq(scaled[:, kept] / scale[kept], left, rcond=None)[0]
         if factors.min() >= 0 or len(kept) == 1:
             break
         kept.pop(int(factors.argmin()))
     found = np.zeros(terms.shape[1])
-    found[kept] = np.maximum(factors, 0) / scale[kept]
+    found[0], found[kept] = launch_s, np.maximum(factors, 0) / scale[kept]
     return found
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.hardware import RateDtype, What
-from autotune.core.profile import Profile, repeated_layers
+from autotune.core.profile import MONOMIALS, Profile, repeated_layers
+from autotune.core.regime import TILE
 from autotune.core.speed import BOUNDS, Bound, Speed
 from autotune.core.work import Work
 
@@ -37,7 +38,7 @@ HALF_OF_ALL = 2.0  # causal attention computes half of the pairs of positions
 class Row:
     """Operators that do the same. sides: as in core/work.py. count: of them in a micro-step, or in a step's end.
 
-    factor: seconds of each in those of the measured operation.
+    factor: seconds of each in those of the measured operation. launched: whether each has a launch of its own.
     """
 
     item: str
@@ -46,6 +47,7 @@ class Row:
     sides: tuple[tuple[int, ...], ...]
     factor: float
     count: float
+    launched: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +85,12 @@ def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = F
         if not at_end and profile.micro_steps > 1:
             count *= (1 if work.micro == 1 else accumulation - 1) / accumulation
         what, factor, sides = _measured_as(work)
-        counts[at_end][_item(work), what, _dtype(work.dtype, tf32), sides, factor] += count
+        row = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
+        counts[at_end][row] += count
     micro_step, step_end = (
         tuple(
-            Row(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count)
-            for (item, what, dtype, sides, factor), count in counts[at_end].items()
+            Row(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
+            for (item, what, dtype, sides, factor, launched), count in counts[at_end].items()
         )
         for at_end in (False, True)
     )
@@ -114,8 +117,11 @@ def estimate_time(
 ) -> TimeEstimate:
     """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch.
 
+    The head's second tile stands for all that follow the first: it has as many labels as they have together.
     Raises KeyError for an operation that the machine's speed does not know.
     """
+    shapes = shapes.copy()
+    shapes[:, MONOMIALS.index("T")] = np.maximum(shapes[:, MONOMIALS.index("N")] - TILE, 0)
     alike, counts = np.unique(shapes, axis=0, return_counts=True)
     per_step = accumulation * counts / counts.sum()
     items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
@@ -135,13 +141,14 @@ def estimate_time(
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
     """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C, BOUNDS) for each item."""
     items: dict[str, Floats] = {}
-    groups: dict[tuple[What, RateDtype], list[Row]] = defaultdict(list)
+    groups: dict[tuple[What, RateDtype, bool], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row.what, row.dtype].append(row)
-    for (what, dtype), alike in groups.items():
+        groups[row.what, row.dtype, row.launched].append(row)
+    for (what, dtype, launched), alike in groups.items():
         polynomials = np.array([row.sides for row in alike], dtype=np.float64)  # (R, d, M)
         sides = np.einsum("cm,rdm->crd", shapes, polynomials)
-        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2])).reshape(*sides.shape[:2], len(BOUNDS))
+        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2]), launched=launched)
+        each = each.reshape(*sides.shape[:2], len(BOUNDS))
         for place, row in enumerate(alike):
             items[row.item] = items.get(row.item, 0.0) + row.count * row.factor * each[:, place]
     return items
@@ -154,11 +161,11 @@ def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
             return "matmul", 1.0, work.sides
         over_tokens = any(work.sides[3][1:])  # what it sums over depends on the shape: the gradient of a weight
         return ("matmul_grad_weight" if over_tokens else "matmul_grad_input"), 1.0, work.sides
-    if work.kind in ("nf4_product", "int8_product"):
-        return ("nf4_matmul" if work.kind == "nf4_product" else "int8_matmul"), 1.0, work.sides
-    if work.kind in ("nf4_dequantize", "int8_dequantize"):
-        return ("nf4_dequantize" if work.kind == "nf4_dequantize" else "int8_dequantize"), 1.0, work.sides
-    if work.kind == "stream":
+    if work.kind == "nf4_product":
+        return "nf4_matmul", 1.0, work.sides
+    if work.kind == "nf4_dequantize":
+        return "nf4_dequantize", 1.0, work.sides
+    if work.kind in ("stream", "share"):
         return "copy", 1.0, work.sides
     pairs = HALF_OF_ALL if work.kind.startswith("masked") else 1.0
     if work.kind.endswith("backward"):

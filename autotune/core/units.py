@@ -17,7 +17,7 @@ def format_bytes(count: int) -> str:
 def format_duration(seconds: float) -> str:
     """Write a duration: `52 ms`, `0.34 s`, `12.0 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 0.1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.2g} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 120:

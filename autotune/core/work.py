@@ -13,16 +13,15 @@ from typing import Any, Literal
 Kind = Literal[
     "product",  # sides: how many of them, M, N, K
     "nf4_product",  # of bitsandbytes' layers; sides as above
-    "int8_product",
     "attention",  # causal; sides: B, H, S, D
     "attention_backward",
     "masked_attention",  # all pairs of positions are computed
     "masked_attention_backward",
     "nf4_dequantize",  # sides: elements
-    "int8_dequantize",
     "stream",  # everything else; sides: bytes read and written
+    "share",  # of one parameter in a stream over many of them, which is launched once; sides: bytes
 ]
-Part = Literal["batch", "forward", "loss", "recomputed", "backward", "clip", "optimizer"]
+Part = Literal["forward", "loss", "recomputed", "backward", "clip", "optimizer"]
 Polynomial = tuple[int, ...]  # factors of profile.MONOMIALS
 
 

@@ -64,6 +64,18 @@ def test_nothing_is_shorter_than_a_launch() -> None:
     assert measured_speed(machine()).seconds("copy", "float32", np.array([[1.0]])).sum() >= LAUNCH_S
 
 
+def test_one_measured_weight_tells_of_others() -> None:
+    """Dequantizing a small weight takes its elements and a launch; its product that and what a product takes."""
+    per_element, shape = 2e-11, (4096, 4096, 4096)
+    quantized = point("nf4_dequantize", (14336, 4096), LAUNCH_S + 14336 * 4096 * per_element)
+    product = point("nf4_matmul", shape, seconds_of(shape) + 4096**2 * per_element)
+    speed = measured_speed(machine(quantized, product))
+    small = speed.seconds("nf4_dequantize", "float32", np.array([[4096.0 * 1024]])).sum()
+    assert small == pytest.approx(LAUNCH_S + 4096 * 1024 * per_element, rel=0.05)
+    one = speed.seconds("nf4_matmul", "float32", np.array([[1.0, 1024, 4096, 4096]])).sum()
+    assert one == pytest.approx(seconds_of((1024, 4096, 4096)) + 4096**2 * per_element, rel=0.1)
+
+
 def test_what_was_not_measured_in_a_dtype_is_taken_from_another() -> None:
     """And what was measured in none is an error, as is a machine without rates."""
     speed = measured_speed(machine())

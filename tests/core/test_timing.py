@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from autotune.core.profile import MONOMIALS, Profile, monomials
+from autotune.core.regime import TILE
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import BOOKKEEPING, HOST_S, SPENT, estimate_time, time_law, time_law_from_dict
 from autotune.core.work import Work
 from tests.core.test_profile import step
-from tests.core.test_speed import FLOPS, machine, point, seconds_of
+from tests.core.test_speed import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
 
 SPEED: Speed = measured_speed(
     machine(
@@ -97,6 +98,23 @@ def test_an_epoch_is_the_mean_of_its_batches() -> None:
     traced = profile(product("forward", None))
     short, long = (timed(traced, (2, length)).step_s for length in (128, 2048))
     assert timed(traced, (2, 128), (2, 2048), (2, 128)).step_s == pytest.approx((2 * short + long) / 3)
+
+
+def test_the_head_goes_on_with_the_labels() -> None:
+    """Its second tile stands for all that follow: of eight tiles of labels there are seven, not one."""
+    tiles = (polynomial(N=1, T=-1), polynomial(T=1))  # the first, and what is left
+    wide = polynomial(one=512)
+    head = profile(*(work("product", "loss", None, polynomial(one=1), tile, wide, wide) for tile in tiles))
+    two, eight = (timed(head, (1, count * TILE + 1)).items["loss"] for count in (2, 8))
+    assert eight == pytest.approx(4 * two, rel=0.1)
+
+
+def test_operators_over_many_parameters_are_launched_once() -> None:
+    """A thousand small shares take the time of their bytes."""
+    shares, streams = (work(kind, "optimizer", None, polynomial(one=4096), count=1000) for kind in ("share", "stream"))
+    together, apart = (timed(profile(done), (1, 128)).items["optimizer"] for done in (shares, streams))
+    assert apart >= 1000 * LAUNCH_S
+    assert together == pytest.approx(1000 * 4096 / BANDWIDTH, rel=0.1)
 
 
 def test_a_mask_has_all_pairs_of_positions_computed() -> None:

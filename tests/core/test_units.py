@@ -15,7 +15,14 @@ def test_bytes(count: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0031, "3.1 ms"), (0.34, "0.34 s"), (12, "12.0 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+    [
+        (0.0031, "3.1 ms"),
+        (0.0999, "100 ms"),
+        (0.34, "0.34 s"),
+        (12, "12.0 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     """As a person would say it."""
