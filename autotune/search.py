@@ -99,7 +99,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         )
         for line in explain(space):
             display.line(line)
-        plan = Plan(forecaster=_forecaster(request, workload, display.line), progress=display.line)
+        plan = Plan(forecaster=forecaster_of(request, workload, display.line), progress=display.line)
         journal = Journal(request.out, _identity(request, workload, facts))
         display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:
@@ -360,7 +360,8 @@ class _Sitting:
         return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
 
 
-def _forecaster(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:
+def forecaster_of(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:
+    """What predicts a search's candidates."""
     config, _ = resolve_architecture(request.model, None, home=request.home, progress=progress)
     return Forecaster(
         config=config,

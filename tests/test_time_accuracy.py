@@ -1,13 +1,8 @@
 """benchmarks/time_accuracy.py: a row calibrates its GPU and is not scored, intervals are counted, orders compared."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
 from time_accuracy import errors, judge, rank_correlation, summary
 
 

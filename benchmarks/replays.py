@@ -1,0 +1,126 @@
+"""Replays: what a search would have tried and found, had its trials been those of a table.
+
+A replayed trial is one of the repeats that the table has of its candidate, drawn by the seed, and costs its wall clock.
+A replay sees nothing else: not the other repeats, not the candidates that it does not try. Beside the samplers stand
+the rules that people use: the largest micro-batch that fits, and micro-batches in order until the speed falls, both
+with all other knobs at TRL's defaults. Leaves out the command line (search_quality.py).
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from table import Rates, Table, regrets
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Measured, Outcome
+from autotune.journal import Trial
+from autotune.proposals import SAMPLERS, Proposals
+
+LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
+RULES = (*SAMPLERS, LARGEST, FALLING, DEFAULTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a search would have had before its first trial, and what becomes of each that it makes.
+
+    start: TRL's defaults as the space has them. opening: as core/opening.py lists it. predicted: rates, in the order of
+    the candidates. references_s: seconds of the trials that every search makes first.
+    """
+
+    candidates: Sequence[Candidate]
+    start: Candidate
+    opening: Sequence[Candidate]
+    predicted: NDArray[np.float64]
+    outcomes: Mapping[Candidate, Sequence[Outcome]]
+    references_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The state of a replay behind a trial. best: the fastest so far, None before any ran. spent_s: in all."""
+
+    best: Candidate | None
+    spent_s: float
+
+
+def outcomes_of(table: Table) -> dict[Candidate, list[Outcome]]:
+    """Every trial of the candidates of the space, with its rate corrected for the machine's drift."""
+    left = {candidate: list(values) for candidate, values in table.rates().items()}
+    found: dict[Candidate, list[Outcome]] = {}
+    for row in table.rows:
+        if row.role != "search":
+            continue
+        outcome = row.outcome
+        if isinstance(outcome, Measured):
+            if row.candidate not in left:  # it failed in another round, and has no rate
+                continue
+            outcome = replace(outcome, useful_tokens_per_s=left[row.candidate].pop(0))
+        found.setdefault(row.candidate, []).append(outcome)
+    return found
+
+
+def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> list[Found]:
+    """Search by a rule for at most so many trials. journal: a file for the study."""
+    chance = random.Random(f"{rule} {seed}")
+    best: tuple[float, Candidate] | None = None
+    spent_s = world.references_s
+    found: list[Found] = []
+    proposals = None
+    if rule in SAMPLERS:
+        proposals = Proposals(
+            world.candidates, world.opening, sampler=rule, seed=seed, journal=journal, predicted=world.predicted
+        )
+    batches = _batches(world, rule)
+    last_rate = 0.0
+    while len(found) < most:
+        candidate = proposals.propose() if proposals else next(batches, None)
+        if candidate is None:
+            break
+        outcome = chance.choice(world.outcomes[candidate])
+        trial = Trial(number=len(found), role="search", candidate=candidate, outcome=outcome)
+        spent_s += outcome.wall_s
+        rate = trial.rate
+        if proposals:
+            proposals.tell([trial])
+        if rate is not None and (rule == LARGEST or best is None or rate > best[0]):
+            best = rate, candidate
+        found.append(Found(best=None if best is None else best[1], spent_s=spent_s))
+        if proposals is None and (rate is None or (rule == FALLING and rate < last_rate)):
+            break
+        last_rate = rate or 0.0
+    return found
+
+
+def _batches(world: World, rule: str) -> Iterator[Candidate]:
+    """Candidates that differ from TRL's defaults in the micro-batch alone, smallest first."""
+    if rule == DEFAULTS:
+        yield from [world.start] if world.start in world.outcomes else []
+        return
+    knobs = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    alike = [
+        candidate
+        for candidate in world.candidates
+        if candidate == replace(world.start, **{knob: getattr(candidate, knob) for knob in knobs})
+    ]
+    yield from sorted(alike, key=lambda candidate: candidate.per_device_train_batch_size)
+
+
+def regret_after(found: Sequence[Found], rates: Rates, trials: int) -> float:
+    """The regret of the best after so many trials, as a share of the optimum's rate; all of it before any ran."""
+    best = found[min(trials, len(found)) - 1].best if found else None
+    return 1.0 if best is None else max(0.0, regrets(rates)[best])
+
+
+def seconds_to(found: Sequence[Found], rates: Rates, regret: float) -> float | None:
+    """The wall clock when the best first came within a regret, and stayed; None when it never did."""
+    of = regrets(rates)
+    close = [state.best is not None and of[state.best] <= regret for state in found]
+    if not close or not close[-1]:
+        return None
+    first = len(close) - next((place for place, is_close in enumerate(reversed(close)) if not is_close), len(close))
+    return found[first].spent_s

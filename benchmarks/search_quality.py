@@ -1,0 +1,146 @@
+"""Searches against exhaustive truth: regret, trials and wall clock of every sampler, replayed on recorded tables.
+
+    python benchmarks/search_quality.py --table FILE... [--data NAME=FILE ...] [--seeds 20] [--json]
+
+A table is one of record_table.py; its data is read again, for what a search knows of it beforehand, and must be the
+same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with. The best
+is chosen by one half of the repeats and regret scored by the other (table.py). Regret is counted after so many trials
+of candidates; those of the references, which every search makes first, count in the wall clock alone.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from record_table import SPACES, request_of
+from replays import RULES, World, outcomes_of, regret_after, replay, seconds_to
+from table import Table, load
+
+from autotune.core.hardware import Hardware
+from autotune.core.opening import opening
+from autotune.core.space import baseline, enumerate_space
+from autotune.describe import describe
+from autotune.errors import AutotuneError, UsageError
+from autotune.installed import installed
+from autotune.plan import Plan
+from autotune.search import forecaster_of
+
+AFTER = (4, 6, 8, 16)  # trials
+CLOSE = 0.02  # regret that is as good as none
+
+
+def main() -> None:
+    """Replay on every table and print what came of it."""
+    arguments = _arguments()
+    try:
+        answers = [quality(load(file), arguments.data, seeds=arguments.seeds) for file in arguments.table]
+    except AutotuneError as error:
+        sys.exit("\n".join(error.problems))
+    if arguments.json:
+        print(json.dumps({"tables": answers}))
+        return
+    for answer in answers:
+        print(
+            f"{answer['name']}: {answer['candidates']} candidates, {answer['exhaustive_s']:,.0f} s to measure all once"
+        )
+        for rule, found in answer["rules"].items():
+            shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in found["regret"].items())
+            print(f"  {rule:26} {shown}  within {CLOSE:.0%}: {found['reached']:.0%}")
+
+
+def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, Any]:
+    """What each rule finds on a table, over seeds."""
+    world, rates = world_of(table, data), table.rates()
+    exhaustive_s = sum(row.outcome.wall_s for row in table.rows if row.round == 0)
+    rules: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for rule in RULES:
+            runs = [
+                replay(world, rule, seed=seed, most=max(AFTER), journal=Path(folder, "journal"))
+                for seed in range(seeds)
+            ]
+            seconds = [seconds_to(found, rates, CLOSE) for found in runs]
+            reached = [each for each in seconds if each is not None]
+            rules[rule] = {
+                "regret": {after: _spread([regret_after(run, rates, after) for run in runs]) for after in AFTER},
+                "trials": median(map(len, runs)),
+                "reached": len(reached) / seeds,
+                "seconds_to_close": median(reached) if reached else None,
+                "share_of_exhaustive": median(reached) / exhaustive_s if reached else None,
+            }
+    name, count = table.header["name"], len(world.candidates)
+    return {"name": name, "candidates": count, "exhaustive_s": exhaustive_s, "seeds": seeds, "rules": rules}
+
+
+def world_of(table: Table, data: Mapping[str, str]) -> World:
+    """What a search of the table's space would know. Raises UsageError when the data is not the table's."""
+    name = table.header["name"]
+    words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
+    hardware = Hardware.from_dict(table.header["probed"])
+    request = replace(request_of(words), hardware=hardware)
+    workload = describe(
+        model=request.model,
+        data=request.data,
+        columns=dict(request.columns),
+        recipe=request.recipe,
+        seed=request.seed,
+        home=request.home,
+        progress=_say,
+    )
+    if workload.data.fingerprint != table.header["data_fingerprint"]:
+        raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")
+    here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
+    space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
+    outcomes = outcomes_of(table)
+    candidates = [candidate for candidate in space.candidates if candidate in outcomes]
+    start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
+    plan = Plan(forecaster=forecaster_of(request, workload, _say), progress=_say)
+    return World(
+        candidates=candidates,
+        start=start,
+        opening=opening(
+            candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed
+        ),
+        predicted=plan.rates(candidates),
+        outcomes=outcomes,
+        references_s=sum(row.outcome.wall_s for row in table.rows if row.role != "search"),
+    )
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "p90": float(np.quantile(values, 0.9))}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
+    parser.add_argument(
+        "--data", type=_pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space"
+    )
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    arguments.data = dict(arguments.data)
+    return arguments
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, equals, file = word.partition("=")
+    if not equals or name not in SPACES:
+        raise argparse.ArgumentTypeError(f"got {word}, expected NAME=FILE with a NAME of {', '.join(SPACES)}")
+    return name, file
+
+
+if __name__ == "__main__":
+    main()

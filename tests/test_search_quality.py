@@ -1,0 +1,98 @@
+"""benchmarks/search_quality.py: a replay sees its own trials alone, rules stop where people's do, regret is scored."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from replays import DEFAULTS, FALLING, LARGEST, Found, World, outcomes_of, regret_after, replay, seconds_to
+from table import Row, Table
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Measured, Outcome, OutOfMemory
+from tests import stand_ins
+
+BASE = Candidate(max_length=64, per_device_train_batch_size=8, gradient_accumulation_steps=1, method="full")
+SIZES = (1, 2, 4, 8)
+SPACE = [
+    replace(BASE, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, checkpointing=checkpointing)
+    for checkpointing in ("full", "off")
+    for size in SIZES
+]
+RATES = dict(zip(SPACE, (60.0, 90.0, 80.0, 70.0, 100.0, 120.0, 110.0, 50.0), strict=True))
+START = SPACE[3]
+
+
+def ran(rate: float) -> Measured:
+    return replace(stand_ins.measured(), useful_tokens_per_s=rate, wall_s=10.0)
+
+
+def world(outcomes: dict[Candidate, list[Outcome]] | None = None) -> World:
+    return World(
+        candidates=SPACE,
+        start=START,
+        opening=(),
+        predicted=np.array([RATES[candidate] for candidate in SPACE]),
+        outcomes=outcomes or {candidate: [ran(rate)] for candidate, rate in RATES.items()},
+        references_s=20.0,
+    )
+
+
+def bests(rule: str, tmp_path: Path, there: World | None = None, most: int = 16) -> list[float | None]:
+    found = replay(there or world(), rule, seed=0, most=most, journal=tmp_path / "journal")
+    return [None if state.best is None else RATES[state.best] for state in found]
+
+
+def test_rules_stop_where_people_do(tmp_path: Path) -> None:
+    """The defaults are one trial; speed falls at the third micro-batch; the largest that runs is kept, fast or not."""
+    assert bests(DEFAULTS, tmp_path) == [70.0]
+    assert bests(FALLING, tmp_path) == [60.0, 90.0, 90.0]
+    assert bests(LARGEST, tmp_path) == [60.0, 90.0, 80.0, 70.0]
+    no_memory: list[Outcome] = [OutOfMemory(message="", peak_bytes=None, wall_s=1.0)]
+    full = {candidate: [ran(rate)] for candidate, rate in RATES.items()}
+    assert bests(LARGEST, tmp_path, world({**full, START: no_memory})) == [60.0, 90.0, 80.0, 80.0]
+
+
+@pytest.mark.parametrize("sampler", ["roofline", "random", "grid", "tpe"])
+def test_samplers_find_the_best_in_the_end(sampler: str, tmp_path: Path) -> None:
+    """Of eight; with predictions that are right in one trial."""
+    found = bests(sampler, tmp_path)
+    assert found[-1] == 120.0
+    assert sampler != "roofline" or found[0] == 120.0
+
+
+def test_a_trial_is_one_of_the_repeats_and_costs_its_time(tmp_path: Path) -> None:
+    """Which one goes with the seed; the references come first."""
+    repeats: dict[Candidate, list[Outcome]] = {
+        candidate: [ran(rate), ran(2 * rate)] for candidate, rate in RATES.items()
+    }
+    runs = [replay(world(repeats), "grid", seed=seed, most=3, journal=tmp_path / "journal") for seed in range(12)]
+    assert {run[-1].best for run in runs} > {SPACE[1]}
+    assert [state.spent_s for state in runs[0]] == [30.0, 40.0, 50.0]
+
+
+def test_regret_is_that_of_the_best_so_far() -> None:
+    """All of it before anything ran, and none at the optimum; close is when it stays so."""
+    states = [Found(best=best, spent_s=10.0 * place) for place, best in enumerate((None, SPACE[5], SPACE[6], SPACE[5]))]
+    rates = {candidate: [rate] for candidate, rate in RATES.items()}
+    assert regret_after(states, rates, 1) == 1.0
+    assert regret_after(states, rates, 3) == pytest.approx(1 - 110 / 120)
+    assert regret_after(states, rates, 99) == 0.0
+    assert seconds_to(states, rates, 0.02) == 30.0
+    assert seconds_to(states[:3], rates, 0.02) is None
+    assert seconds_to(states[1:2], rates, 0.02) == 10.0
+
+
+def test_outcomes_are_the_tables_own() -> None:
+    """Each trial of a candidate of the space; of one that failed once, only that."""
+    failed = OutOfMemory(message="", peak_bytes=None, wall_s=1.0)
+    trials = [("baseline", START, ran(5.0)), ("search", SPACE[0], ran(60.0)), ("search", SPACE[1], ran(90.0))]
+    trials += [("search", SPACE[0], ran(62.0)), ("search", SPACE[1], failed)]  # type: ignore[list-item]
+    rows = tuple(
+        Row(order=place, round=place // 3, role=role, candidate=candidate, outcome=outcome, measured_at="now")  # type: ignore[arg-type]
+        for place, (role, candidate, outcome) in enumerate(trials)
+    )
+    found = outcomes_of(Table(header={}, rows=rows))
+    assert found.keys() == {SPACE[0], SPACE[1]}
+    assert [outcome.useful_tokens_per_s for outcome in found[SPACE[0]] if isinstance(outcome, Measured)] == [60.0, 62.0]
+    assert found[SPACE[1]] == [failed]
