@@ -223,8 +223,9 @@ def measured_of(outcome: Outcome, watch: Watch) -> Row:
 
 def errors_of(predicted: Mapping[str, Any], measured: Mapping[str, Any] | None) -> dict[str, float]:
     """Predicted over measured, less one, of whatever was measured."""
-    names = ("allocated_bytes", "reserved_bytes", "device_bytes")
-    return {name: predicted[name] / measured[name] - 1 for name in names if measured and measured[name] is not None}
+    names = ("allocated_bytes", "reserved_bytes", "device_bytes", "step_s")
+    there = [name for name in names if measured and predicted.get(name) is not None and measured[name] is not None]
+    return {name: predicted[name] / measured[name] - 1 for name in there if measured}
 
 
 def described(plan: Planned, about: Mapping[str, Any]) -> Row:

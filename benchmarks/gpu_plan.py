@@ -18,7 +18,7 @@ from rows import Row
 
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware
-from autotune.forecaster import Forecaster
+from autotune.forecaster import Forecaster, TimeForecast
 from autotune.models import resolve_architecture
 from autotune.probe_cpu import count_cores
 
@@ -36,17 +36,21 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A case whose prediction was made. directory: of its model and its rows. estimate: None when there is none."""
+    """A case whose prediction was made. directory: of its model and its rows. estimate: None when there is none.
+
+    time: from what is published of the GPU; None where that is not enough.
+    """
 
     case: Case
     directory: Path
     estimate: MemoryEstimate | None
+    time: TimeForecast | None = None
     why: str = ""
 
     @property
     def predicted(self) -> Row | None:
         """The prediction as the file has it."""
-        return None if self.estimate is None else predicted_of(self.estimate)
+        return None if self.estimate is None else {**predicted_of(self.estimate), **seconds_of(self.time)}
 
 
 def waiting(cases: Iterable[Case], cards: Mapping[int, Sequence[Case]], rows: Sequence[Row]) -> list[Job]:
@@ -135,7 +139,8 @@ def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[P
         place.mkdir()
         (place / "model").symlink_to(directory / "model")
         write_rows(each, place / "rows")
-        planned.append(Planned(case=each, directory=place, estimate=forecaster.memory(each.candidate)))
+        memory, time = forecaster.memory(each.candidate), forecaster.time(each.candidate)
+        planned.append(Planned(case=each, directory=place, estimate=memory, time=time))
     return planned
 
 
@@ -160,6 +165,14 @@ def predicted_of(estimate: MemoryEstimate) -> Row:
         "op": demand.peak.op,
         "items": dict(demand.peak.items),
     }
+
+
+def seconds_of(time: TimeForecast | None) -> Row:
+    """What the seconds of a step are held against."""
+    if time is None:
+        return {"step_s": None}
+    found = time.estimate
+    return {"step_s": found.step_s, "interval_s": list(time.interval_s), "spent": dict(found.spent)}
 
 
 def _silent(line: str) -> None:

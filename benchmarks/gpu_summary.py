@@ -30,7 +30,7 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     measured = [row for row in found if row["outcome"] == "measured"]
     whole = [row for row in measured if row["case"]["card_bytes"] is None]
     missed = [row["name"] for row in found if row["outcome"] == "out_of_memory" and row["predicted"]["fits"]]
-    total = {name: errors(whole, name) for name in COUNTERS}
+    total = {name: errors(whole, name) for name in (*COUNTERS, "step_s")}
     small = [fits for row in measured for fits in small_on_cards(row)]
     share = sum(small) / len(small) if small else None
     allocated = total["allocated_bytes"]
