@@ -28,17 +28,18 @@ from autotune.core.memory import memory_law
 from autotune.core.profile import deepen
 from autotune.core.workload import ModelFacts
 from autotune.installed import installed
-from autotune.profiles import FORMAT, STACK
+from autotune.profiles import STACK
 
 RESULTS = Path(__file__).parent / "results" / "memory_phases_cpu.jsonl"
 PHASES = ("evaluation", "saving", "loading")
+SINCE = 10  # format of profiles: what it is about, last uses, is as it was then
 
 
 def main() -> None:
     """Draw, predict, measure, append; then say how far off the predictions are. A case that fails ends it."""
     arguments = _arguments()
     facts = {model.name: model for name in ("tiny", *ARCHITECTURES) for model in [find_model(name, arguments.home)]}
-    about = {"format": FORMAT, "versions": {name: installed().versions[name] for name in STACK}}
+    about = {"format": SINCE, "versions": {name: installed().versions[name] for name in STACK}}
     done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
     for drawn in draw_cases(list(facts.values()), plain_cpu(), count=arguments.count, seed=arguments.seed):
         case = replace(drawn, loss="fused")  # this trainer's own

@@ -1,7 +1,10 @@
 """benchmarks/time_accuracy.py: a row calibrates its GPU and is not scored, intervals are counted, orders compared."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from time_accuracy import errors, judge, rank_correlation, summary
 
@@ -42,3 +45,17 @@ def test_the_order_of_a_group_is_compared() -> None:
     judge(rows)
     assert summary(rows)["spearman"] == {"one, a model": pytest.approx(1.0)}
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(("label", "half"), [("looked at", "tune"), ("blind", "blind")])
+@pytest.mark.parametrize("state", ["uncalibrated", "calibrated"])
+def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, half: str, state: str) -> None:
+    """docs/time.md: count, median, 95th percentile, largest, and the share inside, to the digits that are shown."""
+    root = Path(__file__).parents[1]
+    rows = map(json.loads, (root / "benchmarks/results/time_accuracy.jsonl").read_text(encoding="utf-8").splitlines())
+    verdicts = [row[state] for row in rows if row["half"] == half and row[state]]
+    found = [100 * abs(verdict["error"]) for verdict in verdicts]
+    inside = 100 * np.mean([verdict["inside"] for verdict in verdicts])
+    shown = [f"{value:.1f} %" for value in (np.median(found), np.quantile(found, 0.95), max(found))]
+    line = f"| {label}, {state} | {len(found)} | {' | '.join(shown)} | {inside:.0f} % |"
+    assert line in (root / "docs/time.md").read_text(encoding="utf-8").splitlines()
