@@ -19,16 +19,16 @@ from autotune.recorder import Recorder
 STASH = 5  # tensors on their way to the host that TRL keeps on the device: its `max_fwd_stash_size`
 
 
-def reach(candidate: Candidate) -> int:
+def reach(candidate: Candidate, *, scores_routers: bool) -> int:
     """How many layers from one that frees a block to the one that made it.
 
     Of a layer that is checkpointed one tensor is sent to the host, so a stash is spread over many; of any other more
     than a stash holds. Where every n-th is checkpointed the one before the last may have been, and the first two layers
-    are unlike those that follow.
+    are unlike those that follow. Of the losses of routers, one a layer, few are sent as well.
     """
-    if not candidate.activation_offloading or candidate.checkpointing == "off":
+    if not candidate.activation_offloading or (candidate.checkpointing == "off" and not scores_routers):
         return 1
-    if candidate.checkpointing == "every_n" and candidate.every_n_layers > 1:
+    if candidate.checkpointing == "every_n" and candidate.every_n_layers > 1 and not scores_routers:
         return 3
     return STASH + 1
 

@@ -102,14 +102,20 @@ def plan_trace(request: TraceRequest, *, depth: int | None = None) -> Plan:
     """Plan the trace of a model of `depth` layers; None takes the fewest that stand for all of them."""
     kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
     leading, period = repetition(kinds)
+    reached = reach(request.candidate, scores_routers=_scores_routers(request.config))
     return Plan(
         request=request,
         layers=len(kinds),
         leading=leading,
         period=period,
-        depth=traced_layers(len(kinds), period, leading, reach(request.candidate)) if depth is None else depth,
+        depth=traced_layers(len(kinds), period, leading, reached) if depth is None else depth,
         shapes=traced_shapes(request),
     )
+
+
+def _scores_routers(config: Mapping[str, Any]) -> bool:
+    """Whether TRL adds the routers' losses (trl 1.16, SFTTrainer's `aux_loss_enabled`)."""
+    return "output_router_logits" in config and bool(config.get("router_aux_loss_coef"))
 
 
 def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare | None = None) -> Profile:
