@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import Qwen3MoeConfig
 
 from autotune.core.memory import memory_law, peak
 from autotune.core.profile import OFFLOADED, Profile, deepen, monomials
-from autotune.trace import trace, trace_whole
+from autotune.trace import plan_trace, trace, trace_whole
 from tests.test_trace import request
 
 
@@ -37,6 +38,14 @@ def test_what_waits_to_be_sent_is_no_more_in_a_deep_model(checkpointing: Any, ev
     profile = trace(asked)
     assert profile.layers < 18
     assert held_for_the_loss(deepen(profile, 18), shape) == held_for_the_loss(trace_whole(asked, shape), shape)
+
+
+@pytest.mark.parametrize(("coefficient", "layers"), [(0.001, 15), (0.0, 5)])
+def test_losses_of_routers_wait_in_the_stash_too(coefficient: float, layers: int) -> None:
+    """One a layer, so that a stash spans six of them; without such losses a layer fills it by itself."""
+    config = Qwen3MoeConfig(num_hidden_layers=48, router_aux_loss_coef=coefficient).to_dict()
+    asked = request(5, capability=(8, 0), checkpointing="off", activation_offloading=True)
+    assert plan_trace(replace(asked, config=config)).depth == layers
 
 
 def held_for_the_loss(profile: Profile, shape: tuple[int, int, int]) -> int:
