@@ -52,7 +52,7 @@ def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[
         ("data.columns=q", "data.columns=q: expected a mapping such as '{a: b}'"),
         ("candidate=3", "candidate=3: candidate holds keys, such as candidate.max_length"),
         ("candidate={max_lenght: 3}", "candidate.max_lenght=3: no such key; the nearest is candidate.max_length"),
-        ("sampler=tp", "sampler=tp: expected gp, grid, random, tpe; the nearest is tpe"),
+        ("sampler=tp", "sampler=tp: expected gp, grid, random, roofline, tpe; the nearest is tpe"),
         ("recipe={epochs: 3}", "recipe={'epochs': 3}: expected default, small_data"),
         ("hardware=rtx_409", f"hardware=rtx_409: expected {group_words('hardware')}; the nearest is rtx_4090"),
         ("~seed", "~seed: only a group can be left out"),
@@ -158,7 +158,7 @@ def test_every_value_of_a_sweep_is_judged() -> None:
     """A mistake in the last value of a sweep is found before the first job runs."""
     words = ["sampler=tpe,grd", "recipe.epochs=1,2,x", "model=tiny,./dir", "data=demo", "seed=range(-1,3)"]
     assert problems_of(*words, multirun=True) == [
-        "sampler=grd: expected gp, grid, random, tpe; the nearest is grid",
+        "sampler=grd: expected gp, grid, random, roofline, tpe; the nearest is grid",
         "recipe.epochs=x: expected a number, above 0",
         "model=tiny,./dir: options and free forms cannot be mixed in one sweep",
         "seed=-1: expected a whole number, at least 0 and at most 4294967295",
