@@ -127,6 +127,7 @@ class Forecaster:
     progress: Callable[[str], None]
     thrifty: bool = False
     _profiles: dict[str, Profile] = field(default_factory=dict)
+    _deep_profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class Forecaster:
         }
 
         def answer() -> dict[str, Any]:
-            profile = deepen(self._profile(request), self.facts.layers)
+            profile = self._deep_profile(request)
             replayed = None
             if self.hardware.kind == "cuda":
                 replayed = replay(
@@ -409,6 +410,13 @@ class Forecaster:
         if key not in self._profiles:
             self._profiles[key] = load_profile(request, home=self.home, progress=self.progress)
         return self._profiles[key]
+
+    def _deep_profile(self, request: ProfileRequest) -> Profile:
+        """The profile with all layers. It is made once for the batches that share it."""
+        key = key_of(describe_request(request))
+        if key not in self._deep_profiles:
+            self._deep_profiles[key] = deepen(self._profile(request), self.facts.layers)
+        return self._deep_profiles[key]
 
     def _law(self, candidate: Candidate, batch: Batch) -> MemoryLaw:
         """The law at full depth, for all candidates of this one's case."""
