@@ -28,7 +28,7 @@ from torch.utils import _foreach_utils
 from trl.kernels import chunked_logprob
 
 from autotune.attention_kernels import HALF, WORKSPACES, Capability, cuda_attention
-from autotune.work import Done
+from autotune.work import Done, dtype_of
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ def cuda_paths(capability: Capability, *, ran: Callable[[Done], None] = lambda d
 
     def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
         """What cuBLAS does in place, and allocates nothing for (TRL's `_addmm_fp32`)."""
-        ran(Done("product", _dtype(left), (1, left.shape[0], right.shape[1], left.shape[1])))
+        ran(Done("product", dtype_of(left), (1, left.shape[0], right.shape[1], left.shape[1])))
 
     types = [FakeTensor]
     with (
@@ -96,13 +96,9 @@ class _Launch:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(tile: torch.Tensor, *_: Any, **__: Any) -> None:
-            self.ran(Done("stream", _dtype(tile), (self.passes * tile.numel() * tile.element_size(),)))
+            self.ran(Done("stream", dtype_of(tile), (self.passes * tile.numel() * tile.element_size(),)))
 
         return launch
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 class _Autocast(TorchFunctionMode):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autotune.alternatives import Alternatives, Largest, Suggestion
 from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.context import Context, Installed
@@ -20,7 +21,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
 from autotune.errors import NotPredicted
-from autotune.forecaster import Forecaster, Largest, Suggestion, TimeForecast
+from autotune.forecaster import Forecaster, TimeForecast
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
 from autotune.profiles import Loss
@@ -124,7 +125,8 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
     def is_legal(changed: Candidate) -> bool:
         return not broken_rules(changed, context, lengths_known=data is not None)
 
-    rows, positions = forecaster.largest_rows(candidate, memory), forecaster.largest_length(candidate, memory)
+    others = Alternatives(forecaster=forecaster)
+    rows, positions = others.largest_rows(candidate, memory), others.largest_length(candidate, memory)
     time = None
     if request.hardware.kind == "cuda":  # of a CPU a probe's rates do not tell what its memory does between operators
         try:
@@ -147,7 +149,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         cost=None if run_s is None or request.price_per_hour is None else run_s / 3600 * request.price_per_hour,
         largest_rows=rows,
         largest_length=positions,
-        suggestions=() if memory.fits else tuple(forecaster.suggestions(candidate, memory, rows.value, is_legal)),
+        suggestions=() if memory.fits else tuple(others.suggestions(candidate, memory, rows.value, is_legal)),
         fixed_bytes=fixed_bytes(law, batch),
         levers=levers(law, batch, candidate, full_logits=request.loss == "full_logits"),
         versions=stack.versions,

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from autotune.alternatives import End
 from autotune.core.candidate import short_name
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.legality import QUANTIZED
 from autotune.core.units import format_bytes, format_duration
 from autotune.estimate import Forecast
-from autotune.forecaster import End, TimeForecast
+from autotune.forecaster import TimeForecast
 
 NAMED = 3  # levers
 LONGEST = 6  # items of a step's time

@@ -69,26 +69,26 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result:
     """What an operator did; None when it only looked at what is there."""
     if product := PRODUCTS.get(func):
         kind, sides = product
-        return Done(kind, _dtype(args), sides(*args, **kwargs))
+        return Done(kind, dtype_of(args), sides(*args, **kwargs))
     name = func._schema.name
     if "dequantize_4bit" in name:
-        return Done("nf4_dequantize", _dtype((result,)), (result.numel(),))
+        return Done("nf4_dequantize", dtype_of((result,)), (result.numel(),))
     if any(part in name for part in ATTENTION):
         return _attention(func, args, kwargs)
     if name.removeprefix("aten::").startswith(FREE):
         return None
     moved = tuple(_moved(func, args, kwargs, result))
-    return Done("stream", _dtype((*tree_leaves(result), *args)), moved) if moved else None
+    return Done("stream", dtype_of((*tree_leaves(result), *args)), moved) if moved else None
 
 
 def work_of_one(func: Any, args: tuple[Any, ...], place: int) -> Done:
     """The share of one parameter in an operator over lists of tensors, which reads and writes all of them."""
     lists = [value for value in args if isinstance(value, list | tuple) and len(value) == len(args[0])]
     mine = [tensors[place] for tensors in lists if isinstance(tensors[place], torch.Tensor)]
-    return Done("share", _dtype(mine), tuple(2 * _bytes(tensor) for tensor in mine))
+    return Done("share", dtype_of(mine), tuple(2 * _bytes(tensor) for tensor in mine))
 
 
-def _dtype(values: Any) -> str:
+def dtype_of(values: Any) -> str:
     found = (value.dtype for value in tree_leaves(values) if isinstance(value, torch.Tensor))
     return str(next(found, torch.float32)).removeprefix("torch.")
 
@@ -105,7 +105,7 @@ def _attention(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> D
     given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
     causal = "flash_attn_3" in name or {**given, **kwargs}.get("is_causal", False)
     kind = ("attention" if causal else "masked_attention") + ("_backward" if backward else "")
-    return Done(kind, _dtype((query,)), tuple(query.shape))  # type: ignore[arg-type]
+    return Done(kind, dtype_of((query,)), tuple(query.shape))  # type: ignore[arg-type]
 
 
 def _moved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Iterator[int]:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from autotune.alternatives import Alternatives, Suggestion
 from autotune.core.candidate import Candidate
 from autotune.core.context import Context
 from autotune.core.estimate import Demand, MemoryEstimate
 from autotune.core.memory import Peak
 from autotune.core.recipe import Recipe
-from autotune.forecaster import Forecaster, Suggestion
+from autotune.forecaster import Forecaster
 from autotune.proposal import broken_rules
 from tests.core.examples import A100, RICH, candidate, workload
 
@@ -60,7 +61,7 @@ def suggested(asked: Candidate, rows: int | None) -> list[Suggestion]:
     def is_legal(changed: Candidate) -> bool:
         return not broken_rules(changed, context, lengths_known=True)
 
-    return list(forecaster.suggestions(asked, too_much(forecaster), rows, is_legal))
+    return list(Alternatives(forecaster=forecaster).suggestions(asked, too_much(forecaster), rows, is_legal))
 
 
 @pytest.mark.parametrize(("batching", "rows", "size"), [("random", 5, 4), ("group_by_length", 3, 2)])
