@@ -20,6 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from autotune import sft
 from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
+from autotune.core.racing import is_outpaced
+from autotune.malloc import keep_pages
 from autotune.probe_cpu import count_cores
 from autotune.task import Device, Measure, Task, Train, last_checkpoint
 
@@ -41,11 +43,12 @@ def train(task: Task, send: Send) -> Outcome:
         torch.cuda.reset_peak_memory_stats()  # what runs out of memory reports its own peak
         limit_allocator(task.allocator_limit_bytes)
     else:
-        sft.tune_allocator(task.candidate)
+        if task.candidate.tuned_allocator:
+            keep_pages()
     torch.set_num_threads(task.candidate.torch_threads or min(torch.get_num_threads(), count_cores()))
     reference_before = reference_flops_per_s(task.device)
     memory = MemoryPeaks(task.device)
-    clock = StepClock(task, started, send, memory)
+    clock = StepClock(task, started, send, memory, reference_before)
     trainer = sft.build_trainer(task, callbacks=[clock])
     clock.trainer = trainer
     load_s = time.perf_counter() - started
@@ -115,8 +118,11 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
 
     trainer: sft.Trainer
 
-    def __init__(self, task: Task, started: float, send: Send, memory: "MemoryPeaks") -> None:
+    def __init__(
+        self, task: Task, started: float, send: Send, memory: "MemoryPeaks", reference_flops_per_s: float
+    ) -> None:
         self.task = task
+        self.reference_flops_per_s = reference_flops_per_s  # right before the trial
         self.started = started
         self.send = send
         self.memory = memory
@@ -187,13 +193,20 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.send({"event": "saved", "global_step": state.global_step})
 
     def _why_stop(self, work: Measure) -> str | None:
-        """`precision`, `steps` or `budget`; None goes on. One step alone has no error, so two are measured at least."""
+        """`precision`, `outpaced`, `steps` or `budget`; None goes on. One step has no error: there are two at least."""
         n = len(self.steps)
         if n < 2:
             return None
-        error = epoch_rate(self.steps, epoch_positions=1, epoch_useful=1).relative_error
+        epoch = self.trainer.epoch
+        assert epoch is not None  # a trial lays it out
+        whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
+        error = epoch_rate(self.steps, **whole).relative_error
         if n >= work.least_steps and error is not None and error <= work.precision:
             return "precision"
+        if work.pace is not None and is_outpaced(
+            work.pace, self.steps, **whole, reference_flops_per_s=self.reference_flops_per_s
+        ):
+            return "outpaced"
         if n >= work.most_steps:
             return "steps"
         next_s = sum(step.seconds for step in self.steps) / n

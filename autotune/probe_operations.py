@@ -5,6 +5,7 @@ runs on a GPU also runs on a CPU. Leaves out when and how often they run (probe_
 core/hardware.py.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,9 @@ CUDA_LAYERS = (
 )
 CPU_ATTENTION = ((4, 9, 128, 64), (1, 9, 512, 64), (4, 9, 512, 64), (1, 9, 2048, 64))  # (B, H, S, D)
 CUDA_ATTENTION = ((4, 9, 512, 64), (8, 32, 512, 128), (1, 32, 2048, 128), (4, 32, 2048, 128), (1, 32, 8192, 128))
+CPU_FIRST = ((300, 256, 256), (300, 1536, 576))  # shapes that are new: M grows with every call; oneDNN makes kernels
+CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition
+CHAIN_SIDE = 8  # so few numbers that only Python and the launches take time
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
 CUDA_TRANSFERS = (2**20, 2**26, 2**28)  # bytes
@@ -88,11 +92,16 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     products: tuple[RateDtype, ...] = (*dtypes, "tf32") if tf32 else dtypes
     add(("matmul",), products, [(side,) * 3 for side in (CUDA_SQUARES if cuda else CPU_SQUARES)])
     add(("matmul", "matmul_grad_input", "matmul_grad_weight"), products, layers)
-    add(("attention_forward", "attention_forward_backward"), dtypes, CUDA_ATTENTION if cuda else CPU_ATTENTION)
+    attention: tuple[What, ...] = ("attention_forward", "attention_forward_backward")
+    masked: tuple[What, ...] = ("masked_attention_forward", "masked_attention_forward_backward")
+    add((*attention, *masked), dtypes, CUDA_ATTENTION if cuda else CPU_ATTENTION)
     add(("nf4_matmul", "int8_matmul"), dtypes[:2], quantized)
     add(("nf4_dequantize", "int8_dequantize"), dtypes[:2], [shape[1:] for shape in quantized[:1]])
     add(("copy",), ("float32",), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     add(("add",), ("float32", "bfloat16"), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
+    if not cuda:
+        add(("first_matmul",), dtypes, CPU_FIRST)
+        add(("eager_operators", "checkpointed_operators", "selective_operators"), ("float32",), [(CHAIN,)])
     if cuda:
         add(("host_to_device_pinned", "host_to_device_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
         add(("device_to_host_pinned", "device_to_host_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
@@ -137,7 +146,7 @@ def cuda_bench(limit_bytes: int) -> Bench:
 
 def largest_bytes(point: Point) -> int:
     """Bytes of the tensors of one operation, in fp32 whatever its dtype: quantized weights start there."""
-    if point.what.startswith("attention"):
+    if "attention" in point.what:
         return 10 * 4 * math.prod(point.shape)  # q, k, v, the result, their gradients, and what is saved
     if len(point.shape) == 3:
         m, n, k = point.shape
@@ -153,12 +162,18 @@ class Operations:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._fitting = bench.limit_bytes // (3 * 4)  # elements of the three tensors of an operation
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
+        self._new_rows = 0  # of products so far whose shape was new
 
     def prepare(self, point: Point) -> Callable[[], object]:
         """The function that does the point's work once. Raises what torch or bitsandbytes raise."""
-        if point.what.startswith("attention"):
+        if "attention" in point.what:
             return self._attention(point)
+        if point.what == "first_matmul":
+            return self._first_product(point)
+        if point.what.endswith("operators"):
+            return self._chain(point)
         if point.what.startswith(("nf4", "int8")):
             return self._quantized(point)
         if point.what.startswith(("host_to", "device_to")):
@@ -187,19 +202,71 @@ class Operations:
         dw = self._tensor("out", point.dtype, n, k)
         return lambda: torch.mm(dy.t(), x, out=dw)
 
+    def _first_product(self, point: Point) -> Callable[[], object]:
+        import torch
+
+        m, n, k = point.shape
+        w = self._tensor("w", point.dtype, n, k)
+
+        def work() -> "torch.Tensor":
+            self._new_rows += 1
+            rows = m + self._new_rows
+            x, y = self._tensor("x", point.dtype, rows, k), self._tensor("y", point.dtype, rows, n)
+            return torch.mm(x, w.t(), out=y)
+
+        return work
+
+    def _chain(self, point: Point) -> Callable[[], object]:
+        import torch
+        from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+        linear = torch.nn.Linear(CHAIN_SIDE, CHAIN_SIDE, bias=False, device=self._bench.device)
+        activation = torch.nn.SiLU()
+        x = torch.randn(1, CHAIN_SIDE, CHAIN_SIDE, device=self._bench.device, requires_grad=True)
+
+        def chain(y: "torch.Tensor") -> "torch.Tensor":
+            for _ in range(CHAIN // 3):
+                y = activation(linear(y)) + y
+            return y
+
+        def recompute(*_: Any, **__: Any) -> CheckpointPolicy:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+
+        policy: dict[str, Any] = {}
+        if point.what == "selective_operators":
+            contexts: Callable[..., Any] = create_selective_checkpoint_contexts  # untyped in torch 2.13
+            policy["context_fn"] = lambda: contexts(recompute)
+
+        def work() -> "torch.Tensor":
+            eager = point.what == "eager_operators"
+            y = chain(x) if eager else checkpoint(chain, x, use_reentrant=False, **policy)
+            return torch.autograd.grad(y.sum(), x)[0]
+
+        return work
+
     def _attention(self, point: Point) -> Callable[[], object]:
         import torch
         from torch.nn.functional import scaled_dot_product_attention
 
         q, k, v = (self._tensor(name, point.dtype, *point.shape).detach().requires_grad_() for name in "qkv")
         gradient = self._tensor("out", point.dtype, *point.shape)
+        mask = self._padding(point.shape[0], point.shape[2]) if point.what.startswith("masked") else None
 
         def forward() -> "torch.Tensor":
-            return scaled_dot_product_attention(q, k, v, is_causal=True)
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
-        if point.what == "attention_forward":
+        if point.what.endswith("forward"):
             return forward
         return lambda: torch.autograd.grad(forward(), (q, k, v), gradient)
+
+    def _padding(self, B: int, S: int) -> "torch.Tensor":
+        """What a causal model asks of padded rows, (B, 1, S, S): the last of them is half as long as the first."""
+        import torch
+
+        places = torch.arange(S, device=self._bench.device)
+        lengths = torch.linspace(S, S // 2, B, device=self._bench.device).long()
+        causal = places[None, :] <= places[:, None]
+        return (causal & (places[None, None, :] < lengths[:, None, None]))[:, None]
 
     def _quantized(self, point: Point) -> Callable[[], object]:
         """As in training: the input wants a gradient, the weight is frozen."""
@@ -233,11 +300,23 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _stream(self, point: Point) -> Callable[[], object]:
+        """Over other memory in each call: an operator of a step does not find its operands in the nearest cache."""
         import torch
 
-        a, b = (self._tensor(name, point.dtype, *point.shape) for name in "xw")
-        out = self._tensor("out", point.dtype, *point.shape)
-        return (lambda: out.copy_(a)) if point.what == "copy" else (lambda: torch.add(a, b, out=out))
+        [size] = point.shape
+        largest = max(size, min((CPU_STREAMS if self._bench.device == "cpu" else CUDA_STREAMS)[-1], self._fitting))
+        places = itertools.cycle(range(0, largest - size + 1, size))
+        a, b, out = (self._tensor(name, point.dtype, largest) for name in ("x", "w", "out"))
+
+        def copy() -> "torch.Tensor":
+            place = next(places)
+            return out[place : place + size].copy_(a[place : place + size])
+
+        def add() -> "torch.Tensor":
+            here = slice(place := next(places), place + size)
+            return torch.add(a[here], b[here], out=out[here])
+
+        return copy if point.what == "copy" else add
 
     def _transfer(self, point: Point) -> Callable[[], object]:
         import torch

@@ -21,6 +21,7 @@ from typing import IO, Any
 from autotune import nvml
 from autotune.core.hardware import RatePoint
 from autotune.errors import AutotuneError
+from autotune.malloc import keep_pages
 from autotune.probe_operations import cpu_bench, cuda_bench, list_points
 from autotune.probe_rates import Rates, measure, prepare_jobs
 
@@ -94,11 +95,10 @@ def measure_in_process(request: Request, *, progress: Callable[[str], None], lim
 def _environment(request: Request) -> dict[str, str]:
     """What must be set before the process starts.
 
-    One device is to be seen; bitsandbytes must not look for kernels on the hub (it does when `kernels` is installed);
-    and glibc keeps its pages, so that operators are timed and not the kernel's zeroing of memory.
+    One device is to be seen, and bitsandbytes must not look for kernels on the hub (it does when `kernels` is
+    installed).
     """
-    glibc = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": request.uuid or "", "HF_HUB_OFFLINE": "1", **glibc}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": request.uuid or "", "HF_HUB_OFFLINE": "1"}
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:
@@ -160,6 +160,7 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
 
     total = capability = workspace_bytes = context_bytes = None
     if request.uuid is None:
+        keep_pages()  # so that operators are timed, and not the kernel's zeroing of memory
         torch.set_num_threads(min(torch.get_num_threads(), request.cores))
         bench, points, used_before = cpu_bench(request.free_bytes // MEMORY_SHARE), list_points("cpu"), 0
     else:

@@ -1,20 +1,19 @@
 """The real trainer, built from a task: TRL's `SFTTrainer` with a count of what it trains on and an order of steps.
 
 A trial and a run are the same trainer. A trial takes the steps of the same epoch in another, seeded order and stops
-earlier; the order is drawn over the whole dataset, because grouping a small part of it would understate what
-grouping gains. Leaves out processes and outcomes (worker.py).
+earlier; the order is drawn over the whole dataset, because grouping a small part of it would understate what grouping
+gains. A comparison trains the same samples in each step, whatever the candidate. Leaves out processes and outcomes
+(worker.py).
 """
 
-import ctypes
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from datasets import load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from numpy.typing import NDArray
 from peft import LoraConfig
 from torch.utils.data import Sampler
@@ -22,16 +21,15 @@ from transformers import BitsAndBytesConfig, TrainerCallback
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from autotune.core.batching import STRATEGIES, pack
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
 from autotune.random_weights import draw_model
-from autotune.task import Measure, Task, Train
+from autotune.task import Compare, Measure, Task, Train
 
 Integers = NDArray[np.int64]
 
 COUNTS = "autotune_counts"  # key of a micro-batch's counts on their way from the collator to the step
-MALLOC_KEEP_BYTES = 2**31 - 1  # glibc's `mallopt` takes an int: no trimming and no mapping below 2 GiB
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc malloc.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +111,15 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.step_counts: list[Counts] = []
         self.epoch: Epoch | None = None
         self.order: list[int] = []
+        self.shared_batches: Sequence[Sequence[int]] = ()  # of a comparison
         super().__init__(**arguments)
         self.data_collator: Any = CountingCollator(
             self.data_collator
         )  # after: TRL refuses one that it is given to pack
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
+        if isinstance(self.task.work, Compare):
+            return DrawnSteps(self.shared_batches)
         sampler = self._real_sampler()
         if isinstance(self.task.work, Train):
             return sampler
@@ -163,6 +164,22 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             useful=np.array([useful[rows].sum() for rows in rows_of]),
             largest=padded.max(axis=1),
         )
+
+    def share_samples(self, parts: Sequence[Dataset]) -> None:
+        """Train a step on each of the parts, as `fitting_accumulation` made room for."""
+        arguments = (self.processing_class, self.args, self.args.packing, None, "train")
+        parts = [self._prepare_dataset(part, *arguments) for part in parts]  # TRL packs a step's samples together
+        self.train_dataset = concatenate_datasets(parts)
+        tokens, _ = row_counts(self.train_dataset)
+        micro_batches: list[Sequence[int]] = []
+        begin = 0
+        for part in parts:
+            rows = np.arange(begin, begin + len(part))
+            if self.task.candidate.batching in ("batch_rebalance", "group_by_length"):
+                rows = rows[np.argsort(tokens[rows])]
+            micro_batches += [each.tolist() for each in np.array_split(rows, self.args.gradient_accumulation_steps)]
+            begin += len(part)
+        self.shared_batches = micro_batches
 
     def _positions(self, tokens: Integers) -> int:
         multiple = self.args.pad_to_multiple_of or 1
@@ -210,20 +227,53 @@ def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
 
 def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
     """Load the model and construct the trainer that `task` describes. Raises whatever the libraries raise."""
+    dataset, parts = load_from_disk(task.tokenized_path), list[Dataset]()
+    if isinstance(task.work, Compare):
+        parts = drawn_parts(dataset, task)
+        dataset = concatenate_datasets(parts)
+        task = replace(task, candidate=fitting_accumulation(task.candidate, parts))
     candidate, recipe = task.candidate, task.recipe
     arguments, quantization, model = sft_config(task), quantization_config(candidate), task.model_path
     if task.random_weights:  # TRL takes a model, too, and then nothing that says how to load one
         model = draw_model(model, quantization_config=quantization, **arguments.model_init_kwargs)
         arguments.model_init_kwargs, quantization = None, None
-    return Trainer(
+    trainer = Trainer(
         task,
         model=model,
         args=arguments,
-        train_dataset=load_from_disk(task.tokenized_path),
+        train_dataset=dataset,
         quantization_config=quantization,
         peft_config=lora_config(recipe) if candidate.method != "full" else None,
         callbacks=list(callbacks),
     )
+    if parts:
+        trainer.share_samples(parts)
+    return trainer
+
+
+def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
+    """The samples of each step of a comparison: as many as were asked for, whatever the candidate."""
+    assert isinstance(task.work, Compare)
+    samples = task.recipe.effective_batch_size
+    drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.work.steps * samples]
+    if task.work.order:
+        drawn = np.random.default_rng((task.seed, task.work.order)).permutation(drawn)
+    return [dataset.select(drawn[i : i + samples]) for i in range(0, len(drawn) // samples * samples, samples)]
+
+
+def fitting_accumulation(candidate: Candidate, parts: Sequence[Dataset]) -> Candidate:
+    """A candidate with no more micro-steps than each part has rows: packed rows may be fewer than they are usually."""
+    if not candidate.packs:
+        return candidate
+    rows = [
+        pack(
+            np.array([len(row) for row in part["input_ids"]]),
+            row_length=candidate.row_length,
+            strategy=STRATEGIES[candidate.batching],
+        ).rows
+        for part in parts
+    ]
+    return replace(candidate, gradient_accumulation_steps=min(candidate.gradient_accumulation_steps, *rows))
 
 
 def sft_config(task: Task) -> SFTConfig:
@@ -300,6 +350,8 @@ def max_steps(task: Task) -> int:
     """`SFTConfig.max_steps`: a trial never ends for want of steps, whatever the recipe says; -1 trains the epochs."""
     if isinstance(task.work, Measure):
         return max(task.recipe.max_steps or 0, task.work.warmup_steps(task.device) + task.work.most_steps)
+    if isinstance(task.work, Compare):
+        return task.work.steps
     return task.recipe.max_steps or -1
 
 
@@ -328,17 +380,3 @@ def quantization_config(candidate: Candidate) -> BitsAndBytesConfig | None:
     if candidate.method == "lora_int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return None
-
-
-def tune_allocator(candidate: Candidate) -> None:
-    """Tell glibc to keep freed pages on a CPU: a quarter of a step can be the kernel zeroing them again.
-
-    The same as MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_, which a forked worker can no longer set.
-    Does nothing where there is no glibc.
-    """
-    if candidate.tuned_allocator and sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            if not mallopt(M_MMAP_THRESHOLD, MALLOC_KEEP_BYTES):  # older glibc refuses more than half a heap
-                mallopt(M_MMAP_MAX, 0)
-            mallopt(M_TRIM_THRESHOLD, MALLOC_KEEP_BYTES)

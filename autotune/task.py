@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from autotune.core.candidate import Candidate
+from autotune.core.racing import Pace
 from autotune.core.recipe import Recipe
 
 Device = Literal["cpu", "cuda"]
@@ -23,6 +24,7 @@ class Measure:
         `least_steps` only when two steps are measured, because one has no error.
     worst_first: warm up on the epoch's smallest and largest micro-batch, so that the peak is that of the worst batch:
         in the second step, because the optimizer's states are only there after the first.
+    pace: the trial ends when it is slower than this; None lets it go on.
     """
 
     budget_s: float
@@ -30,6 +32,7 @@ class Measure:
     least_steps: int = 3
     most_steps: int = 50
     worst_first: bool = True
+    pace: Pace | None = None
 
     def warmup_steps(self, device: Device) -> int:
         """Steps before those that are measured; on CUDA the second finds libraries and allocator in a steady state."""
@@ -47,8 +50,19 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """The first optimizer steps, each on the samples that any candidate's step of that number has.
+
+    order: 0 for the order in which the samples are drawn; another number for one of its own, of the same samples.
+    """
+
+    steps: int
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One training, to be measured (a trial) or finished (a run).
+    """One training, to be measured (a trial), finished (a run), or compared with another.
 
     model_path: what `from_pretrained` takes. tokenized_path: the Arrow cache of describe.py.
     output_dir: where Trainer may write. log_path: where the worker's own output goes.
@@ -65,7 +79,7 @@ class Task:
     device: Device
     output_dir: str
     log_path: str
-    work: Measure | Train
+    work: Measure | Train | Compare
     random_weights: bool = False
     allocator_limit_bytes: int | None = None
 
@@ -82,7 +96,7 @@ def last_checkpoint(output_dir: Path) -> Path | None:
 def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
     """Variables that must be set before the worker's process starts; a worker serves only tasks that share them.
 
-    On CUDA one device is pinned and the allocator set; on a CPU it is told after the fork (sft.tune_allocator), and no
+    On CUDA one device is pinned and the allocator set; on a CPU it is told after the fork (malloc.keep_pages), and no
     GPU is to be seen.
     """
     shared = {

@@ -20,7 +20,7 @@ def operations() -> Operations:
 
 def small(what: What, dtype: RateDtype) -> Point:
     dimensions = 3 if "matmul" in what else 2 if "dequantize" in what else 1
-    shape = (2, 3, 16, 8) if what.startswith("attention") else SMALL[dimensions]
+    shape = (2, 3, 16, 8) if "attention" in what else SMALL[dimensions]
     return Point(what=what, dtype=dtype, shape=shape)
 
 
@@ -76,7 +76,8 @@ def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) 
 def test_what_a_gpu_is_asked() -> None:
     """Everything that the issue names, tf32 only where the device has it, each curve from small to large."""
     points = list_points("cuda", tf32=True)
-    assert {point.what for point in points} == set(get_args(What))
+    of_a_cpu = {what for what in get_args(What) if what == "first_matmul" or what.endswith("operators")}
+    assert {point.what for point in points} == set(get_args(What)) - of_a_cpu
     assert {p.dtype for p in points if p.what == "matmul"} == {"bfloat16", "float16", "float32", "tf32"}
     assert not any(point.dtype == "tf32" for point in list_points("cuda"))
     assert [point.work for point in points] == sorted(point.work for point in points)
@@ -88,6 +89,30 @@ def test_what_a_cpu_is_asked() -> None:
     points = list_points("cpu")
     assert {point.dtype for point in points} == {"bfloat16", "float32"}
     assert not any(point.what.startswith(("host_to", "device_to")) for point in points)
+    assert {"first_matmul", "selective_operators"} <= {point.what for point in points}
+
+
+def test_a_first_product_has_a_new_shape_each_time(operations: Operations) -> None:
+    """Else the kernel of the call before would do."""
+    work = operations.prepare(Point(what="first_matmul", dtype="float32", shape=(5, 3, 4)))
+    shapes = [tuple(result.shape) for result in (work() for _ in range(3)) if isinstance(result, torch.Tensor)]
+    assert len({rows for rows, _ in shapes}) == 3
+    assert {columns for _, columns in shapes} == {3}
+
+
+def test_a_mask_hides_what_comes_later_and_what_is_padding(operations: Operations) -> None:
+    """Of two rows of four positions the second is half padding."""
+    mask = operations._padding(2, 4)
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask[0, 0].tolist() == torch.ones(4, 4, dtype=torch.bool).tril().tolist()
+    assert mask[1, 0].sum(dim=1).tolist() == [1, 2, 2, 2]
+
+
+def test_streams_walk_through_memory(operations: Operations) -> None:
+    """Each call copies what the one before left, until all was walked through."""
+    work = operations.prepare(Point(what="copy", dtype="float32", shape=(2**23,)))
+    places = [result.storage_offset() for result in (work() for _ in range(5)) if isinstance(result, torch.Tensor)]
+    assert places == [0, 2**23, 2 * 2**23, 3 * 2**23, 0]
 
 
 def test_bytes_by_hand() -> None:

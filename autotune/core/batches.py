@@ -6,6 +6,7 @@ the allocator reserves. Leaves out what a shape costs (memory.py).
 Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,20 @@ class Epoch:
         """The first of them."""
         columns = (self.rows[:most].tolist(), self.positions[:most].tolist(), self.labels[:most].tolist())
         return [Batch(rows=B, positions=S, labels=N) for B, S, N in zip(*columns, strict=True)]
+
+    def new_shapes(self, remembered: int) -> float:
+        """Share of the micro-batches whose shape is none of the `remembered` ones that were met last."""
+        met: OrderedDict[tuple[int, int], None] = OrderedDict()
+        new = 0
+        for shape in zip(self.rows.tolist(), self.positions.tolist(), strict=True):
+            if shape in met:
+                met.move_to_end(shape)
+                continue
+            new += 1
+            met[shape] = None
+            if len(met) > remembered:
+                met.popitem(last=False)
+        return new / len(self.rows)
 
     @property
     def middle(self) -> Batch:

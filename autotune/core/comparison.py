@@ -43,11 +43,13 @@ def reference(outcome: Measured) -> float:
     return fmean(outcome.reference_flops_per_s)
 
 
-def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
-    """Useful tokens per second of each trial, as if the machine had always been at its median speed."""
-    if not outcomes:
-        return []
-    usual = median(reference(outcome) for outcome in outcomes)
+def corrected_rates(outcomes: Sequence[Measured], usual: float | None = None) -> list[float]:
+    """Useful tokens per second of each trial, as if the machine had always been at its usual speed.
+
+    usual: the reference product's rate then, flop/s; the median if None.
+    """
+    if usual is None:
+        usual = median(reference(outcome) for outcome in outcomes) if outcomes else 0.0
     return [outcome.useful_tokens_per_s * usual / reference(outcome) for outcome in outcomes]
 
 

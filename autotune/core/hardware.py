@@ -22,12 +22,18 @@ What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
     "matmul_grad_input",  # dx = dy w; shape (M, N, K)
     "matmul_grad_weight",  # dw = dy^T x; shape (M, N, K)
+    "first_matmul",  # y = x w^T of about this shape, each time one that the process has not seen: kernels are made
     "attention_forward",  # causal scaled_dot_product_attention; shape (B, H, S, D)
     "attention_forward_backward",
+    "masked_attention_forward",  # the same with a mask, whose rows are padded; all pairs of positions are computed
+    "masked_attention_forward_backward",
     "nf4_matmul",  # bitsandbytes Linear4bit (nf4, double quantization) in training; shape (M, N, K)
     "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
     "nf4_dequantize",  # the whole weight, as the backward does; shape (N, K)
     "int8_dequantize",
+    "eager_operators",  # a chain of modules on a few numbers, forward and backward; shape (forward operators,)
+    "checkpointed_operators",  # the same, recomputed in the backward
+    "selective_operators",  # the same under a policy of what to recompute
     "copy",  # b = a; shape (elements,)
     "add",  # c = a + b; shape (elements,)
     "host_to_device_pinned",  # shape (elements,)
@@ -58,8 +64,10 @@ class RatePoint:
     spread: float
 
     @property
-    def unit(self) -> Literal["FLOP", "B"]:
+    def unit(self) -> Literal["FLOP", "B", "op"]:
         """What is counted."""
+        if self.what.endswith("operators"):
+            return "op"
         return "FLOP" if "matmul" in self.what or "attention" in self.what else "B"
 
     @property
@@ -191,14 +199,16 @@ def read_dataclass(values: Any, cls: type[Facts], *, where: str) -> Facts:
 def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
     """Count the work of one operation, in FLOP or bytes.
 
-    A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five
-    backward (FlashAttention-2, arXiv:2307.08691, section 4.1). A copy reads and writes, an addition reads twice;
-    transfers and dequantizations count what arrives.
+    A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five backward
+    (FlashAttention-2, arXiv:2307.08691, section 4.1); with a mask it is all of them. A copy reads and writes, an
+    addition reads twice; transfers and dequantizations count what arrives. A chain counts its forward operators.
     """
     size = prod(shape)
-    if what.startswith("attention"):
-        length = shape[2]
-        return (2 if what == "attention_forward" else 7) * size * length
+    if what.endswith("operators"):
+        return size
+    if "attention" in what:
+        pairs = shape[2] * (2 if what.startswith("masked") else 1)
+        return (7 if what.endswith("backward") else 2) * size * pairs
     if "matmul" in what:
         return 2 * size
     return {"copy": 2, "add": 3}.get(what, 1) * size * ITEM_BYTES[dtype]

@@ -43,7 +43,8 @@ class Measured:
     step_s: seconds of the epoch's mean step. peak_bytes: torch's allocated peak on CUDA; on a CPU the resident peak
     above the idle worker. reserved_bytes: CUDA only. host_peak_bytes: resident peak above the idle worker.
     reference_flops_per_s: a fixed matrix product timed right before and right after, to see the machine drift.
-    ended_by: `precision` (the rate is known well enough), `budget` (its time was up) or `steps` (no more to measure).
+    ended_by: `precision` (the rate is known well enough), `outpaced` (another is faster), `budget` (its time was up) or
+    `steps` (no more to measure).
     padding_drawn, padding_epoch: share of positions that is padding in the measured steps and in the whole epoch.
     """
 
@@ -113,21 +114,25 @@ _KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Measured, OutOfMemory,
 
 
 def epoch_rate(steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> Rate:
-    """Extrapolate measured steps to the epoch: the ratio estimator of seconds per position.
-
-    Its relative standard error is sqrt(sum((t_k - r p_k)^2) / (n (n - 1))) / mean(t) (Cochran, Sampling Techniques,
-    3rd ed., eq. 6.13). Raises ValueError without steps.
-    """
+    """Extrapolate measured steps to the epoch by their seconds per position. Raises ValueError without steps."""
     if not steps:
         raise ValueError("no measured steps")
-    n = len(steps)
-    seconds = sum(step.seconds for step in steps)
-    seconds_per_position = seconds / sum(step.positions for step in steps)
+    seconds_per_position, error = ratio([step.seconds for step in steps], [step.positions for step in steps])
     rate = epoch_useful / (seconds_per_position * epoch_positions)
+    return Rate(useful_tokens_per_s=rate, relative_error=error)
+
+
+def ratio(seconds: Sequence[float], sizes: Sequence[float]) -> tuple[float, float | None]:
+    """The ratio r of the sums of t_k and p_k, and its standard error as a share of it, None below 2 steps.
+
+    That is sqrt(sum((t_k - r p_k)^2) / (n (n - 1))) / mean(t) (Cochran, Sampling Techniques, 3rd ed., eq. 6.13).
+    """
+    n, total = len(seconds), sum(seconds)
+    r = total / sum(sizes)
     if n < 2:
-        return Rate(useful_tokens_per_s=rate, relative_error=None)
-    residuals = sum((step.seconds - seconds_per_position * step.positions) ** 2 for step in steps)
-    return Rate(useful_tokens_per_s=rate, relative_error=math.sqrt(residuals / (n * (n - 1))) / (seconds / n))
+        return r, None
+    residuals = sum((t - r * p) ** 2 for t, p in zip(seconds, sizes, strict=True))
+    return r, math.sqrt(residuals / (n * (n - 1))) / (total / n)
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:

@@ -38,8 +38,9 @@ def published_speed(peaks: Peaks) -> Speed:
         seconds_per = np.append(product, NF4_BYTES / bytes_per_s)
         curves["nf4_matmul", dtype] = Curve(operation="quantized_product", seconds_per=seconds_per)
         for kernel, products, tensors in (("attention_forward", 2, 4), ("attention_forward_backward", 7, 12)):
-            seconds_per = np.array([0.0, products / (ATTENTION_SHARE * flops), tensors * item])
-            curves[kernel, dtype] = Curve(operation="attention", seconds_per=seconds_per)  # type: ignore[index]
+            for name, pairs in ((kernel, 1), (f"masked_{kernel}", 2)):  # causal attention has half of them
+                seconds_per = np.array([0.0, pairs * products / (ATTENTION_SHARE * flops), tensors * item])
+                curves[name, dtype] = Curve(operation="attention", seconds_per=seconds_per)  # type: ignore[index]
     curves["copy", "float32"] = Curve(operation="stream", seconds_per=np.array([0.0, 1.0]) / bytes_per_s)
     curves["nf4_dequantize", "float32"] = Curve(
         operation="dequantize", seconds_per=np.array([0.0, NF4_BYTES]) / bytes_per_s

@@ -9,7 +9,7 @@ Symbols: P measured points, C operations to be timed, d sides of an operation, T
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,13 @@ DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior st
 LEAST_WORK = 0.05  # share of a measured operation's seconds that are not its launch's
 NOISE = 0.05  # of one measured point, likewise
 STREAMS: Sequence[What] = ("copy", "add")
+# Operators that a probe's chain launches for each of its forward ones: two and a half more in the backward of a linear
+# layer, an activation and an addition, and each again where it is recomputed.
+CHAIN_LAUNCHES: Mapping[What, float] = {
+    "eager_operators": 8 / 3,
+    "checkpointed_operators": 11 / 3,
+    "selective_operators": 11 / 3,
+}
 OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # what stands in for a dtype that was not measured
     "float32": ("tf32", "bfloat16", "float16"),
     "tf32": ("float32", "bfloat16", "float16"),
@@ -103,10 +110,24 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """A machine's curves, by what was measured and in which dtype."""
+    """A machine's curves, by what was measured and in which dtype.
+
+    first_s: by dtype, seconds that a product takes beyond its usual ones when its shape is new: logarithms to base 2 of
+    the numbers of a weight, ascending, and the seconds with each. operator_s: seconds of the host for each operator of
+    a forward pass and what follows from it, beside its launches, by how it is checkpointed. None of what is not known.
+    """
 
     curves: Mapping[tuple[What, RateDtype], Curve]
     launch_s: float
+    first_s: Mapping[RateDtype, tuple[Floats, Floats]] = field(default_factory=dict)
+    operator_s: Mapping[What, float] = field(default_factory=dict)
+
+    def making_s(self, dtype: RateDtype, sizes: Sequence[float]) -> float:
+        """Seconds of making kernels for products of new shapes with weights of so many numbers."""
+        if dtype not in self.first_s:
+            return 0.0
+        places, seconds = self.first_s[dtype]
+        return float(np.interp(np.log2(sizes), places, seconds).sum())
 
     def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
         """Seconds of operations by what they are spent on, none shorter than a launch where each has one.
@@ -133,13 +154,36 @@ def measured_speed(hardware: Hardware) -> Speed:
         ("product", ("matmul", "matmul_grad_input", "matmul_grad_weight")),
         ("attention", ("attention_forward",)),
         ("attention", ("attention_forward_backward",)),
+        ("attention", ("masked_attention_forward",)),
+        ("attention", ("masked_attention_forward_backward",)),
         ("dequantize", ("nf4_dequantize",)),
     ):
         for dtype in ITEM_BYTES:
             curves |= _curves(operation, whats, dtype, hardware)  # type: ignore[arg-type]
     for dtype in ITEM_BYTES:
         curves |= _quantized(curves, dtype, hardware)
-    return Speed(curves=curves, launch_s=hardware.launch_s)
+    operator_s = {
+        what: max(0.0, point.seconds / point.shape[0] - launches * hardware.launch_s)
+        for what, launches in CHAIN_LAUNCHES.items()
+        for point in hardware.curve(what, "float32")
+    }
+    return Speed(curves=curves, launch_s=hardware.launch_s, first_s=_first(curves, hardware), operator_s=operator_s)
+
+
+def _first(
+    curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware
+) -> dict[RateDtype, tuple[Floats, Floats]]:
+    """What making kernels for new shapes takes; below a product's own time a first call only meets cold caches."""
+    found = {}
+    for dtype in ITEM_BYTES:
+        if not (points := hardware.curve("first_matmul", dtype)) or ("matmul", dtype) not in curves:
+            continue
+        sizes = np.log2([point.shape[1] * point.shape[2] for point in points])
+        usual_s = curves["matmul", dtype].seconds(_sides(points)).sum(axis=1)
+        more_s = np.maximum(_seconds(points) - usual_s, 0.0)
+        if (more_s > usual_s).any():
+            found[dtype] = sizes, more_s
+    return found
 
 
 def _curves(

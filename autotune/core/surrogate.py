@@ -1,10 +1,12 @@
 """The surrogate of a search: what is believed of every candidate's rate after a few were measured.
 
 The physical prediction is the prior mean; a Gaussian process over the finite set of candidates learns what it leaves
-unexplained: an offset that all share, a deviation for each value of each knob, and one for each combination. Leaves
-out where predictions come from (timing.py) and what a study makes of it (roofline.py).
+unexplained: factors of what seconds are spent on, which all candidates share, a deviation for each value of each knob,
+and one for each combination. Leaves out where predictions come from (timing.py) and what a study makes of it
+(roofline.py).
 
-Symbols: n candidates, k knobs, t measured ones. Rates are natural logarithms, so that deviations are factors.
+Symbols: n candidates, k knobs, f physical factors, t measured candidates. Rates are natural logarithms, so that
+deviations are factors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +22,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Standard deviations among which the measured ones choose, as logarithms: of the offset (a machine that is slower than
-# its probe said), of a knob's values (what a prediction gets wrong about a kernel), and of combinations of knobs.
-OFFSETS = (0.1, 0.5)
+# Standard deviations among which the measured ones choose, as logarithms: of the factors of what seconds are spent on,
+# and of them all together (a machine that is slower than its probe said), of a knob's values (what a prediction gets
+# wrong about a kernel), and of combinations of knobs.
+OF_FACTORS = (0.1, 0.5)
 OF_KNOBS = (0.02, 0.08, 0.3)
 OF_COMBINATIONS = (0.01, 0.04, 0.15)
 OCTAVES = 2.0  # between values of an ordered knob whose deviations hardly have to do with each other
@@ -42,15 +45,17 @@ class Belief:
 class Surrogate:
     """Candidates and what is predicted of them.
 
-    predicted: logarithms of the rates, shape (n,). codes: which value each candidate has of each knob, shape (k, n).
-    likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those that have nothing to
-    do with each other.
+    predicted: logarithms of the rates, shape (n,). shares: of the predicted seconds, by what they are spent on, (f, n):
+    the logarithm of a rate falls by them as those factors' logarithms rise. codes: which value each candidate has of
+    each knob, (k, n). likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those
+    that have nothing to do with each other.
     """
 
     predicted: Floats
+    shares: Floats
     codes: Integers
     likeness: Sequence[Floats]
-    _known: dict[int, tuple[Floats, Floats]] = field(default_factory=dict, repr=False)
+    _known: dict[int, Floats] = field(default_factory=dict, repr=False)
 
     def believe(self, measured: Integers, rates: Floats, errors: Floats) -> Belief:
         """What t measurements say.
@@ -58,17 +63,15 @@ class Surrogate:
         measured: places, repeats allowed, (t,). rates: logarithms, (t,). errors: their deviations, (t,).
         Hyperparameters count by how likely each makes the measured rates: few measurements rule none of them out.
         """
+        itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted)))])
         if not len(measured):
-            spread = sqrt(sum(max(values) ** 2 for values in (OFFSETS, OF_KNOBS, OF_COMBINATIONS)))
-            return Belief(mean=self.predicted, deviation=np.full(len(self.predicted), spread))
+            widest = np.array([max(OF_FACTORS), max(OF_KNOBS), max(OF_COMBINATIONS)])
+            return Belief(mean=self.predicted, deviation=np.sqrt(widest**2 @ itself))
         left = rates - self.predicted[measured]
         noise = np.diag(errors**2 + JITTER)
-        knobs, combinations = self._alike(measured)
-        scales = list(product(OFFSETS, OF_KNOBS, OF_COMBINATIONS))
-        roots = [
-            np.linalg.cholesky(_covariance(each, knobs[:, measured], combinations[:, measured]) + noise)
-            for each in scales
-        ]
+        alike = self._alike(measured)
+        scales = np.array(list(product(OF_FACTORS, OF_KNOBS, OF_COMBINATIONS)))
+        roots = [np.linalg.cholesky(_covariance(each, alike[..., measured]) + noise) for each in scales]
         likely = np.array([_log_likelihood(root, left) for root in roots])
         weights = np.exp(likely - likely.max())
         weights[weights < NEGLIGIBLE * weights.sum()] = 0.0
@@ -77,30 +80,34 @@ class Surrogate:
         for each, root, weight in zip(scales, roots, weights, strict=True):
             if weight:
                 whitening = np.linalg.inv(root)
-                across = whitening @ _covariance(each, knobs, combinations)
+                across = whitening @ _covariance(each, alike)
                 expected = (whitening @ left) @ across
-                variance = sum(scale**2 for scale in each) - np.einsum("tn,tn->n", across, across)
+                variance = each**2 @ itself - np.einsum("tn,tn->n", across, across)
                 mean += weight * expected
                 square += weight * (expected**2 + np.maximum(variance, 0.0))
         return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
 
-    def _alike(self, measured: Integers) -> tuple[Floats, Floats]:
-        """How alike measured candidates are to all: in the mean of the knobs, and in all at once; (t, n) each."""
+    def _alike(self, measured: Integers) -> Floats:
+        """How alike measured candidates are to all: in what they spend, in the mean of the knobs, in all; (3, t, n)."""
         for place in {*measured.tolist()} - self._known.keys():
             alike = [likeness[codes[place]][codes] for codes, likeness in zip(self.codes, self.likeness, strict=True)]
-            one = np.ones(len(self.predicted))
-            self._known[place] = np.mean(alike, axis=0) if alike else one, np.prod(alike, axis=0) if alike else one
-        mean, joint = zip(*(self._known[place] for place in measured.tolist()), strict=True)
-        return np.stack(mean), np.stack(joint)
+            alike = alike or [np.ones(len(self.predicted))]
+            spent = 1 + self.shares[:, place] @ self.shares
+            self._known[place] = np.stack([spent, np.mean(alike, axis=0), np.prod(alike, axis=0)])
+        return np.stack([self._known[place] for place in measured.tolist()], axis=1)
 
 
-def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats) -> Surrogate:
-    """The surrogate of candidates, each a mapping from knobs to values. predicted: logarithms of their rates, (n,)."""
+def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats, shares: Floats | None = None) -> Surrogate:
+    """The surrogate of candidates, each a mapping from knobs to values.
+
+    predicted: logarithms of their rates, (n,). shares: of their seconds by what they are spent on, (n, f), if known.
+    """
     knobs = [knob for knob in candidates[0] if len({each[knob] for each in candidates}) > 1]
     values = [list(dict.fromkeys(each[knob] for each in candidates)) for knob in knobs]
     codes = [[of_knob.index(each[knob]) for each in candidates] for knob, of_knob in zip(knobs, values, strict=True)]
     return Surrogate(
         predicted=predicted,
+        shares=np.empty((0, len(predicted))) if shares is None else np.asarray(shares, dtype=np.float64).T,
         codes=np.array(codes, dtype=np.int64).reshape(len(knobs), len(candidates)),
         likeness=tuple(_likeness(of_knob) for of_knob in values),
     )
@@ -115,9 +122,9 @@ def _likeness(values: Sequence[Any]) -> Floats:
     return np.eye(len(values))
 
 
-def _covariance(scales: tuple[float, float, float], knobs: Floats, combinations: Floats) -> Floats:
-    offset, of_knobs, of_combinations = scales
-    covariance: Floats = offset**2 + of_knobs**2 * knobs + of_combinations**2 * combinations
+def _covariance(scales: Floats, alike: Floats) -> Floats:
+    """scales: deviations by kind, (3,). alike: (3, t, n). Returns (t, n)."""
+    covariance: Floats = np.einsum("s,stn->tn", scales**2, alike)
     return covariance
 
 

@@ -8,8 +8,9 @@ Symbols: R rows of a law, C batches, M monomials; others as in core/profile.py a
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -24,14 +25,16 @@ from autotune.core.work import Work
 Floats = NDArray[np.float64]
 
 PRODUCTS, ATTENTION, DEQUANTIZATION, OTHER = "matrix products", "attention", "dequantization", "other operators"
+FORMAT = 2  # of a law in a file
 BOOKKEEPING = "data and bookkeeping"
+NEW_SHAPES = "kernels for new shapes"
+REMEMBERED = 1024  # kernels: oneDNN's ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.work_of)
 HOST_S = 2e-3  # of a micro-step beside its operators: loading, collating and moving data, the trainer's own work
 Spent = Bound | Literal["host"]
 SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds go into, in this order everywhere
-HALF_OF_ALL = 2.0  # causal attention computes half of the pairs of positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,26 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLaw:
-    """The operators of a step: those of each micro-step, in the mean over its micro-steps, and those at its end."""
+    """The operators of a step: those of each micro-step, in the mean over its micro-steps, and those at its end.
+
+    operators: of a micro-step's forward pass, by what their host's seconds follow.
+    """
 
     micro_step: tuple[Row, ...]
     step_end: tuple[Row, ...]
+    operators: Mapping[What, float]
+
+    def products(self, dtype: RateDtype) -> list[int]:
+        """Products of a micro-step with different shapes that follow the micro-batch's: the numbers of a weight each.
+
+        A weight is what does not follow the micro-batch.
+        """
+        products = {(row.what, row.sides) for row in self.micro_step if "matmul" in row.what and row.dtype == dtype}
+        return [
+            prod(side[0] for side in sides if not any(side[1:]))
+            for _, sides in products
+            if any(any(s[1:]) for s in sides)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `time_law_from_dict` reads them back."""
@@ -68,17 +87,21 @@ def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
     def rows(name: str) -> tuple[Row, ...]:
         return tuple(Row(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
 
-    return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"))
+    return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"), operators=dict(values["operators"]))
 
 
-def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = False) -> TimeLaw:
+def time_law(
+    profile: Profile, *, layers: int, accumulation: int, tf32: bool = False, selective: bool = False
+) -> TimeLaw:
     """The law of a profile for a model of so many layers and so many micro-steps.
 
-    profile: as it was traced. The first micro-step makes the gradients, to which the later ones add.
+    profile: as it was traced. selective: whether what is recomputed follows a policy. The first micro-step makes the
+    gradients, to which the later ones add.
     """
     repeated = repeated_layers(profile)
     extra = (layers - profile.layers) / profile.period
     counts: dict[bool, dict[Any, float]] = {True: defaultdict(float), False: defaultdict(float)}
+    forward: dict[bool, float] = {True: 0.0, False: 0.0}  # operators, recomputed or not
     for work in profile.work:
         at_end = work.part in ("clip", "optimizer")
         count = work.count * (1 + extra if work.layer in repeated else 1)
@@ -87,6 +110,8 @@ def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = F
         what, factor, sides = _measured_as(work)
         row = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
         counts[at_end][row] += count
+        if work.part in ("forward", "loss", "recomputed"):
+            forward[work.part == "recomputed"] += count
     micro_step, step_end = (
         tuple(
             Row(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
@@ -94,7 +119,9 @@ def time_law(profile: Profile, *, layers: int, accumulation: int, tf32: bool = F
         )
         for at_end in (False, True)
     )
-    return TimeLaw(micro_step=micro_step, step_end=step_end)
+    recomputed: What = "selective_operators" if selective else "checkpointed_operators"
+    operators = {"eager_operators": forward[False] - forward[True], recomputed: forward[True]}
+    return TimeLaw(micro_step=micro_step, step_end=step_end, operators=operators)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +140,19 @@ class TimeEstimate:
 
 
 def estimate_time(
-    law: TimeLaw, speed: Speed, shapes: Floats, *, accumulation: int, useful_tokens: int | None
+    law: TimeLaw,
+    speed: Speed,
+    shapes: Floats,
+    *,
+    accumulation: int,
+    useful_tokens: int | None,
+    new_shapes: Callable[[int], float] = lambda remembered: 0.0,
 ) -> TimeEstimate:
     """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch.
 
-    The head's second tile stands for all that follow the first: it has as many labels as they have together.
-    Raises KeyError for an operation that the machine's speed does not know.
+    new_shapes: which share of them has a shape that is none of the last so many (batches.Epoch.new_shapes). The head's
+    second tile stands for all that follow the first: it has as many labels as they have together. Raises KeyError for
+    an operation that the machine's speed does not know.
     """
     shapes = shapes.copy()
     shapes[:, MONOMIALS.index("T")] = np.maximum(shapes[:, MONOMIALS.index("N")] - TILE, 0)
@@ -127,7 +161,10 @@ def estimate_time(
     items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
     for item, each in seconds(law.step_end, speed, shapes[:1]).items():
         items[item] = items.get(item, 0.0) + each[0]
-    host_s = accumulation * HOST_S
+    if making_s := _making_s(law, speed, new_shapes):
+        items[NEW_SHAPES] = np.array([accumulation * making_s, 0.0, 0.0])
+    operator_s = sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
+    host_s = accumulation * (HOST_S + operator_s)
     spent = [*np.sum(list(items.values()), axis=0).tolist(), host_s]
     return TimeEstimate(
         step_s=sum(spent),
@@ -136,6 +173,14 @@ def estimate_time(
         steps=None if useful_tokens is None else len(shapes) / accumulation,
         useful_tokens=useful_tokens,
     )
+
+
+def _making_s(law: TimeLaw, speed: Speed, new_shapes: Callable[[int], float]) -> float:
+    """Seconds of a micro-step that go into kernels for shapes that are new, in the mean over the epoch."""
+    products = {dtype: law.products(dtype) for dtype in speed.first_s}
+    if not (count := sum(map(len, products.values()))):
+        return 0.0
+    return new_shapes(REMEMBERED // count) * sum(speed.making_s(*each) for each in products.items())
 
 
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
@@ -167,10 +212,11 @@ def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
         return "nf4_dequantize", 1.0, work.sides
     if work.kind in ("stream", "share"):
         return "copy", 1.0, work.sides
-    pairs = HALF_OF_ALL if work.kind.startswith("masked") else 1.0
+    masked = work.kind.startswith("masked")
     if work.kind.endswith("backward"):
-        return "attention_forward_backward", pairs * ATTENTION_BACKWARD_SHARE, work.sides
-    return "attention_forward", pairs, work.sides
+        what: What = "masked_attention_forward_backward" if masked else "attention_forward_backward"
+        return what, ATTENTION_BACKWARD_SHARE, work.sides
+    return ("masked_attention_forward" if masked else "attention_forward"), 1.0, work.sides
 
 
 def _item(work: Work) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.batches import Batch, full_batch, is_masked, sampled_order, simulate_epoch, worst_batch
+from autotune.core.batches import Batch, Epoch, full_batch, is_masked, sampled_order, simulate_epoch, worst_batch
 from autotune.core.workload import Lengths
 from tests.core.examples import candidate, lengths
 
@@ -85,3 +85,13 @@ def test_a_mask_is_needed_where_rows_differ() -> None:
     assert not is_masked(TWO, lengths([100, 400]))
     assert not is_masked(TWO, None)
     assert not is_masked(replace(TWO, per_device_train_batch_size=1), lengths([10, 50]))
+
+
+def test_shapes_are_new_until_they_are_remembered() -> None:
+    """Of five micro-batches three shapes: with two remembered the first has been forgotten when it comes again."""
+    epoch = Epoch(
+        rows=np.array([2, 2, 2, 2, 4]), positions=np.array([64, 128, 128, 64, 64]), labels=np.array([1, 1, 1, 1, 1])
+    )
+    assert epoch.new_shapes(3) == 3 / 5
+    assert epoch.new_shapes(2) == 3 / 5
+    assert epoch.new_shapes(1) == 4 / 5

@@ -48,6 +48,21 @@ def test_a_knob_is_learnt_across_the_others() -> None:
     assert np.abs(belief.mean - PREDICTED - slower)[untried].max() < 0.12
 
 
+def test_a_physical_factor_is_learnt_from_few() -> None:
+    """Bandwidth is half of what was thought: who spends much on it is slower, by the share, tried or not."""
+    rng = np.random.default_rng(0)
+    on_bandwidth = rng.uniform(0.1, 0.9, len(CANDIDATES))
+    shares = np.stack([on_bandwidth, 1 - on_bandwidth], axis=1)
+    truth = PREDICTED - np.log(2 * on_bandwidth + 1 - on_bandwidth)
+    tried = np.array([int(on_bandwidth.argmin()), int(on_bandwidth.argmax()), 7])
+    errors = [
+        np.abs(surrogate(CANDIDATES, PREDICTED, known).believe(tried, truth[tried], np.full(3, 0.01)).mean - truth)
+        for known in (None, shares)
+    ]
+    assert errors[1].max() < 0.09
+    assert errors[1].mean() < errors[0].mean() / 2
+
+
 def test_expected_improvement_by_hand() -> None:
     """With the mean at the best rate it is deviation / sqrt(2 pi); what is certain and worse improves nothing."""
     belief = Belief(mean=np.array([1.0, 0.5, 2.0]), deviation=np.array([0.2, 0.0, 0.0]))

@@ -10,7 +10,16 @@ import pytest
 from autotune.core.profile import MONOMIALS, Profile, monomials
 from autotune.core.regime import TILE
 from autotune.core.speed import Speed, measured_speed
-from autotune.core.timing import BOOKKEEPING, HOST_S, SPENT, estimate_time, time_law, time_law_from_dict
+from autotune.core.timing import (
+    BOOKKEEPING,
+    HOST_S,
+    NEW_SHAPES,
+    REMEMBERED,
+    SPENT,
+    estimate_time,
+    time_law,
+    time_law_from_dict,
+)
 from autotune.core.work import Work
 from tests.core.test_profile import step
 from tests.core.test_speed import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
@@ -21,6 +30,16 @@ SPEED: Speed = measured_speed(
         point("attention_forward", (1, 4, 1024, 64), 4e-3),
         point("attention_forward_backward", (1, 4, 128, 64), 3e-4),
         point("attention_forward_backward", (1, 4, 1024, 64), 14e-3),
+        point("masked_attention_forward", (1, 4, 128, 64), 2e-4),
+        point("masked_attention_forward", (1, 4, 1024, 64), 8e-3),
+    )
+)
+OF_A_CPU: Speed = measured_speed(  # whose host and kernels were measured, too
+    machine(
+        point("first_matmul", (300, 256, 256), 2e-3 + seconds_of((300, 256, 256))),
+        point("first_matmul", (300, 1024, 1024), 6e-3 + seconds_of((300, 1024, 1024))),
+        point("eager_operators", (30,), 30 * (20e-6 + 8 / 3 * LAUNCH_S)),
+        point("selective_operators", (30,), 30 * (100e-6 + 11 / 3 * LAUNCH_S)),
     )
 )
 
@@ -35,9 +54,9 @@ def work(kind: Any, part: Any, layer: int | None, *sides: tuple[int, ...], **cha
     return Work(**{**values, **changes})
 
 
-def product(part: Any, layer: int | None, **changes: Any) -> Work:
-    """Positions times 512 by 512."""
-    wide = polynomial(one=512)
+def product(part: Any, layer: int | None, side: int = 512, **changes: Any) -> Work:
+    """Positions times a square."""
+    wide = polynomial(one=side)
     return work("product", part, layer, polynomial(one=1), polynomial(BS=1), wide, wide, **changes)
 
 
@@ -124,4 +143,34 @@ def test_a_mask_has_all_pairs_of_positions_computed() -> None:
         timed(profile(work(kind, "forward", None, *sides)), (1, 512)).items["attention, forward"]
         for kind in ("attention", "masked_attention")
     )
-    assert masked == pytest.approx(2 * causal)
+    assert masked == pytest.approx(2 * causal, rel=0.02)
+
+
+def test_kernels_are_made_for_new_shapes() -> None:
+    """A weight of 512 by 512 lies in the middle of those measured, one of 64 by 64 below them; two products that do the
+    same share their kernel."""
+    narrow = product(
+        "forward", None, sides=(*product("forward", None).sides[:2], polynomial(one=64), polynomial(one=64))
+    )
+    traced = profile(product("forward", 0), product("forward", 1), narrow)
+    law = time_law(traced, layers=5, accumulation=2)
+    asked: list[int] = []
+
+    def new_shapes(remembered: int) -> float:
+        asked.append(remembered)
+        return 0.25
+
+    found = estimate_time(law, OF_A_CPU, shapes((2, 256)), accumulation=2, useful_tokens=None, new_shapes=new_shapes)
+    assert sorted(law.products("float32")) == [64 * 64, 512 * 512]
+    assert asked == [REMEMBERED // 2]
+    assert found.items[NEW_SHAPES] == pytest.approx(2 * 0.25 * (2e-3 + 4e-3), rel=0.05)
+    assert NEW_SHAPES not in timed(traced, (2, 256)).items
+
+
+def test_the_host_runs_each_operator() -> None:
+    """What is recomputed under a policy takes the host five times as long here; what is not, its usual seconds."""
+    traced = profile(*(product(part, 0) for part in ("forward", "recomputed")), product("forward", None))
+    law = time_law(traced, layers=5, accumulation=1, selective=True)
+    found = estimate_time(law, OF_A_CPU, shapes((2, 256)), accumulation=1, useful_tokens=None)
+    assert law.operators == {"eager_operators": 1.0, "selective_operators": 1.0}
+    assert found.items[BOOKKEEPING] == pytest.approx(HOST_S + 20e-6 + 100e-6)
