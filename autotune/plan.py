@@ -18,6 +18,7 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.memory import Peak
 from autotune.core.outcome import Measured, OutOfMemory
+from autotune.core.timing import SPENT
 from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
@@ -47,6 +48,19 @@ class Miss:
     limit_bytes: int
     peak_bytes: int | None
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Speeds:
+    """How fast n candidates are predicted to be.
+
+    rates: useful tokens per second, (n,). step_s: seconds of an optimizer step in the mean, (n,). shares: of these
+    seconds, by what they are spent on (timing.SPENT), (n, 4).
+    """
+
+    rates: Floats
+    step_s: Floats
+    shares: Floats
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,23 +119,28 @@ class Plan:
         )
         return False
 
-    def rates(self, candidates: Sequence[Candidate]) -> Floats:
-        """Useful tokens per second of candidates, as far as they are predicted, shape (candidates,).
+    def speeds(self, candidates: Sequence[Candidate]) -> Speeds:
+        """How fast candidates are, as far as it is predicted.
 
         Costs a trace for each kind of step among them. One that cannot be predicted gets the median of the others: it
         is for a trial to say.
         """
-        rates = np.full(len(candidates), np.nan)
-        known_rates: dict[Candidate, float] = {}
-        for place, candidate in enumerate(candidates):
+        known: dict[Candidate, list[float]] = {}
+        rows: list[list[float]] = []
+        for candidate in candidates:
             alike = replace(candidate, **UNTIMED)
-            if alike not in known_rates:
+            if alike not in known:
                 time = self._predicted(candidate, partial(self.forecaster.time, alike))
-                known_rates[alike] = np.nan if time is None else time.useful_tokens_per_s or np.nan
-            rates[place] = known_rates[alike]
-        known = ~np.isnan(rates)
-        rates[~known] = np.median(rates[known]) if known.any() else 1.0
-        return rates
+                rate = None if time is None else time.useful_tokens_per_s
+                known[alike] = [np.nan] * (2 + len(SPENT))
+                if time is not None and rate:
+                    known[alike] = [rate, time.estimate.step_s, *(time.estimate.spent[one] for one in SPENT)]
+            rows.append(known[alike])
+        table = np.array(rows, dtype=np.float64)
+        missing = np.isnan(table[:, 0])
+        table[missing] = 1.0 if missing.all() else np.median(table[~missing], axis=0)
+        spent: Floats = table[:, 2:]
+        return Speeds(rates=table[:, 0], step_s=table[:, 1], shares=spent / spent.sum(axis=1, keepdims=True))
 
     def learn(self, trial: Trial) -> None:
         """Calibrate with a trial, and note it where the prediction missed.

@@ -3,7 +3,8 @@
 A sampler knows the knobs one by one and may propose a combination that is not legal, or that was tried; it then gets
 the nearest legal one that was not (by the number of knobs that differ). `random` and `grid` walk the set itself.
 Before such a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
-alone already favours. `roofline` knows the set and what is predicted of it, and ends when nothing left can win.
+alone already favours. `roofline` knows the set and what is predicted of it, learns from the references, too, which are
+outside of it, and ends when nothing left can win.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,22 +20,24 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from autotune.core.candidate import KNOBS, Candidate
+from autotune.core.comparison import corrected_rates, reference
 from autotune.core.outcome import Measured
+from autotune.core.receipts import DERIVED, Known
 from autotune.journal import Trial
+from autotune.plan import Speeds
 from autotune.roofline import ERROR, RooflineSampler
-
-Floats = NDArray[np.float64]
 
 SAMPLERS = ("roofline", "tpe", "gp", "random", "grid")
 STARTUP_TRIALS = 6  # told trials before TPE or GP model anything; the opening is about as long
-DERIVED = ("gradient_accumulation_steps",)  # follows from the others
+TRIAL_STEPS = 8  # of a usual trial, the warm-up among them
+STARTING_S = 3.0  # of a trial: building the model and the trainer
 
 
 class Proposals:
     """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
 
-    journal: the Optuna journal file, made anew. predicted: rates of the candidates, > 0, shape (candidates,); needed by
-    `roofline` alone.
+    journal: the Optuna journal file, made anew. predicted: how fast the candidates are, and behind them the references:
+    others that are measured but never proposed. Needed by `roofline` alone.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class Proposals:
         sampler: str,
         seed: int,
         journal: Path,
-        predicted: Floats | None = None,
+        predicted: Speeds | None = None,
+        references: Sequence[Candidate] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sampler = sampler
@@ -53,22 +57,31 @@ class Proposals:
         if sampler == "random":
             np.random.default_rng(seed).shuffle(self.candidates)
         self.opening = list(opening) if sampler in ("tpe", "gp") else []
-        values = {knob: list(dict.fromkeys(getattr(c, knob) for c in self.candidates)) for knob in KNOBS}
+        known = [*self.candidates, *(references if sampler == "roofline" else ())]
+        values = {knob: list(dict.fromkeys(getattr(c, knob) for c in known)) for knob in KNOBS}
         self.knobs = [knob for knob in KNOBS if len(values[knob]) > 1 and knob not in DERIVED]
         self.distributions = {knob: CategoricalDistribution(values[knob]) for knob in self.knobs}
         self._codes: NDArray[np.int64] = np.array(
             [[values[knob].index(getattr(c, knob)) for knob in self.knobs] for c in self.candidates], dtype=np.int64
         ).reshape(len(self.candidates), len(self.knobs))
         self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
+        self._known = frozenset(known)
         self._untried = np.ones(len(self.candidates), dtype=bool)
+        self._usual: float | None = None  # the reference product's rate around the first trial
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
         self.roofline: RooflineSampler | None = None
         if sampler == "roofline":
             if predicted is None:
                 raise ValueError("roofline needs predicted rates")
-            named = [{knob: getattr(candidate, knob) for knob in self.knobs} for candidate in self.candidates]
-            self.roofline = RooflineSampler(named, predicted, seed=seed)
+            self.roofline = RooflineSampler(
+                [{knob: getattr(candidate, knob) for knob in self.knobs} for candidate in known],
+                predicted.rates,
+                shares=predicted.shares,
+                trial_s=STARTING_S + TRIAL_STEPS * predicted.step_s,
+                feasible=np.arange(len(known)) < len(self.candidates),
+                seed=seed,
+            )
         self.study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             sampler=self.roofline or _optuna_sampler(sampler, seed),
@@ -77,21 +90,28 @@ class Proposals:
         )
 
     def tell(self, trials: Iterable[Trial]) -> None:
-        """Learn from trials of the first measurement. What did not run is a constraint, not a value."""
+        """Learn from trials of the first measurement. What did not run is a constraint, not a value.
+
+        A rate counts as if the machine had been as fast as it was around the first trial.
+        """
         for trial in trials:
             place = self._places.get(trial.candidate)
             if place is not None:
                 self._untried[place] = False
-            runs = isinstance(trial.outcome, Measured)
-            error = trial.outcome.relative_error if isinstance(trial.outcome, Measured) else None
+            runs, value, error = False, 0.0, None
+            if isinstance(trial.outcome, Measured):
+                runs, error = True, trial.outcome.relative_error
+                self._usual = self._usual or reference(trial.outcome)
+                [value] = corrected_rates([trial.outcome], self._usual)
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
-            elsewhere = self.roofline is not None and place is None  # with its params it would be taken for another
+            # With its params, one that the sampler does not know would be taken for another.
+            elsewhere = self.roofline is not None and trial.candidate not in self._known
             if elsewhere or any(value not in self.distributions[knob].choices for knob, value in params.items()):
                 continue  # a baseline outside the space (by fidelity or by a fixed knob) teaches the sampler nothing
             self.study.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.COMPLETE,
-                    value=trial.rate if trial.rate is not None else 0.0,
+                    value=value,
                     params=params,
                     distributions=dict(self.distributions),
                     constraints={"runs": -1.0 if runs else 1.0},
@@ -116,6 +136,21 @@ class Proposals:
             self.ruled_out.add(candidate)
         return None
 
+    def believed(self) -> dict[Candidate, Known]:
+        """What is believed of the candidates that were neither tried nor ruled out; of none where nothing is predicted.
+
+        Rates are those of the first told trial's machine, as the study has them.
+        """
+        if self.roofline is None:
+            return {}
+        belief = self.roofline.belief(self.study)
+        return {
+            self.candidates[place]: Known(
+                rate=float(np.exp(belief.mean[place])), deviation=float(belief.deviation[place]), trial=None
+            )
+            for place in np.flatnonzero(self._open())
+        }
+
     @property
     def hopeless(self) -> int:
         """How many untried candidates are left because they are not expected to win."""
@@ -129,7 +164,7 @@ class Proposals:
         can_win = np.ones(len(self.candidates), dtype=bool)
         if self.roofline is not None:
             can_win[:] = False
-            can_win[self.roofline.verdict(self.study).open] = True
+            can_win[self.roofline.verdict(self.study).open] = True  # references are not feasible
         return can_win
 
     def _next(self) -> Candidate | None:
@@ -142,7 +177,9 @@ class Proposals:
             if place is not None and open_[place]:
                 return candidate
         if self.roofline is not None:
-            place = self.roofline.best_next(self.study, open_ & self._can_win())
+            allowed = np.zeros(len(self.roofline.candidates), dtype=bool)
+            allowed[: len(open_)] = open_ & self._can_win()
+            place = self.roofline.best_next(self.study, allowed)
             return None if place is None else self.candidates[place]
         if self.sampler in ("random", "grid"):
             return self.candidates[int(open_.argmax())]

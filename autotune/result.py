@@ -17,6 +17,8 @@ from autotune.core.candidate import KNOBS, Candidate, Fidelity, differences, sho
 from autotune.core.comparison import Speedup
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Measured, OutOfMemory, outcome_to_dict
+from autotune.core.parity import Parity
+from autotune.core.receipts import DERIVED, Known, Receipt, receipts, runner_up
 from autotune.core.space import Space
 from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
@@ -24,6 +26,9 @@ from autotune.journal import Trial, write_json, write_text
 from autotune.models import OPTIONS
 from autotune.plan import Miss
 from autotune.verdict import Verdict
+
+LEAST_GAIN = 0.01  # of a knob's value over the best without it, to be named in the summary
+MOST_GAINS = 4  # that are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,7 +38,8 @@ class Findings:
     model, data: as they were asked for. defaults: TRL's; the baseline has them unless they do not fit in memory.
     by_hand: what a careful person would set; the baseline's own trial where there was no room for one.
     estimates: what was predicted of each trial, by its number, uncalibrated. calibrations: by method.
-    ruled_out: candidates predicted not to fit.
+    parity: losses of the winner beside the baseline's, or why there are none; None where the baseline won.
+    known: rates of candidates that were measured or are predicted. ruled_out: candidates predicted not to fit.
     """
 
     hardware: Hardware
@@ -51,9 +57,11 @@ class Findings:
     baseline: Trial
     by_hand: Trial
     verdict: Verdict
+    parity: Parity | str | None
     estimates: Mapping[int, Mapping[str, Any] | None]
     calibrations: Mapping[str, MemoryCalibration]
     misses: Sequence[Miss]
+    known: Mapping[Candidate, Known]
     ruled_out: int
     wall_s: Mapping[str, float]
 
@@ -74,6 +82,12 @@ class Findings:
             return f"{rate}; TRL's defaults {why}"
         ratio, low, high = speedup.ratio, speedup.low, speedup.high
         return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
+
+    @property
+    def receipts(self) -> Sequence[Receipt]:
+        """What the best without each value of the winner reaches; none where the winner could not be measured."""
+        best = self.verdict.best.candidate
+        return receipts(best, self.known) if best in self.known else ()
 
     @property
     def fallback(self) -> Mapping[str, tuple[Any, Any]]:
@@ -97,6 +111,9 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
         "speedup_by_hand_interval": _interval(verdict.speedup_by_hand),
         "second_measurement": {str(number): list(rates) for number, rates in verdict.repeats.items()},
         "trials": [_trial(trial, findings) for trial in findings.trials],
+        "losses": _losses(findings),
+        "receipts": [_receipt(receipt, verdict.best.candidate) for receipt in findings.receipts],
+        "runner_up": _runner_up(findings),
         "calibration": {method: asdict(found) for method, found in findings.calibrations.items()},
         "misses": [asdict(miss) for miss in findings.misses],
         "space": {
@@ -126,6 +143,44 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
         "versions": dict(findings.versions),
         "seed": findings.seed,
         "out": str(out),
+    }
+
+
+def _losses(findings: Findings) -> dict[str, Any] | None:
+    parity = findings.parity
+    if not isinstance(parity, Parity):
+        return None if parity is None else {"not_compared": parity}
+    allowed = parity.allowed(findings.fidelity)
+    return {
+        **asdict(parity),
+        "difference": parity.difference,
+        "between_orders": parity.between_orders,
+        "allowed": allowed,
+        "as_asked": allowed is None or parity.difference <= allowed,
+    }
+
+
+def _receipt(receipt: Receipt, best: Candidate) -> dict[str, Any]:
+    return {
+        "knob": receipt.knob,
+        "value": getattr(best, receipt.knob),
+        "gain": receipt.gain,
+        "without": {"value": getattr(receipt.rival, receipt.knob), **_known(receipt.rival, receipt.known)},
+    }
+
+
+def _runner_up(findings: Findings) -> dict[str, Any] | None:
+    rival = runner_up(findings.verdict.best.candidate, findings.known)
+    return None if rival is None else _known(rival, findings.known[rival])
+
+
+def _known(candidate: Candidate, known: Known) -> dict[str, Any]:
+    return {
+        "candidate": candidate.to_dict(),
+        "source": "predicted" if known.trial is None else "measured",
+        "trial": known.trial,
+        "useful_tokens_per_s": known.rate,
+        "deviation": known.deviation,
     }
 
 
@@ -197,8 +252,12 @@ def _reason(knob: str, candidate: Candidate, baseline: Candidate, findings: Find
         return "fixed by you"
     words = [known[knob]] if knob in known else []
     default = getattr(baseline, knob)
-    if getattr(candidate, knob) != default and knob != "gradient_accumulation_steps":
-        words.append(f"of the fastest combination that was measured; the baseline has {default}")
+    for receipt in findings.receipts:
+        if receipt.knob == knob:
+            source = "predicted" if receipt.known.trial is None else f"measured in trial {receipt.known.trial}"
+            words.append(f"{receipt.gain:+.0%} over the best without it, {getattr(receipt.rival, knob)}, {source}")
+    if getattr(candidate, knob) != default and knob not in DERIVED:
+        words.append(f"the baseline has {default}")
     return "; ".join(words) or "as in the baseline"
 
 
@@ -228,6 +287,11 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
             facts = outcome["kind"].replace("_", " ")
         rows.append(f"{title:<15} {facts}  {short_name(Candidate(**trial['candidate']))}")
     lines = [*rows, document["answer"]]
+    if gains := [receipt for receipt in document["receipts"] if receipt["gain"] >= LEAST_GAIN][:MOST_GAINS]:
+        named = ", ".join(f"{each['knob']} {each['value']} {each['gain']:+.0%}" for each in gains)
+        lines.append(f"over the best without it: {named}")
+    if (losses := document["losses"]) is not None:
+        lines.append(_losses_line(losses, document["workload"]["fidelity"]))
     if document["baseline_differs"]:
         changes = ", ".join(f"{knob} {own}" for knob, (_, own) in document["baseline_differs"].items())
         lines.append(f"TRL's defaults did not fit in memory as they are; here they have {changes}")
@@ -238,6 +302,18 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
     took = format_duration(document["wall_s"]["total"])
     lines.append(f"{len(document['trials'])} trials in {took}; next: autotune run {Path(document['out']) / 'run.yaml'}")
     return lines
+
+
+def _losses_line(losses: Mapping[str, Any], fidelity: str) -> str:
+    if "not_compared" in losses:
+        return f"its losses were not compared with the baseline's: {losses['not_compared']}"
+    words = (
+        f"the losses of the first {len(losses['best'])} steps differ from the baseline's by {losses['difference']:.4f} "
+        f"in the mean; by {losses['between_orders']:.4f} when only the order of the samples changes"
+    )
+    if losses["as_asked"]:
+        return words
+    return f"WARNING: {words}: more than fidelity={fidelity} allows ({losses['allowed']:.4f})"
 
 
 def _trial(trial: Trial, findings: Findings) -> dict[str, Any]:

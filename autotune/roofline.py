@@ -43,10 +43,12 @@ class RooflineSampler(BaseSampler):
     """Samples whole candidates; parameters that no candidate has are sampled at random.
 
     candidates: mappings from parameter names to values, all with the same names. predicted: their values (rates, > 0),
-    shape (n,). trial_s: seconds that a trial of each takes, (n,); None takes all as equal. feasible: which may be
-    tried, (n,), bool; a candidate that failed or was pruned is not tried again. tolerance: the share by which one must
-    promise to exceed the best to be tried; None is the larger of 1 % and twice the error of the best. confidence: with
-    which those that are ruled out do not. seed: of ties and of other parameters.
+    shape (n,). shares: of each prediction's seconds, those that go into each of the things whose true cost is uncertain
+    but common to all candidates, (n, things). trial_s: seconds that a trial of each takes, (n,); None takes all as
+    equal. feasible: which may be tried, (n,), bool; a candidate that failed or was pruned is not tried again.
+    tolerance: the share by which one must promise to exceed the best to be tried; None is the larger of 1 % and twice
+    the error of the best. confidence: with which those that are ruled out do not. seed: of ties and of other
+    parameters.
 
     The study's values are rates to be maximized, or seconds to be minimized (`predicted` then too). `optimize` ends
     when nothing can win; with ask and tell, `verdict` says so.
@@ -57,8 +59,9 @@ class RooflineSampler(BaseSampler):
         candidates: Sequence[Mapping[str, Any]],
         predicted: Sequence[float] | Floats,
         *,
+        shares: Floats | None = None,
         trial_s: Sequence[float] | Floats | None = None,
-        feasible: Sequence[bool] | None = None,
+        feasible: Sequence[bool] | NDArray[np.bool_] | None = None,
         tolerance: float | None = None,
         confidence: float = 0.95,
         seed: int | None = None,
@@ -75,7 +78,7 @@ class RooflineSampler(BaseSampler):
         self.trial_s = costs
         self.feasible = np.ones(len(candidates), dtype=bool) if feasible is None else np.asarray(feasible, dtype=bool)
         self.tolerance, self.confidence = tolerance, confidence
-        self._models = {sign: surrogate(self.candidates, sign * np.log(values)) for sign in (1.0, -1.0)}
+        self._models = {sign: surrogate(self.candidates, sign * np.log(values), shares) for sign in (1.0, -1.0)}
         self._space: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(list(dict.fromkeys(candidate[name] for candidate in candidates)))
             for name in candidates[0]

@@ -6,35 +6,42 @@ measurement is reported: the best of many noisy trials looks better than it is.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate, Fidelity
-from autotune.core.comparison import corrected_rates
+from autotune.core.comparison import corrected_rates, reference
 from autotune.core.estimate import room_of
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
-from autotune.core.outcome import Measured, OutOfMemory, TimedOut
+from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
+from autotune.core.parity import Parity
+from autotune.core.racing import Pace
+from autotune.core.receipts import Known
 from autotune.core.recipe import Recipe
 from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
+from autotune.core.units import format_duration
 from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.display import SearchDisplay
 from autotune.forecaster import Forecaster
 from autotune.installed import Installed, installed
 from autotune.journal import Journal, Role, Trial
+from autotune.losses import compare_losses, needed_s
 from autotune.models import resolve_architecture
-from autotune.plan import Floats, Plan, miss_line
+from autotune.plan import Plan, Speeds, miss_line
 from autotune.proposals import Proposals
 from autotune.repeats import Repeats, measured
 from autotune.result import Findings, write_result
-from autotune.task import Device, Measure, Task
+from autotune.task import Compare, Device, Measure, Task
 from autotune.trial import Workers
-from autotune.verdict import cannot_start, decide
+from autotune.verdict import Verdict, cannot_start, decide
+
+LONGEST = 3  # times the seconds that are expected of a comparison, until one of its trainings is given up
+# In what candidates must agree for a step of one number to hold the same samples, however it is split.
+SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +79,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
-        workload = describe(
-            model=request.model,
-            data=request.data,
-            columns=dict(request.columns),
-            recipe=request.recipe,
-            seed=request.seed,
-            home=request.home,
-            progress=display.line,
-        )
+        workload = workload_of(request, progress=display.line)
         lengths, model_limit = workload.data.lengths, workload.model.limit
         if model_limit is not None and lengths.longest > model_limit:
             cut = 1 - lengths.coverage(model_limit)
@@ -141,6 +140,7 @@ class _Sitting:
     started: float
     spent_before_s: float
     ruled_out: int = 0  # candidates that were passed over because they are predicted not to fit
+    believed: Mapping[Candidate, Known] = field(default_factory=dict)  # of untried candidates, by the sampler
 
     def search(self) -> Findings:
         for trial in self.journal.trials:
@@ -156,7 +156,16 @@ class _Sitting:
             raise cannot_start(first)
         repeats = Repeats(journal=self.journal, budget=self.budget, spent_s=self._spent_s, perform=self._try)
         contenders, rounds = repeats.run(self._contenders(first, careful))
-        return self._conclude(first, careful, contenders, rounds)
+        verdict = decide(
+            baseline=first,
+            by_hand=careful,
+            contenders=contenders,
+            rounds=rounds,
+            ranked=self._ranked(),
+            may_win=self._may_win,
+            keeps_pins=self._keeps_pins,
+        )
+        return self._conclude(first, careful, verdict, self._compare(first, verdict.best))
 
     # -- the trials
 
@@ -198,37 +207,40 @@ class _Sitting:
 
     def _explore(self, first: Trial, careful: Trial) -> None:
         """Try what the sampler proposes until the budget, less what the second measurement needs, is gone."""
+        if not self._has_room():
+            return
         start, tokens = self._start(first, careful), self.workload.data.lengths.tokens
+        references = [c for c in dict.fromkeys((first.candidate, careful.candidate)) if c not in self.legal]
         proposals = Proposals(
             self.space.candidates,
             opening(self.space.candidates, start, tokens, seed=self.request.seed),
             sampler=self.request.sampler,
             seed=self.request.seed,
             journal=self.request.out / "study.journal",
-            predicted=self._predicted_rates(),
+            predicted=self._predicted_speeds([*self.space.candidates, *references]),
+            references=references,
         )
         proposals.tell(trial for trial in self._first_measurements() if not self._was_cut_off(trial))
-        while self.budget.has_room(
-            self._spent_s(),
-            tried=[trial.outcome for trial in self._first_measurements()],
-            reserve_s=self._reserve_s(),
-        ):
+        while self._has_room():
             candidate = proposals.propose(self.plan.fits)
             self.ruled_out = len(proposals.ruled_out)
             if candidate is None:
                 hopeless = f"of the {proposals.hopeless:,} candidates that are left none is expected to win"
                 self.display.line(hopeless if proposals.hopeless else "every candidate that fits has been tried")
-                return
+                break
             proposals.tell([self._try(candidate, "search")])
+        self.believed = proposals.believed()
 
-    def _predicted_rates(self) -> Floats | None:
+    def _has_room(self) -> bool:
+        tried = [trial.outcome for trial in self._first_measurements()]
+        return self.budget.has_room(self._spent_s(), tried=tried, reserve_s=self._reserve_s())
+
+    def _predicted_speeds(self, candidates: Sequence[Candidate]) -> Speeds | None:
         """What the sampler wants to know before it begins; None where it wants nothing."""
         if self.request.sampler != "roofline":
             return None
-        if not self.budget.allows(self._first_measurements()):
-            return np.ones(len(self.space.candidates))  # nothing will be tried
-        self.display.line(f"predicting how fast {len(self.space.candidates):,} candidates are")
-        return self.plan.rates(self.space.candidates)
+        self.display.line(f"predicting how fast {len(candidates):,} candidates are")
+        return self.plan.speeds(candidates)
 
     def _start(self, first: Trial, careful: Trial) -> Candidate:
         """What the opening batches in other ways: what a careful person would set, else TRL's defaults.
@@ -253,17 +265,8 @@ class _Sitting:
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
         self.display.set_end(self.budget.left_s(self._spent_s()))
-        task = Task(
-            candidate=candidate,
-            recipe=self.request.recipe,
-            model_path=self.workload.model.path,
-            tokenized_path=self.workload.data.tokenized_path,
-            seed=self.request.seed,
-            device=self.device,
-            output_dir=str(folder),
-            log_path=str(folder / "log.txt"),
-            work=work or Measure(budget_s=self.budget.share_s),
-        )
+        pace = self._pace(candidate) if role == "search" else None
+        task = self._task(candidate, work or Measure(budget_s=self.budget.share_s, pace=pace), folder)
         try:
             outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
         except BaseException:
@@ -276,6 +279,41 @@ class _Sitting:
             if miss.number == number:
                 self.display.line(miss_line(miss))
         return trial
+
+    def _task(self, candidate: Candidate, work: Measure | Compare, folder: Path) -> Task:
+        return Task(
+            candidate=candidate,
+            recipe=self.request.recipe,
+            model_path=self.workload.model.path,
+            tokenized_path=self.workload.data.tokenized_path,
+            seed=self.request.seed,
+            device=self.device,
+            output_dir=str(folder),
+            log_path=str(folder / "log.txt"),
+            work=work,
+            random_weights=isinstance(work, Measure) and self._draws_weights,
+        )
+
+    @property
+    def _draws_weights(self) -> bool:
+        """Whether trials need not read the checkpoint, because their speed does not depend on it.
+
+        Where a mixture of experts sends its tokens does. On a CPU reading is as fast as drawing.
+        """
+        return self.device == "cuda" and not self.workload.model.is_mixture_of_experts
+
+    def _pace(self, candidate: Candidate) -> Pace | None:
+        """What a candidate must keep up with: the fastest so far."""
+        fastest = next(iter(self._ranked()), None)
+        if fastest is None or not isinstance(fastest.outcome, Measured) or fastest.outcome.relative_error is None:
+            return None
+        alike = all(getattr(candidate, name) == getattr(fastest.candidate, name) for name in SAME_SAMPLES)
+        return Pace(
+            useful_tokens_per_s=fastest.outcome.useful_tokens_per_s,
+            relative_error=fastest.outcome.relative_error,
+            reference_flops_per_s=reference(fastest.outcome),
+            steps=tuple((step.number, step.seconds) for step in fastest.outcome.steps) if alike else (),
+        )
 
     def _limit_s(self, role: Role) -> float | None:
         spent_s = self._spent_s()
@@ -292,8 +330,16 @@ class _Sitting:
         """Seconds to keep for the second measurement: none while there is nothing to compare the baseline with."""
         if len(measured(self._first_measurements())) < 2:
             return 0.0
-        likely = self._ranked()[:2] + [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
-        return self.budget.reserve_s(measured(likely))
+        ranked, references = self._ranked(), [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
+        reserve_s = self.budget.reserve_s(measured(ranked[:2] + references))
+        return reserve_s + self._comparison_s(measured(references), measured(ranked))
+
+    def _comparison_s(self, references: Sequence[Measured], ranked: Sequence[Measured]) -> float:
+        """Seconds to keep for comparing losses: none where that would take too many."""
+        if self.budget.seconds is None or not references or not ranked:
+            return 0.0
+        needed = needed_s(references[0], ranked[0])
+        return needed if self.budget.has_room_for_comparison(needed) else 0.0
 
     # -- the second measurement
 
@@ -312,19 +358,26 @@ class _Sitting:
         references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
         return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
 
-    def _conclude(
-        self, first: Trial, careful: Trial, contenders: Sequence[Trial], rounds: Sequence[Sequence[Measured]]
-    ) -> Findings:
+    def _compare(self, first: Trial, best: Trial) -> Parity | str | None:
+        """The losses of the winner beside the baseline's, or why there are none; None where the baseline won."""
+        if best is first:
+            return None
+        if not isinstance(first.outcome, Measured) or not isinstance(best.outcome, Measured):
+            return "the baseline was not measured"
+        needed = needed_s(first.outcome, best.outcome)
+        if not self.budget.has_room_for_comparison(needed):
+            return f"it would have taken {format_duration(needed)}; raise budget.minutes"
+        folder = self.request.out / "losses"
+        folder.mkdir(exist_ok=True)
+        self.display.line("comparing the losses of the first steps with the baseline's")
+
+        def perform(candidate: Candidate, work: Compare) -> Outcome:
+            return self.workers.perform(self._task(candidate, work, folder), limit_s=LONGEST * needed)
+
+        return compare_losses(first.candidate, best.candidate, perform, self.request.out)
+
+    def _conclude(self, first: Trial, careful: Trial, verdict: Verdict, parity: Parity | str | None) -> Findings:
         request, trials = self.request, self.journal.trials
-        verdict = decide(
-            baseline=first,
-            by_hand=careful,
-            contenders=contenders,
-            rounds=rounds,
-            ranked=self._ranked(),
-            may_win=self._may_win,
-            keeps_pins=self._keeps_pins,
-        )
         return Findings(
             hardware=request.hardware,
             workload=self.workload,
@@ -341,9 +394,11 @@ class _Sitting:
             baseline=first,
             by_hand=careful,
             verdict=verdict,
+            parity=parity,
             estimates={trial.number: self.plan.estimate(trial.candidate) for trial in trials},
             calibrations=dict(self.plan.calibrations),
             misses=tuple(self.plan.misses),
+            known=self._known_rates(),
             ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
@@ -352,12 +407,38 @@ class _Sitting:
             },
         )
 
+    def _known_rates(self) -> dict[Candidate, Known]:
+        """Of every candidate that was measured or is predicted, as if the machine had been as at the first trial."""
+        trials = [trial for trial in self._first_measurements() if isinstance(trial.outcome, Measured)]
+        outcomes = measured(trials)
+        rates = corrected_rates(outcomes, reference(outcomes[0]))
+        return {
+            **self.believed,
+            **{
+                trial.candidate: Known(rate=rate, deviation=outcome.relative_error, trial=trial.number)
+                for trial, outcome, rate in zip(trials, outcomes, rates, strict=True)
+            },
+        }
+
     def _keeps_pins(self, candidate: Candidate) -> bool:
         return all(getattr(candidate, knob) == value for knob, value in self.request.fixed.items())
 
     def _may_win(self, candidate: Candidate) -> bool:
         """Whether a contender may win: it is in the space, or would be but for the references' allocator."""
         return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
+
+
+def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> Workload:
+    """The model and the data of a search. Raises UsageError listing what is wrong with them."""
+    return describe(
+        model=request.model,
+        data=request.data,
+        columns=dict(request.columns),
+        recipe=request.recipe,
+        seed=request.seed,
+        home=request.home,
+        progress=progress,
+    )
 
 
 def forecaster_of(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:

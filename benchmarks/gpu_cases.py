@@ -1,4 +1,4 @@
-"""What `gpu_suite.py memory` measures: candidates on the shapes of well-known models, and the rows they train on.
+"""What `gpu_suite.py memory` and `time` measure: candidates on the shapes of well-known models, and their rows.
 
 Weights are drawn at random, rows are made-up tokens: nothing is downloaded. The table covers methods, checkpointing,
 optimizers, numbers and rows that are full, padded or packed, at micro-batches from 1 to 16 and lengths from 256 to

@@ -1,6 +1,6 @@
-"""What `gpu_suite.py memory` predicts: jobs, and the prediction of each, made where no GPU is to be seen.
+"""What `gpu_suite.py` predicts: jobs, and the prediction of each, made where no GPU is to be seen.
 
-Leaves out the candidates themselves (gpu_cases.py) and the measuring (gpu_memory.py).
+Leaves out the candidates themselves (gpu_cases.py) and the measuring (gpu_rows.py).
 """
 
 import multiprocessing
@@ -16,8 +16,10 @@ from gpu_cases import SEED, Case, around, lengths_of, write_model, write_rows
 from gpu_summary import DONE
 from rows import Row
 
+from autotune.alternatives import Alternatives
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware
+from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster, TimeForecast
 from autotune.models import resolve_architecture
 from autotune.probe_cpu import count_cores
@@ -38,7 +40,7 @@ class Job:
 class Planned:
     """A case whose prediction was made. directory: of its model and its rows. estimate: None when there is none.
 
-    time: from what is published of the GPU; None where that is not enough.
+    time: from the GPU's measured rates, else from what is published of it; None where neither tells.
     """
 
     case: Case
@@ -130,7 +132,8 @@ def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[P
     )
     cases = [case]
     if job.card_bytes is not None:
-        largest = forecaster.largest_rows(case.candidate, forecaster.memory(case.candidate)).value
+        memory = forecaster.memory(case.candidate)
+        largest = Alternatives(forecaster=forecaster).largest_rows(case.candidate, memory).value
         cases = list(around(case, job.card_bytes, largest or 1, wide=job.wide))
     write_model(config, directory / "model")
     planned = []
@@ -139,7 +142,11 @@ def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[P
         place.mkdir()
         (place / "model").symlink_to(directory / "model")
         write_rows(each, place / "rows")
-        memory, time = forecaster.memory(each.candidate), forecaster.time(each.candidate)
+        memory = forecaster.memory(each.candidate)
+        try:
+            time = forecaster.time(each.candidate)
+        except NotPredicted:  # the memory is, all the same
+            time = None
         planned.append(Planned(case=each, directory=place, estimate=memory, time=time))
     return planned
 

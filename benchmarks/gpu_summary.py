@@ -1,6 +1,6 @@
 """What the rows of `gpu_suite.py memory` add up to: errors by group, and whether what should fit on a card did.
 
-Pure arithmetic on rows as gpu_memory.py writes them.
+Pure arithmetic on rows as gpu_rows.py writes them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rows import append, now, read
 from table import References, Row, Table, load, next_trial, summarize
@@ -34,15 +34,12 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
 from autotune.core.space import baseline, by_hand, enumerate_space
-from autotune.describe import describe
 from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
 from autotune.probe import probe
+from autotune.search import SearchRequest, workload_of
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
-
-if TYPE_CHECKING:
-    from autotune.search import SearchRequest
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_BEGINNING = ("begun", "probed")  # keys of a header that may be others when a table goes on
@@ -145,15 +142,7 @@ def _record(arguments: argparse.Namespace) -> None:
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     workers = Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit)
     with workers, tempfile.TemporaryDirectory() as folder:
-        workload = describe(
-            model=request.model,
-            data=request.data,
-            columns=dict(request.columns),
-            recipe=request.recipe,
-            seed=request.seed,
-            home=request.home,
-            progress=_say,
-        )
+        workload = workload_of(request, progress=_say)
         here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
         space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
         budget = Budget(seconds=None if request.minutes is None else 60 * request.minutes, trials=request.trials)
@@ -209,7 +198,7 @@ def _record(arguments: argparse.Namespace) -> None:
     _say("the table is whole" if whole else "the time is up; the same command goes on")
 
 
-def request_of(words: Sequence[str]) -> "SearchRequest":
+def request_of(words: Sequence[str]) -> SearchRequest:
     """What `autotune search` would make of these words."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf

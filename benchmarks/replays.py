@@ -1,9 +1,9 @@
 """Replays: what a search would have tried and found, had its trials been those of a table.
 
 A replayed trial is one of the repeats that the table has of its candidate, drawn by the seed, and costs its wall clock.
-A replay sees nothing else: not the other repeats, not the candidates that it does not try. Beside the samplers stand
-the rules that people use: the largest micro-batch that fits, and micro-batches in order until the speed falls, both
-with all other knobs at TRL's defaults. Leaves out the command line (search_quality.py).
+A replay sees nothing else but the references: not the other repeats, not the candidates that it does not try. Beside
+the samplers stand the rules that people use: the largest micro-batch that fits, and micro-batches in order until the
+speed falls, both with all other knobs at TRL's defaults. Leaves out the command line (search_quality.py).
 """
 
 import random
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from table import Rates, Table, regrets
 
 from autotune.core.candidate import Candidate
+from autotune.core.comparison import reference
 from autotune.core.outcome import Measured, Outcome
 from autotune.journal import Trial
+from autotune.plan import Speeds
 from autotune.proposals import SAMPLERS, Proposals
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
@@ -28,16 +28,21 @@ RULES = (*SAMPLERS, LARGEST, FALLING, DEFAULTS)
 class World:
     """What a search would have had before its first trial, and what becomes of each that it makes.
 
-    start: TRL's defaults as the space has them. opening: as core/opening.py lists it. predicted: rates, in the order of
-    the candidates. references_s: seconds of the trials that every search makes first.
+    start: TRL's defaults as the space has them. opening: as core/opening.py lists it. references: the trials that every
+    search makes first. predicted: of the candidates, and of the references that are outside the space behind them.
     """
 
     candidates: Sequence[Candidate]
     start: Candidate
     opening: Sequence[Candidate]
-    predicted: NDArray[np.float64]
+    references: Sequence[Trial]
+    predicted: Speeds
     outcomes: Mapping[Candidate, Sequence[Outcome]]
-    references_s: float
+
+    @property
+    def outside(self) -> list[Candidate]:
+        """The references that are no candidates, once each."""
+        return [c for c in dict.fromkeys(trial.candidate for trial in self.references) if c not in self.outcomes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +54,12 @@ class Found:
 
 
 def outcomes_of(table: Table) -> dict[Candidate, list[Outcome]]:
-    """Every trial of the candidates of the space, with its rate corrected for the machine's drift."""
-    left = {candidate: list(values) for candidate, values in table.rates().items()}
+    """Every trial of the candidates of the space, as it was measured; of one that failed once, its failures."""
+    rates = table.rates()
     found: dict[Candidate, list[Outcome]] = {}
     for row in table.rows:
-        if row.role != "search":
-            continue
-        outcome = row.outcome
-        if isinstance(outcome, Measured):
-            if row.candidate not in left:  # it failed in another round, and has no rate
-                continue
-            outcome = replace(outcome, useful_tokens_per_s=left[row.candidate].pop(0))
-        found.setdefault(row.candidate, []).append(outcome)
+        if row.role == "search" and (row.candidate in rates or not isinstance(row.outcome, Measured)):
+            found.setdefault(row.candidate, []).append(row.outcome)
     return found
 
 
@@ -68,13 +67,20 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
     """Search by a rule for at most so many trials. journal: a file for the study."""
     chance = random.Random(f"{rule} {seed}")
     best: tuple[float, Candidate] | None = None
-    spent_s = world.references_s
+    spent_s = sum(trial.outcome.wall_s for trial in world.references)
     found: list[Found] = []
     proposals = None
     if rule in SAMPLERS:
         proposals = Proposals(
-            world.candidates, world.opening, sampler=rule, seed=seed, journal=journal, predicted=world.predicted
+            world.candidates,
+            world.opening,
+            sampler=rule,
+            seed=seed,
+            journal=journal,
+            predicted=world.predicted,
+            references=world.outside,
         )
+        proposals.tell(world.references)
     batches = _batches(world, rule)
     last_rate = 0.0
     while len(found) < most:
@@ -82,9 +88,10 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         if candidate is None:
             break
         outcome = chance.choice(world.outcomes[candidate])
-        trial = Trial(number=len(found), role="search", candidate=candidate, outcome=outcome)
+        trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
-        rate = trial.rate
+        # As a search ranks its trials: corrected for how fast the machine was around each.
+        rate = outcome.useful_tokens_per_s / reference(outcome) if isinstance(outcome, Measured) else None
         if proposals:
             proposals.tell([trial])
         if rate is not None and (rule == LARGEST or best is None or rate > best[0]):

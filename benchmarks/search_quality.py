@@ -26,11 +26,11 @@ from table import Table, load
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
 from autotune.core.space import baseline, enumerate_space
-from autotune.describe import describe
 from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
+from autotune.journal import Trial
 from autotune.plan import Plan
-from autotune.search import forecaster_of
+from autotune.search import forecaster_of, workload_of
 
 AFTER = (4, 6, 8, 16)  # trials
 CLOSE = 0.02  # regret that is as good as none
@@ -85,15 +85,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
     hardware = Hardware.from_dict(table.header["probed"])
     request = replace(request_of(words), hardware=hardware)
-    workload = describe(
-        model=request.model,
-        data=request.data,
-        columns=dict(request.columns),
-        recipe=request.recipe,
-        seed=request.seed,
-        home=request.home,
-        progress=_say,
-    )
+    workload = workload_of(request, progress=_say)
     if workload.data.fingerprint != table.header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
@@ -102,15 +94,21 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     candidates = [candidate for candidate in space.candidates if candidate in outcomes]
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
     plan = Plan(forecaster=forecaster_of(request, workload, _say), progress=_say)
+    references = [
+        Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
+        for row in table.rows
+        if row.role != "search"
+    ]
+    outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
     return World(
         candidates=candidates,
         start=start,
         opening=opening(
             candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed
         ),
-        predicted=plan.rates(candidates),
+        references=references,
+        predicted=plan.speeds([*candidates, *outside]),
         outcomes=outcomes,
-        references_s=sum(row.outcome.wall_s for row in table.rows if row.role != "search"),
     )
 
 

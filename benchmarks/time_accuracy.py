@@ -5,8 +5,10 @@
 Rows are read and traced as memory_accuracy.py does. Each is predicted twice: from the published peaks of its GPU alone,
 and after one row of that GPU, which is not scored itself, has calibrated it: the first of its half in the file. The
 rows are split by a hash of their id into `tune`, which may be looked at while the code is changed, and `blind`, which
-may not. `inside` is the share of rows whose measured seconds lie in the stated interval, which should hold nine of ten;
-`spearman` the rank correlation of predicted and measured seconds in each group of a GPU and a model.
+may not. Rows of tier T that time a forward and a backward pass alone are predicted without the end of a step; they are
+in a group of their own, and in no other figure. `inside` is the share of rows whose measured seconds lie in the stated
+interval, which should hold nine of ten; `spearman` the rank correlation of predicted and measured seconds in each group
+of a GPU and a model.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,6 +32,20 @@ from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.errors import UsageError
 
 FEWEST = 4  # rows of a group whose order is compared
+PASSES = "full fwd+bwd (no optimizer)"  # the method of rows that have no end of a step
+# Architectures of tier T by its own names; of each the config.json of the model named, 2026-11.
+PASSED_MODELS: Mapping[str, Mapping[str, Any]] = {
+    "gpt2_large": {"model_type": "gpt2", "n_embd": 1280, "n_layer": 36, "n_head": 20},  # openai-community/gpt2-large
+    "opt_13": {  # facebook/opt-1.3b
+        "model_type": "opt",
+        "hidden_size": 2048,
+        "word_embed_proj_dim": 2048,
+        "ffn_dim": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+    },
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,20 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return error.exit_code
+    models = {**PASSED_MODELS, **models}
     rows, skipped = [], []
     profiles: dict[str, Profile] = {}
     for values in points:
         if arguments.half not in (None, half(values["id"])):
             continue
         try:
-            point = read(values, models, measured="step_time_s")
-            estimate = predict(point, profile_of(point, values, profiles))
+            point = read(as_trained(values), models, measured="step_time_s")
+            whole = values["method"] != PASSES
+            estimate = predict(point, profile_of(point, values, profiles), whole=whole)
         except Skipped as reason:
             skipped.append({"id": values["id"], "why": str(reason)})
             continue
         rows.append(
             {
                 "id": values["id"],
+                "tier": values["tier"],
                 "half": half(values["id"]),
                 "gpu": point.spec.name,
                 "model": values["model"],
@@ -65,15 +85,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"{estimate.step_s / values['step_time_s'] - 1:+7.1%}  {values['id']}", file=sys.stderr, flush=True)
     judge(rows)
-    answer = {"rows": rows, "skipped": skipped, **errors([row["uncalibrated"] for row in rows]), **summary(rows)}
-    answer["groups"] = {name: summary([row for row in rows if row["half"] == name]) for name in ("tune", "blind")}
+    exact = [row for row in rows if row["tier"] == "A"]
+    answer = {"rows": rows, "skipped": skipped, **errors([row["uncalibrated"] for row in exact]), **summary(exact)}
+    answer["groups"] = {name: summary([row for row in exact if row["half"] == name]) for name in ("tune", "blind")}
+    answer["groups"]["tier T"] = summary([row for row in rows if row["tier"] == "T"])
     print(json.dumps(answer) if arguments.json else json.dumps(answer["groups"], indent=1))
     return 0
 
 
-def predict(point: Point, profile: Profile) -> TimeEstimate:
-    """The seconds of a row's step by what is published of its GPU. Raises Skipped where that is not enough."""
+def as_trained(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of two passes as one of a training: what its step has at its end is left out of the prediction."""
+    if values["method"] != PASSES:
+        return values
+    return {**values, "tier": "A", "method": "full", "mixed_precision": "no", "optimizer": "adamw_torch"}
+
+
+def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstimate:
+    """The seconds of a row's step by what is published of its GPU. Raises Skipped where that is not enough.
+
+    whole: with its end, clipping and the optimizer.
+    """
     law = time_law(profile, layers=point.layers, accumulation=point.accumulation)
+    law = law if whole else replace(law, step_end=())
     shapes = np.array([point.batch.monomials], dtype=np.float64)
     try:
         speed = published_speed(point.spec.peaks)
@@ -85,12 +118,12 @@ def predict(point: Point, profile: Profile) -> TimeEstimate:
 def judge(rows: Sequence[dict[str, Any]]) -> None:
     """Note in each row what is predicted of it, without any row of its GPU and after the first of its half."""
     blank = calibrate_time(PUBLISHED, np.empty((0, len(SPENT))), [])
-    told: dict[tuple[str, str], TimeCalibration] = {}
+    told: dict[tuple[str, ...], TimeCalibration] = {}
     for row in rows:
         spent = np.array([row["spent"]])
         row["uncalibrated"] = _verdict(blank, spent, row["measured_s"])
         row["error"] = row["uncalibrated"]["error"]
-        gpu = (row["gpu"], row["half"])
+        gpu = (row["gpu"], row["half"], row["tier"])
         row["calibrated"] = _verdict(told[gpu], spent, row["measured_s"]) if gpu in told else None
         if gpu not in told:
             told[gpu] = calibrate_time(PUBLISHED, spent, [row["measured_s"]])

@@ -3,16 +3,21 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+import numpy as np
 import pytest
 
 from autotune.core.candidate import Candidate
 from autotune.core.memory import Peak
-from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, outcome_to_dict
+from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
+from autotune.core.timing import SPENT
 from autotune.core.units import MIB
 from autotune.forecaster import Forecaster
+from autotune.plan import Speeds
+from autotune.task import Compare
 from autotune.worker import begin
 
 device_is_initialised = False  # as CUDA would be in a process that imported the trainer
@@ -36,6 +41,13 @@ def measured() -> Measured:
         load_s=0.0,
         wall_s=1.0,
     )
+
+
+def speeds(rates: Sequence[float]) -> Speeds:
+    """Predictions of made-up rates, whose seconds go into everything alike."""
+    values = np.array(rates, dtype=np.float64)
+    shares = np.full((len(values), len(SPENT)), 1 / len(SPENT))
+    return Speeds(rates=values, step_s=1 / values, shares=shares)
 
 
 def serve_and_say_who(connection: Connection) -> None:
@@ -69,6 +81,15 @@ def formula_peak(candidate: Candidate) -> Peak:
     return Peak(bytes=rows + states, phase="backward", op="formula", items={"activations": rows, "states": states})
 
 
+def formula_losses(candidate: Candidate, work: Compare) -> tuple[Step, ...]:
+    """Made-up losses: another order moves each by 0.2, a tuned allocator by 0.1, which it never should."""
+    moved = 0.2 * work.order + 0.1 * candidate.tuned_allocator
+    return tuple(
+        Step(number=step, seconds=0.01, rows=8, positions=8, useful=8, loss=5.0 - 0.1 * step + moved)
+        for step in range(work.steps)
+    )
+
+
 def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace nothing: a forecaster that answers by the formula."""
     monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
@@ -96,7 +117,9 @@ def serve_by_formula(connection: Connection) -> None:
             time.sleep(3600)
         if task.seed == ONLY_8BIT_STATES_FIT and candidate.optimizer != "adamw_8bit":
             outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
-        if task.seed == BY_HAND_FAILS_AGAIN and not task.work.worst_first and not candidate.tuned_allocator:
+        if isinstance(task.work, Compare):
+            outcome = replace(measured(), steps=formula_losses(candidate, task.work), wall_s=0.1)
+        elif task.seed == BY_HAND_FAILS_AGAIN and not task.work.worst_first and not candidate.tuned_allocator:
             outcome = outcome if is_baseline else Crashed(message="as asked", log_tail="", wall_s=0.1)
         if task.seed == SLOW:
             time.sleep(0.15)

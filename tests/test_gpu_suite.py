@@ -9,16 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gpu_memory
+import gpu_rows
+import gpu_search
+import gpu_time
 import numpy as np
 import pytest
 import yaml
 from gpu_cases import CARDS, CASES, CPU_CASES, STEPS, Case, around, make, row_lengths
-from gpu_memory import Watch, measure_all
+from gpu_memory import MEMORY
 from gpu_plan import Job, Planned, predict, waiting
+from gpu_rows import Watch, measure_all
 from gpu_summary import GOAL, summary
+from memory_cases import plain_cpu
 from rows import append, own_rows, read
 
+from autotune import trial
 from autotune.catalogue import CONF
 from autotune.core.candidate import CHECKPOINTINGS
 from autotune.core.context import Context, Installed
@@ -29,14 +34,17 @@ from autotune.core.legality import first_broken
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, TimedOut
 from autotune.core.recipe import METHODS
+from autotune.core.timing import SPENT
 from autotune.core.workload import DataFacts, Lengths, Workload
+from autotune.demo import CONVERSATIONS
 from autotune.errors import AutotuneError
 from autotune.models import resolve_architecture
 from autotune.nvml import Gpu, Memory
+from tests import stand_ins
 from tests.stand_ins import measured
 
 GIB = 2**30
-SCRIPT = Path(gpu_memory.__file__).with_name("gpu_suite.py")
+SCRIPT = Path(gpu_rows.__file__).with_name("gpu_suite.py")
 ABOUT = {"device": "a GPU", "driver": "1", "versions": {"torch": "1"}, "commit": "c"}
 SILENT = lambda line: None  # noqa: E731
 
@@ -58,14 +66,14 @@ def gpu(name: str, capability: tuple[int, int]) -> Gpu:
 def test_the_gpu_is_the_catalogues_else_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the catalogue knows of a GPU counts, but its memory is the device's; one that it does not know will do."""
     found: list[Gpu] = []
-    monkeypatch.setattr(gpu_memory, "find_gpus", lambda progress: tuple(found))
+    monkeypatch.setattr(gpu_rows, "find_gpus", lambda progress: tuple(found))
     with pytest.raises(AutotuneError, match="--cpu"):
-        gpu_memory.gpu_at_hand(SILENT)
+        gpu_rows.gpu_at_hand(SILENT)
     found[:] = [gpu("Tesla T4", (7, 5))]
-    known = gpu_memory.gpu_at_hand(SILENT)
+    known = gpu_rows.gpu_at_hand(SILENT)
     assert (known.context_bytes, known.memory_bytes, known.uuid) == (141 * 2**20, 30 * GIB, "GPU-0")
     found[:] = [gpu("NVIDIA X", (9, 0))]
-    unknown = gpu_memory.gpu_at_hand(SILENT)
+    unknown = gpu_rows.gpu_at_hand(SILENT)
     assert (unknown.compute_capability, unknown.workspace_bytes) == ((9, 0), 64 * 2**20)
     assert (unknown.context_bytes, unknown.used_by_others_bytes) == (UNKNOWN_CONTEXT_BYTES, GIB)
 
@@ -174,8 +182,8 @@ class Scripted:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """A GPU on which others hold 1 GiB, and the driver names no process."""
     used: Iterator[int] = iter([GIB, *[13 * GIB] * 99])
-    monkeypatch.setattr(gpu_memory.nvml, "read_memory", lambda uuid: type("M", (), {"used": next(used)}))
-    monkeypatch.setattr(gpu_memory.nvml, "process_bytes", lambda uuid, pid: None)
+    monkeypatch.setattr(gpu_rows.nvml, "read_memory", lambda uuid: type("M", (), {"used": next(used)}))
+    monkeypatch.setattr(gpu_rows.nvml, "process_bytes", lambda uuid, pid: None)
     return Watch("GPU-0")
 
 
@@ -186,7 +194,7 @@ RAN = replace(measured(), peak_bytes=8 * GIB, reserved_bytes=16 * GIB)
 def test_a_row_holds_both_figures_and_an_out_of_memory_is_a_row(tmp_path: Path, watch: Watch) -> None:
     """What was measured stands beside what was predicted; running out of memory is an answer too."""
     file, workers = tmp_path / "rows.jsonl", Scripted(RAN, OOM)
-    left = measure_all(plans(tmp_path, 2), workers, watch=watch, file=file, about=ABOUT,
+    left = measure_all(MEMORY, plans(tmp_path, 2), workers, watch=watch, file=file, about=ABOUT,
                        deadline=time.monotonic() + 999, progress=SILENT)  # fmt: skip
     ran, failed = read(file)
     assert left == []
@@ -205,7 +213,7 @@ def test_a_card_limits_the_allocator(tmp_path: Path, watch: Watch) -> None:
     small = MemoryEstimate(demand=estimate(10 * GIB).demand, room=room)
     plan = replace(plan, case=replace(plan.case, card_bytes=10 * GIB), estimate=small)
     workers = Scripted(OOM)
-    measure_all([plan], workers, watch=watch, file=tmp_path / "rows.jsonl", about=ABOUT,
+    measure_all(MEMORY, [plan], workers, watch=watch, file=tmp_path / "rows.jsonl", about=ABOUT,
                 deadline=time.monotonic() + 999, progress=SILENT)  # fmt: skip
     assert workers.tasks[0].allocator_limit_bytes == 9 * GIB
     assert summary(read(tmp_path / "rows.jsonl"))["missed"] == []
@@ -216,7 +224,7 @@ def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, wa
     [plan] = plans(tmp_path, 1)
     unfit, unknown = (replace(plan, estimate=each) for each in (estimate(101 * GIB), None))
     workers = Scripted()
-    assert measure_all([unfit, unknown], workers, watch=watch, file=tmp_path / "rows.jsonl", about=ABOUT,
+    assert measure_all(MEMORY, [unfit, unknown], workers, watch=watch, file=tmp_path / "rows.jsonl", about=ABOUT,
                        deadline=time.monotonic() + 999, progress=SILENT) == []  # fmt: skip
     assert workers.tasks == []
 
@@ -224,10 +232,10 @@ def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, wa
 def test_the_budget_leaves_the_rest_for_another_run(tmp_path: Path, watch: Watch) -> None:
     """Nothing is begun when time is up, and what the budget cut off is not written as if the candidate were slow."""
     file, waits = tmp_path / "rows.jsonl", plans(tmp_path, 2)
-    over = measure_all(waits, Scripted(), watch=watch, file=file, about=ABOUT, deadline=time.monotonic(),
+    over = measure_all(MEMORY, waits, Scripted(), watch=watch, file=file, about=ABOUT, deadline=time.monotonic(),
                        progress=SILENT)  # fmt: skip
     late = TimedOut(limit_s=30.0, wall_s=30.0)
-    cut = measure_all(waits[:1], Scripted(late), watch=watch, file=file, about=ABOUT,
+    cut = measure_all(MEMORY, waits[:1], Scripted(late), watch=watch, file=file, about=ABOUT,
                       deadline=time.monotonic() + 40, progress=SILENT)  # fmt: skip
     assert over == [plan.case.name for plan in waits]
     assert cut == over[:1]
@@ -238,7 +246,7 @@ def test_what_is_there_is_not_done_again(tmp_path: Path, watch: Watch) -> None:
     """A case is done when it was measured or out of memory on this device with these versions; a crash is not."""
     file, waits = tmp_path / "rows.jsonl", plans(tmp_path, 3)
     crash = Crashed(message="lost", log_tail="", wall_s=1.0)
-    measure_all(waits, Scripted(RAN, OOM, crash), watch=watch, file=file, about=ABOUT,
+    measure_all(MEMORY, waits, Scripted(RAN, OOM, crash), watch=watch, file=file, about=ABOUT,
                 deadline=time.monotonic() + 999, progress=SILENT)  # fmt: skip
     with file.open("a") as stream:
         stream.write('{"cut off')
@@ -324,7 +332,7 @@ def test_the_whole_of_it_on_a_cpu(tmp_path: Path, home: Path) -> None:
     words = [sys.executable, SCRIPT, "memory", "--cpu", "--json", "--out", tmp_path, "--home", home]
     first = subprocess.run(words, check=True, capture_output=True, text=True)
     result = json.loads(first.stdout)
-    rows = read(tmp_path / gpu_memory.FILE)
+    rows = read(tmp_path / MEMORY.file)
     assert [row["kind"] for row in rows] == ["prediction"] * 2 + ["measurement"] * 2
     assert [row["outcome"] for row in rows[2:]] == ["measured"] * 2, rows
     assert {row["name"] for row in rows[:2]} == {case.name for case in CPU_CASES}
@@ -332,3 +340,57 @@ def test_the_whole_of_it_on_a_cpu(tmp_path: Path, home: Path) -> None:
     assert all(row["measured"]["resident_bytes"] > 0 and row["errors"] == {} for row in rows[2:])
     assert result["rows"] == rows[2:]
     assert (result["count"], result["errors"]["allocated_bytes"]["count"], result["failed"]) == (2, 0, [])
+
+
+def timed(name: str, spent: tuple[float, ...], measured_s: float) -> dict[str, Any]:
+    """A measured row of one model: predicted seconds by what they are spent on, and real ones."""
+    return {
+        "name": name,
+        "outcome": "measured",
+        "case": {"model": "m"},
+        "predicted": {"step_s": sum(spent), "spent": dict(zip(SPENT, spent, strict=True))},
+        "measured": {"step_s": measured_s},
+        "errors": {"step_s": sum(spent) / measured_s - 1},
+    }
+
+
+def test_the_first_rows_correct_the_others() -> None:
+    """All is a fifth slower than was predicted: a sixth off before any row, and little behind three that are not
+    scored."""
+    rows = [timed(str(n), (0.1 * n, 1.0, 0.5 * n, 0.01), 1.2 * (0.6 * n + 1.01)) for n in range(1, 8)]
+    found = gpu_time.summary(rows)
+    assert (found["count"], found["uncalibrated"]["count"], found["calibrated"]["count"]) == (7, 7, 4)
+    assert found["uncalibrated"]["median_abs_error"] == pytest.approx(1 / 6)
+    assert found["calibrated"]["median_abs_error"] < 0.05
+    assert found["calibrated"]["inside"] == 1.0
+    assert found["spearman"] == {"m": pytest.approx(1.0)}
+    crashed = {**timed("x", (1.0, 1.0, 1.0, 1.0), 1.0), "outcome": "crashed", "measured": None, "errors": {}}
+    again = gpu_time.summary([*rows, crashed])
+    assert again["count"] == 7
+    assert [row["name"] for row in again["failed"]] == ["x"]
+
+
+def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of it by a formula: what was found is measured with the others in every round, and is faster."""
+    monkeypatch.setattr(trial, "serve", stand_ins.serve_by_formula)
+    stand_ins.predict_by_formula(monkeypatch)
+    here = plain_cpu()
+    monkeypatch.setattr(gpu_search, "probe", lambda **_: here)
+    row = gpu_search.run(
+        "tiny",
+        data=CONVERSATIONS,
+        minutes=0.2,
+        out=tmp_path,
+        home=home,
+        use_gpu=False,
+        commit="c",
+        progress=SILENT,
+    )
+    [kept] = read(tmp_path / gpu_search.FILE)
+    assert kept["speedups"] == row["speedups"]
+    assert {gpu_search.FOUND, gpu_search.DEFAULTS, gpu_search.LARGEST, *gpu_search.PUBLISHED} == kept["rivals"].keys()
+    for name, knobs in gpu_search.PUBLISHED.items():
+        candidate = kept["rivals"][name]["candidate"]
+        assert {knob: candidate[knob] for knob in knobs} == dict(knobs)
+    assert all(rival["outcomes"] == ["measured"] * gpu_search.ROUNDS for rival in kept["rivals"].values())
+    assert all(found["ratio"] > 1 for found in kept["speedups"].values())

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autotune.core.candidate import Candidate
@@ -12,7 +13,9 @@ from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Outcome, OutOfMemory
 from autotune.core.recipe import Recipe
-from autotune.forecaster import Forecaster
+from autotune.core.timing import SPENT, TimeEstimate
+from autotune.errors import NotPredicted
+from autotune.forecaster import Forecaster, TimeForecast
 from autotune.journal import Trial
 from autotune.plan import Plan
 from tests.core.examples import A100, CPU, candidate, workload
@@ -114,3 +117,27 @@ def test_what_was_ruled_out_is_no_miss(replayed: list[Candidate]) -> None:
     found.learn(trial(0, replace(measured(), peak_bytes=2 * found.limit_bytes)))
     found.learn(trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
     assert found.misses == []
+
+
+def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Knobs that time does not depend on are predicted once; shares of what seconds are spent on add up to one."""
+    asked: list[Candidate] = []
+
+    def time(forecaster: Forecaster, candidate: Candidate) -> TimeForecast:
+        asked.append(candidate)
+        rows = candidate.per_device_train_batch_size
+        if rows == 16:
+            raise NotPredicted("too large to trace")
+        spent = dict(zip(SPENT, (0.1, 0.5, 0.3, 0.1), strict=True))
+        estimate = TimeEstimate(step_s=1.0, items={"all": 1.0}, spent=spent, steps=10, useful_tokens=1000 * rows)
+        return TimeForecast(estimate=estimate, interval_s=(0.5, 2.0), measured=True)
+
+    monkeypatch.setattr(Forecaster, "time", time)
+    said: list[str] = []
+    candidates = [candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4, 16)]
+    speeds = plan(CPU, said).speeds([*candidates, replace(candidates[0], dataloader_num_workers=2)])
+    assert speeds.rates.tolist() == [100.0, 200.0, 400.0, 150.0, 100.0]
+    assert speeds.step_s.tolist() == [1.0] * 5
+    assert np.allclose(speeds.shares, [0.1, 0.5, 0.3, 0.1])
+    assert len(asked) == 4
+    assert len(said) == 1

@@ -1,18 +1,18 @@
 """What is tried next: every sampler walks the same finite space of legal candidates."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
-from numpy.typing import NDArray
 
 from autotune.core.candidate import Candidate
-from autotune.core.outcome import OutOfMemory
+from autotune.core.outcome import Measured, OutOfMemory
 from autotune.journal import Trial
+from autotune.plan import Speeds
 from autotune.proposals import SAMPLERS, Proposals
-from tests.stand_ins import measured
+from tests.stand_ins import measured, speeds
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, method="full")
 # Not a product of its knobs: eager attention goes with micro-batches of one alone.
@@ -34,9 +34,10 @@ def trial(number: int, candidate: Candidate) -> Trial:
     return Trial(number=number, role="search", candidate=candidate, outcome=outcome)
 
 
-def predicted(factor: float = 1.0) -> NDArray[np.float64]:
-    """What is predicted of the space: the truth, off by a share that grows along it."""
-    return np.array([rate(candidate) * factor ** (place / 9) for place, candidate in enumerate(SPACE)])
+def predicted(growing: float = 1.0, factor: float = 1.0, references: Sequence[Candidate] = ()) -> Speeds:
+    """What is predicted of the space: the truth, off by a factor and by a share that grows along it."""
+    known = enumerate([*SPACE, *references])
+    return speeds([rate(candidate) * factor * growing ** (place / 9) for place, candidate in known])
 
 
 def walk(proposals: Proposals) -> list[Candidate]:
@@ -68,7 +69,7 @@ def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
 def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path) -> None:
     """A prediction that is right but for a factor: the best at once, and an end long before everything was tried."""
     proposals = Proposals(
-        SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=3 * predicted()
+        SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted(factor=3.0)
     )
     tried = walk(proposals)
     assert tried[0] == max(SPACE, key=rate)
@@ -92,6 +93,43 @@ def test_a_reference_that_only_looks_like_a_candidate_takes_nobodys_place(tmp_pa
     best = max(SPACE, key=rate)
     proposals.tell([trial(0, replace(best, optimizer="adafactor"))])
     assert proposals.propose() == best
+
+
+def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None:
+    """The baseline shows that checkpointing costs more than was predicted, before any candidate was tried."""
+    blind = speeds([100.0] * len(SPACE) + [100.0, 100.0])
+    references = [
+        replace(BASE, checkpointing=checkpointing, tuned_allocator=False) for checkpointing in ("off", "full")
+    ]
+    proposals = Proposals(
+        SPACE,
+        [],
+        sampler="roofline",
+        seed=0,
+        journal=tmp_path / "journal",
+        predicted=blind,
+        references=references,
+    )
+    proposals.tell(trial(number, candidate) for number, candidate in enumerate(references))
+    first, *others = walk(proposals)
+    assert first.checkpointing == "off"
+    assert not {first, *others} & set(references)
+
+
+def test_a_trial_counts_as_if_the_machine_had_not_drifted(tmp_path: Path) -> None:
+    """At half its speed it measures half the rate."""
+    proposals = Proposals(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    first = trial(0, SPACE[0])
+    assert isinstance(first.outcome, Measured)
+    before, after = first.outcome.reference_flops_per_s
+    halved = replace(
+        first.outcome,
+        useful_tokens_per_s=first.outcome.useful_tokens_per_s / 2,
+        reference_flops_per_s=(before / 2, after / 2),
+    )
+    proposals.tell([first, replace(first, number=1, outcome=halved)])
+    values = [told.value for told in proposals.study.trials]
+    assert values[1] == pytest.approx(values[0])
 
 
 def test_the_roofline_needs_predictions(tmp_path: Path) -> None:

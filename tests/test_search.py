@@ -89,6 +89,40 @@ def test_baseline_first_then_by_hand_then_the_sampler(request_: SearchRequest) -
     assert any("TRL's defaults" in line for line in summary_lines(result))
 
 
+def test_the_winner_has_receipts(request_: SearchRequest) -> None:
+    """What the best without each value reaches, as measured; in the summary those that gained something."""
+    result = run(request_)
+    best = Candidate(**result["best"]["candidate"])
+    assert len({receipt["knob"] for receipt in result["receipts"]}) == len(result["receipts"]) >= 3
+    for receipt in result["receipts"]:
+        rival = Candidate(**receipt["without"]["candidate"])
+        assert receipt["value"] == getattr(best, receipt["knob"]) != receipt["without"]["value"]
+        assert receipt["without"]["source"] == "measured"
+        assert result["trials"][receipt["without"]["trial"]]["candidate"] == rival.to_dict()
+        assert receipt["gain"] == pytest.approx(stand_ins.formula_rate(best) / stand_ins.formula_rate(rival) - 1)
+    assert result["runner_up"]["useful_tokens_per_s"] <= stand_ins.formula_rate(best)
+    assert any("over the best without it" in line for line in summary_lines(result))
+
+
+@pytest.mark.parametrize(("fidelity", "as_asked"), [(Fidelity.close, True), (Fidelity.exact, False)])
+def test_losses_are_held_against_the_fidelity(request_: SearchRequest, fidelity: Fidelity, as_asked: bool) -> None:
+    """The stand-in's tuned allocator moves them by half of what another order does: too much at `exact`."""
+    result = run(replace(request_, fidelity=fidelity))
+    losses = result["losses"]
+    assert (losses["difference"], losses["between_orders"]) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert losses["as_asked"] is as_asked
+    assert any("WARNING" in line for line in summary_lines(result)) is not as_asked
+
+
+def test_losses_are_not_compared_for_too_much_of_the_time(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result says what it would have taken."""
+    monkeypatch.setattr("autotune.search.needed_s", lambda baseline, best: 1000.0)
+    result = run(replace(request_, minutes=1.0))
+    assert "it would have taken 16" in result["losses"]["not_compared"]
+
+
 def test_run_yaml_is_complete_and_gives_a_reason_for_each_value(request_: SearchRequest) -> None:
     """The file holds the winner's every knob and the recipe, and each knob's line says why."""
     result = run(request_)

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from replays import DEFAULTS, FALLING, LARGEST, Found, World, outcomes_of, regret_after, replay, seconds_to
 from table import Row, Table
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome, OutOfMemory
+from autotune.journal import Trial
 from tests import stand_ins
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=8, gradient_accumulation_steps=1, method="full")
@@ -21,6 +21,7 @@ SPACE = [
 ]
 RATES = dict(zip(SPACE, (60.0, 90.0, 80.0, 70.0, 100.0, 120.0, 110.0, 50.0), strict=True))
 START = SPACE[3]
+DEFAULT = replace(START, tuned_allocator=False)
 
 
 def ran(rate: float) -> Measured:
@@ -32,9 +33,11 @@ def world(outcomes: dict[Candidate, list[Outcome]] | None = None) -> World:
         candidates=SPACE,
         start=START,
         opening=(),
-        predicted=np.array([RATES[candidate] for candidate in SPACE]),
+        references=[
+            Trial(number=0, role="baseline", candidate=replace(START, tuned_allocator=False), outcome=ran(35.0))
+        ],
+        predicted=stand_ins.speeds([*RATES.values(), 35.0]),
         outcomes=outcomes or {candidate: [ran(rate)] for candidate, rate in RATES.items()},
-        references_s=20.0,
     )
 
 
@@ -68,7 +71,7 @@ def test_a_trial_is_one_of_the_repeats_and_costs_its_time(tmp_path: Path) -> Non
     }
     runs = [replay(world(repeats), "grid", seed=seed, most=3, journal=tmp_path / "journal") for seed in range(12)]
     assert {run[-1].best for run in runs} > {SPACE[1]}
-    assert [state.spent_s for state in runs[0]] == [30.0, 40.0, 50.0]
+    assert [state.spent_s for state in runs[0]] == [20.0, 30.0, 40.0]
 
 
 def test_regret_is_that_of_the_best_so_far() -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from time_accuracy import errors, judge, rank_correlation, summary
+from time_accuracy import PASSES, as_trained, errors, judge, rank_correlation, summary
 
 
 def row(gpu: str, factor: float, seconds: float, half: str = "tune") -> dict[str, Any]:
     """A step that spends its seconds on arithmetic alone; factor: measured over predicted."""
     return {
         "gpu": gpu,
+        "tier": "A",
         "half": half,
         "model": "a model",
         "spent": [0.0, seconds, 0.0, 0.0],
@@ -37,6 +38,15 @@ def test_a_row_far_off_is_outside_its_interval() -> None:
     found = summary(rows)
     assert found["uncalibrated"]["inside"] == 0.5
     assert found["calibrated"] == errors([])
+
+
+def test_two_passes_are_read_as_a_training_without_its_end() -> None:
+    """Rows of tier T say `no optimizer`; every other row is as it is."""
+    passes = {"tier": "T", "method": PASSES, "model": "gpt2_large"}
+    assert as_trained(passes)["tier"] == "A"
+    assert as_trained(passes)["method"] == "full"
+    whole = {"tier": "B", "method": "lora"}
+    assert as_trained(whole) is whole
 
 
 def test_the_order_of_a_group_is_compared() -> None:

@@ -12,6 +12,7 @@ TRIAL_SHARE = 1 / 15  # of the time, for one trial
 TRIAL_S = 60.0  # for one trial when only their number is limited
 BASELINE_SHARE = 0.4  # of the time, at which even the baseline is given up
 REPEAT_SHARE = 0.5  # of the time, at most, for the second measurement
+COMPARISON_SHARE = 0.2  # of the time, at most, for comparing losses; it is left out where it would take more
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
 REPEAT_STEPS_UNLIMITED = 4  # when only the number of trials is limited
 ROUNDS = (2, 4)  # of the second measurement: as planned, at most
@@ -67,6 +68,10 @@ class Budget:
         if self.seconds is None:
             return 0.0
         return min(ROUNDS[0] * round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
+
+    def has_room_for_comparison(self, needed_s: float) -> bool:
+        """Whether comparing losses is worth its time."""
+        return self.seconds is None or needed_s <= COMPARISON_SHARE * self.seconds
 
     def has_room_for_round(self, spent_s: float, *, missing: Sequence[Measured], number: int, steps: int) -> bool:
         """Whether what is missing of round `number` (from 0) can still be measured."""

@@ -1,0 +1,202 @@
+"""`gpu_suite.py search`: a search on the GPU at hand, and what it found side by side with what people start from.
+
+Those are TRL's defaults, the largest micro-batch that fits, and the settings that Unsloth, Axolotl and LLaMA-Factory
+publish for a model of this size, all with as many samples per optimizer step, through the same trainer: what is
+compared are their knobs, not their kernels. Weights are drawn at random. Leaves out the search itself
+(autotune/search.py).
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gpu_cases import QWEN05, QWEN7, SEED, TINY_MODEL, write_model
+from rich.console import Console
+from rows import append, commit_of_checkout, now
+
+from autotune.core.candidate import Candidate, Fidelity, differences, short_name
+from autotune.core.comparison import speedup
+from autotune.core.hardware import Hardware
+from autotune.core.outcome import Measured, Outcome
+from autotune.core.recipe import Method, Recipe
+from autotune.core.space import baseline, enumerate_space
+from autotune.core.workload import Workload
+from autotune.display import SearchDisplay
+from autotune.installed import Installed, installed
+from autotune.models import resolve_architecture
+from autotune.probe import probe
+from autotune.search import SearchRequest, search, workload_of
+from autotune.task import Measure, Task
+from autotune.trial import Workers
+
+FILE = "gpu_search.jsonl"
+STEPS = 6  # measured ones of each training in a round
+ROUNDS = 2
+LIMIT_S = 90.0  # for one training
+SAMPLES = 16  # of an optimizer step
+FOUND, DEFAULTS, LARGEST = "found", "TRL's defaults", "largest batch that fits"
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    # Its notebooks for Qwen2.5 7B: batches of 2, its own checkpointing, 8-bit AdamW, packing off.
+    "Unsloth's example": {
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_8bit",
+        "batching": "random",
+    },
+    # axolotl-ai-cloud/axolotl examples/llama-3/lora-8b.yml
+    "Axolotl's example": {
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_8bit",
+        "batching": "pack_bfd",
+    },
+    # hiyouga/LLaMA-Factory examples/train_lora/llama3_lora_sft.yaml; checkpointing is on unless it is disabled
+    "LLaMA-Factory's example": {
+        "per_device_train_batch_size": 1,
+        "checkpointing": "full",
+        "optimizer": "adamw_torch",
+        "batching": "random",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is searched for."""
+
+    model: str
+    method: Method
+
+
+SEARCHES: Mapping[str, Search] = {
+    "qwen_7b_lora": Search(model=QWEN7, method="lora"),
+    "qwen_0_5b_full": Search(model=QWEN05, method="full"),
+    "tiny": Search(model=TINY_MODEL, method="full"),
+}
+
+
+def run(
+    name: str,
+    *,
+    data: Path,
+    minutes: float,
+    out: Path,
+    home: Path,
+    use_gpu: bool,
+    commit: str | None,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Search, measure all side by side, and append the row. Raises AutotuneError where a search does."""
+    wanted = SEARCHES[name]
+    hardware = probe(home=home, use_gpu=use_gpu, progress=progress)
+    config, _ = resolve_architecture(wanted.model, None, home=home, progress=progress)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model(config, Path(scratch, "model"))
+        Path(scratch, "model", "model.safetensors").touch()  # a search asks for weights, though its trials draw theirs
+        request = SearchRequest(
+            model=str(Path(scratch, "model")),
+            data=str(data),
+            columns={},
+            recipe=Recipe(method=wanted.method, effective_batch_size=SAMPLES),
+            fidelity=Fidelity.close,
+            fixed={},
+            hardware=hardware,
+            minutes=minutes,
+            trials=None,
+            sampler="roofline",
+            seed=SEED,
+            out=Path(scratch, "search"),
+            home=home,
+        )
+        result = search(request, display=SearchDisplay(Console(stderr=True)))
+        workload, stack = workload_of(request, progress=progress), installed()
+        rivals = {FOUND: Candidate(**result["best"]["candidate"]), **settings_of(workload, hardware, stack)}
+        rounds = measure(request, workload, rivals, Path(scratch), progress)
+    row = {
+        "at": now(),
+        "name": name,
+        "device": hardware.name,
+        "driver": hardware.driver,
+        "versions": dict(stack.versions),
+        "commit": commit or commit_of_checkout(),
+        "data_fingerprint": workload.data.fingerprint,
+        "answer": result["answer"],
+        "wall_s": result["wall_s"],
+        "tried": sum(trial["role"] == "search" for trial in result["trials"]),
+        "space": result["space"],
+        **compared(rivals, rounds),
+    }
+    append(out / FILE, row)
+    return {**row, "rows": result["trials"]}
+
+
+def settings_of(workload: Workload, hardware: Hardware, stack: Installed) -> dict[str, Candidate]:
+    """What people start from, as this machine and this data would have it; without what is not legal here."""
+    here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": stack}
+    defaults = baseline(**here)[0]
+    wanted = {LARGEST: {"per_device_train_batch_size": SAMPLES}, **PUBLISHED}
+    found = {DEFAULTS: defaults}
+    for name, knobs in wanted.items():
+        legal = enumerate_space(**here, fidelity=Fidelity.close, fixed={**knobs, "tuned_allocator": False}).candidates
+        if legal:
+            found[name] = min(legal, key=lambda candidate: len(differences(candidate, defaults)))
+    return found
+
+
+def measure(
+    request: SearchRequest,
+    workload: Workload,
+    rivals: Mapping[str, Candidate],
+    scratch: Path,
+    progress: Callable[[str], None],
+) -> list[dict[str, Outcome]]:
+    """Train each for a few steps in every round, back and forth."""
+    device, rounds = request.hardware.kind, []
+    with Workers(device=device, device_uuid=request.hardware.uuid, memory_limit_bytes=None) as workers:
+        for number in range(ROUNDS):
+            names = list(rivals)[::-1] if number % 2 else list(rivals)
+            outcomes: dict[str, Outcome] = {}
+            for name in names:
+                task = Task(
+                    candidate=rivals[name],
+                    recipe=request.recipe,
+                    model_path=workload.model.path,
+                    tokenized_path=workload.data.tokenized_path,
+                    seed=request.seed,
+                    device=device,
+                    output_dir=str(scratch / "out"),
+                    log_path=str(scratch / "log.txt"),
+                    work=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
+                    random_weights=True,
+                )
+                outcomes[name] = workers.perform(task, limit_s=LIMIT_S)
+                progress(f"round {number}, {name}: {outcomes[name].kind}, {short_name(rivals[name])}")
+            rounds.append(outcomes)
+    return rounds
+
+
+def compared(rivals: Mapping[str, Candidate], rounds: Sequence[Mapping[str, Outcome]]) -> dict[str, Any]:
+    """The rates of all, and how much faster what was found is than each that ran in every round."""
+    ran = [name for name in rivals if all(isinstance(outcomes[name], Measured) for outcomes in rounds)]
+    complete = [[outcomes[name] for name in ran] for outcomes in rounds]
+    return {
+        "rivals": {
+            name: {
+                "candidate": candidate.to_dict(),
+                "outcomes": [outcomes[name].kind for outcomes in rounds],
+                "useful_tokens_per_s": [
+                    outcome.useful_tokens_per_s
+                    for outcome in (outcomes[name] for outcomes in rounds)
+                    if isinstance(outcome, Measured)
+                ],
+            }
+            for name, candidate in rivals.items()
+        },
+        "speedups": {
+            name: asdict(speedup(complete, ran.index(FOUND), ran.index(name)))  # type: ignore[arg-type]
+            for name in ran
+            if FOUND in ran and name != FOUND
+        },
+    }

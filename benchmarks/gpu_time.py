@@ -1,0 +1,58 @@
+"""`gpu_suite.py time`: predicted against measured seconds of a training step, on the GPU at hand, which was probed.
+
+Errors are those of the prediction as it was written before anything was measured, and of the same corrected by the
+first rows, as a search corrects it. Leaves out measuring (gpu_rows.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gpu_cases import CASES
+from gpu_rows import Part
+from time_accuracy import FEWEST, errors, rank_correlation
+
+from autotune.core.calibrate import MEASURED, calibrate_time
+from autotune.core.timing import SPENT
+
+TEACHING = 3  # rows that correct the others, and are not scored then
+STEPS = 5  # measured ones
+
+Row = Mapping[str, Any]
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Errors before any row and after the first three, and how well the order of each model's rows is foretold."""
+    found = [row for row in {row["name"]: row for row in rows}.values() if "step_s" in row["errors"]]
+    measured = [row["measured"]["step_s"] for row in found]
+    spent = np.array([[row["predicted"]["spent"][one] for one in SPENT] for row in found]).reshape(-1, len(SPENT))
+    models: dict[str, list[Row]] = {}
+    for row in found:
+        models.setdefault(row["case"]["model"], []).append(row)
+    return {
+        "count": len(found),
+        "uncalibrated": errors(verdicts(spent, measured, 0)),
+        "calibrated": errors(verdicts(spent, measured, TEACHING)),
+        "spearman": {
+            model: rank_correlation(
+                [row["predicted"]["step_s"] for row in of_model], [row["measured"]["step_s"] for row in of_model]
+            )
+            for model, of_model in models.items()
+            if len(of_model) >= FEWEST
+        },
+        "failed": [{"name": row["name"], "why": row.get("why")} for row in rows if row["outcome"] != "measured"],
+    }
+
+
+def verdicts(spent: Any, measured: Sequence[float], teaching: int) -> list[dict[str, Any]]:
+    """What is predicted of each row behind the first `teaching` ones, which have corrected the prediction."""
+    calibration = calibrate_time(MEASURED, spent[:teaching], measured[:teaching])
+    rest, truth = spent[teaching:], measured[teaching:]
+    low, high = calibration.interval(rest)
+    return [
+        {"error": predicted / actual - 1, "inside": bool(below <= actual <= above)}
+        for predicted, actual, below, above in zip(calibration.seconds(rest), truth, low, high, strict=True)
+    ]
+
+
+TIME = Part(file="gpu_time.jsonl", cases=CASES, cards={}, steps=STEPS, shown="step_s", summary=summary)
