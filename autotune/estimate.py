@@ -21,6 +21,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.workload import ModelFacts, Workload
 from autotune.describe import describe_data
 from autotune.errors import NotPredicted
+from autotune.experience import recall
 from autotune.forecaster import Forecaster, TimeForecast
 from autotune.installed import installed
 from autotune.models import locate_tokenizer, resolve_architecture
@@ -118,6 +119,7 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
         seed=request.seed,
         home=home,
         progress=progress,
+        taught=recall(home, request.hardware),
     )
     memory, batch, law = forecaster.memory(candidate), forecaster.batch(candidate), forecaster.law(candidate)
     context = Context(installed=stack, hardware=request.hardware, workload=workload)

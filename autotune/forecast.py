@@ -127,6 +127,7 @@ def _time_document(found: Forecast, time: TimeForecast) -> dict[str, Any]:
         "cost": found.cost,
         "items": dict(time.estimate.items),
         "basis": "measured" if time.measured else "published",
+        "trials": time.trials,
     }
 
 
@@ -245,12 +246,14 @@ def _sums(found: Forecast) -> Iterator[str]:
 
 
 def _time(found: Forecast) -> Iterator[str]:
-    """How long a step takes and what for. Nobody has timed a step here: what the figures come from is said."""
+    """How long a step takes and what for, and what the figures come from."""
     if (time := found.time) is None:
         return
     step_s, items = time.estimate.step_s, time.estimate.items
     low, high = map(format_duration, time.interval_s)
     basis = "rates measured on it" if time.measured else "its published peaks"
+    if time.trials:
+        basis += f", corrected by {time.trials} trials of searches on it"
     yield f"a step takes {format_duration(step_s)}, by {basis} ({low} to {high}):"
     for name, seconds in sorted(items.items(), key=lambda item: -item[1])[:LONGEST]:
         bar = "█" * max(1, round(BAR * seconds / max(items.values())))

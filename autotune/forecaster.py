@@ -5,7 +5,7 @@ disk, so with all of it there neither torch nor transformers is imported. Leaves
 (alternatives.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from autotune import store
 from autotune.core.allocator import parse_settings
 from autotune.core.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
-from autotune.core.calibrate import MEASURED, PUBLISHED, TimePrior, calibrate_time
+from autotune.core.calibrate import MEASURED, PUBLISHED, TimeCalibration, TimePrior, calibrate_time
 from autotune.core.candidate import Candidate, Optimizer
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, host_items, room_of
 from autotune.core.hardware import Hardware
@@ -29,6 +29,7 @@ from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
 from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
 from autotune.core.workload import Lengths, ModelFacts
+from autotune.experience import Taught
 from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
 from autotune.task import allocator_conf
 
@@ -49,12 +50,14 @@ USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
 class TimeForecast:
     """An estimate of time. interval_s: seconds of a step between which nine of ten are expected.
 
-    measured: whether it comes from the machine's measured rates, not from what is published of its GPU.
+    measured: whether it comes from the machine's measured rates, not from what is published of its GPU. trials: of
+    searches on this machine, which have corrected it.
     """
 
     estimate: TimeEstimate
     interval_s: tuple[float, float]
     measured: bool
+    trials: int = 0
 
     @property
     def useful_tokens_per_s(self) -> float | None:
@@ -84,7 +87,8 @@ class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
 
     config, facts: as models.resolve_architecture gives them. lengths: None for full rows. thrifty: time is put together
-    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own.
+    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own. taught:
+    what trials on the machine have taught, predicted seconds by what they are spent on, and the measured ones.
     """
 
     config: Mapping[str, Any]
@@ -97,15 +101,20 @@ class Forecaster:
     home: Path
     progress: Callable[[str], None]
     thrifty: bool = False
+    taught: Sequence[Taught] = ()
     _profiles: dict[str, Profile] = field(default_factory=dict)
     _deep_profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
     _known_speed: tuple[Speed, TimePrior] | None = field(init=False)
+    _calibration: TimeCalibration | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._known_speed = known_speed(self.hardware)
+        if self._known_speed is not None:
+            spent = np.array([each.spent for each in self.taught], dtype=np.float64).reshape(-1, len(SPENT))
+            self._calibration = calibrate_time(self._known_speed[1], spent, [each.step_s for each in self.taught])
 
     @property
     def room(self) -> Room:
@@ -168,7 +177,7 @@ class Forecaster:
 
         Nor is the way of offloaded activations over the bus predicted. Raises NotPredicted when it cannot be traced.
         """
-        if self._known_speed is None or candidate.activation_offloading:
+        if self._known_speed is None or self._calibration is None or candidate.activation_offloading:
             return None
         speed, prior = self._known_speed
         epoch = None if self.lengths is None else self._epoch(candidate)
@@ -188,9 +197,13 @@ class Forecaster:
             )
         except KeyError:  # an operation that a probe could not measure
             return None
-        spent = np.array([[estimate.spent[one] for one in SPENT]])
-        low, high = calibrate_time(prior, spent[:0], []).interval(spent)
-        return TimeForecast(estimate=estimate, interval_s=(float(low[0]), float(high[0])), measured=prior is MEASURED)
+        low, high = self._calibration.interval(np.array([[estimate.spent[one] for one in SPENT]]))
+        return TimeForecast(
+            estimate=estimate.scaled(np.exp(self._calibration.logarithms).tolist()),
+            interval_s=(float(low[0]), float(high[0])),
+            measured=prior is MEASURED,
+            trials=self._calibration.trials,
+        )
 
     def _scored(self, batch: Batch) -> Batch:
         """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""

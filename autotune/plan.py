@@ -5,7 +5,7 @@ offset for each method (core/calibrate.py). A candidate that cannot be predicted
 say. How fast candidates are is predicted as well, for a sampler that can make use of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.timing import SPENT
 from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
+from autotune.experience import Taught
 from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 
@@ -76,6 +77,7 @@ class Plan:
     _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
     _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
     _host_bytes: dict[Candidate, int | None] = field(default_factory=dict)
+    _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)  # seconds of a step, as timing.SPENT
     _said: set[str] = field(default_factory=set)
 
     @property
@@ -136,11 +138,25 @@ class Plan:
                 if time is not None and rate:
                     known[alike] = [rate, time.estimate.step_s, *(time.estimate.spent[one] for one in SPENT)]
             rows.append(known[alike])
+            if known[alike][0] > 0:  # not NaN
+                self._spent[candidate] = tuple(known[alike][2:])
         table = np.array(rows, dtype=np.float64)
         missing = np.isnan(table[:, 0])
         table[missing] = 1.0 if missing.all() else np.median(table[~missing], axis=0)
         spent: Floats = table[:, 2:]
         return Speeds(rates=table[:, 0], step_s=table[:, 1], shares=spent / spent.sum(axis=1, keepdims=True))
+
+    def taught(self, trials: Iterable[Trial]) -> list[Taught]:
+        """What trials teach about predicted seconds: those that were measured, of candidates whose seconds were."""
+        return [
+            Taught(
+                name=f"{self.forecaster.facts.fingerprint} {short_name(trial.candidate)}",
+                spent=self._spent[trial.candidate],
+                step_s=trial.outcome.step_s,
+            )
+            for trial in trials
+            if isinstance(trial.outcome, Measured) and trial.candidate in self._spent
+        ]
 
     def learn(self, trial: Trial) -> None:
         """Calibrate with a trial, and note it where the prediction missed.

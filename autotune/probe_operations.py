@@ -157,12 +157,14 @@ def largest_bytes(point: Point) -> int:
 class Operations:
     """Makes the functions that are timed. Their tensors are views of a few random buffers that all of them share.
 
-    Random, because a GPU draws less power, and so runs faster, on zeros.
+    Random, because a GPU draws less power, and so runs faster, on zeros. Products and streams walk through these
+    buffers from call to call: an operator of a step does not find its operands in the nearest cache.
     """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._fitting = bench.limit_bytes // (3 * 4)  # elements of the three tensors of an operation
+        walked = (CPU_STREAMS if bench.device == "cpu" else CUDA_STREAMS)[-1]
+        self._walked = min(walked, bench.limit_bytes // (3 * 4))  # elements, of which an operation has three tensors
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
         self._new_rows = 0  # of products so far whose shape was new
 
@@ -191,28 +193,32 @@ class Operations:
         import torch
 
         m, n, k = point.shape
-        x = self._tensor("x", point.dtype, m, k)
-        w = self._tensor("w", point.dtype, n, k)
-        dy = self._tensor("y", point.dtype, m, n)
+        x, w = self._walk("x", point.dtype, m, k), self._walk("w", point.dtype, n, k)
+        dy = self._walk("y", point.dtype, m, n)
         if point.what == "matmul":
-            return lambda: torch.mm(x, w.t(), out=dy)
+            return lambda: torch.mm(x(), w().t(), out=dy())
         if point.what == "matmul_grad_input":
-            dx = self._tensor("out", point.dtype, m, k)
-            return lambda: torch.mm(dy, w, out=dx)
-        dw = self._tensor("out", point.dtype, n, k)
-        return lambda: torch.mm(dy.t(), x, out=dw)
+            dx = self._walk("out", point.dtype, m, k)
+            return lambda: torch.mm(dy(), w(), out=dx())
+        dw = self._walk("out", point.dtype, n, k)
+        return lambda: torch.mm(dy().t(), x(), out=dw())
 
     def _first_product(self, point: Point) -> Callable[[], object]:
+        """The products of a layer in turn, forward and backward, of ever more rows."""
         import torch
 
         m, n, k = point.shape
-        w = self._tensor("w", point.dtype, n, k)
+        w, dw = self._tensor("w", point.dtype, n, k), self._tensor("out", point.dtype, n, k)
+        turn = itertools.cycle(range(3))
 
         def work() -> "torch.Tensor":
             self._new_rows += 1
             rows = m + self._new_rows
-            x, y = self._tensor("x", point.dtype, rows, k), self._tensor("y", point.dtype, rows, n)
-            return torch.mm(x, w.t(), out=y)
+            x, dy = self._tensor("x", point.dtype, rows, k), self._tensor("y", point.dtype, rows, n)
+            place = next(turn)
+            if place == 0:
+                return torch.mm(x, w.t(), out=dy)
+            return torch.mm(dy, w, out=x) if place == 1 else torch.mm(dy.t(), x, out=dw)
 
         return work
 
@@ -300,23 +306,10 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _stream(self, point: Point) -> Callable[[], object]:
-        """Over other memory in each call: an operator of a step does not find its operands in the nearest cache."""
         import torch
 
-        [size] = point.shape
-        largest = max(size, min((CPU_STREAMS if self._bench.device == "cpu" else CUDA_STREAMS)[-1], self._fitting))
-        places = itertools.cycle(range(0, largest - size + 1, size))
-        a, b, out = (self._tensor(name, point.dtype, largest) for name in ("x", "w", "out"))
-
-        def copy() -> "torch.Tensor":
-            place = next(places)
-            return out[place : place + size].copy_(a[place : place + size])
-
-        def add() -> "torch.Tensor":
-            here = slice(place := next(places), place + size)
-            return torch.add(a[here], b[here], out=out[here])
-
-        return copy if point.what == "copy" else add
+        a, b, out = (self._walk(name, point.dtype, *point.shape) for name in ("x", "w", "out"))
+        return (lambda: out().copy_(a())) if point.what == "copy" else (lambda: torch.add(a(), b(), out=out()))
 
     def _transfer(self, point: Point) -> Callable[[], object]:
         import torch
@@ -329,6 +322,13 @@ class Operations:
         if point.what.startswith("host"):
             return lambda: device.copy_(host, non_blocking=pinned)
         return lambda: host.copy_(device, non_blocking=pinned)
+
+    def _walk(self, name: str, dtype: RateDtype, *shape: int) -> "Callable[[], torch.Tensor]":
+        """Makes a function that gives a tensor of this shape, each time at the next place of its buffer."""
+        size = math.prod(shape)
+        count = max(1, self._walked // size)
+        places = itertools.cycle(self._tensor(name, dtype, count, *shape).unbind())
+        return lambda: next(places)
 
     def _tensor(self, name: str, dtype: RateDtype, *shape: int) -> "torch.Tensor":
         import torch

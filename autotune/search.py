@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autotune import experience
 from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.comparison import corrected_rates, reference
@@ -165,6 +166,7 @@ class _Sitting:
             may_win=self._may_win,
             keeps_pins=self._keeps_pins,
         )
+        experience.keep(self.request.home, self.request.hardware, self.plan.taught(self._first_measurements()))
         return self._conclude(first, careful, verdict, self._compare(first, verdict.best))
 
     # -- the trials

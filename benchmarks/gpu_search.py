@@ -14,12 +14,12 @@ from typing import Any
 
 from gpu_cases import QWEN05, QWEN7, SEED, TINY_MODEL, write_model
 from rich.console import Console
+from rounds import kinds_and_rates, over, side_by_side
 from rows import append, commit_of_checkout, now
 
-from autotune.core.candidate import Candidate, Fidelity, differences, short_name
-from autotune.core.comparison import speedup
+from autotune.core.candidate import Candidate, Fidelity, differences
 from autotune.core.hardware import Hardware
-from autotune.core.outcome import Measured, Outcome
+from autotune.core.outcome import Outcome
 from autotune.core.recipe import Method, Recipe
 from autotune.core.space import baseline, enumerate_space
 from autotune.core.workload import Workload
@@ -113,7 +113,9 @@ def run(
         result = search(request, display=SearchDisplay(Console(stderr=True)))
         workload, stack = workload_of(request, progress=progress), installed()
         rivals = {FOUND: Candidate(**result["best"]["candidate"]), **settings_of(workload, hardware, stack)}
-        rounds = measure(request, workload, rivals, Path(scratch), progress)
+        tasks = {name: task_of(each, request, workload, Path(scratch)) for name, each in rivals.items()}
+        with Workers(device=hardware.kind, device_uuid=hardware.uuid, memory_limit_bytes=None) as workers:
+            rounds = side_by_side(tasks, workers, rounds=ROUNDS, limit_s=LIMIT_S, say=progress)
     row = {
         "at": now(),
         "name": name,
@@ -145,58 +147,29 @@ def settings_of(workload: Workload, hardware: Hardware, stack: Installed) -> dic
     return found
 
 
-def measure(
-    request: SearchRequest,
-    workload: Workload,
-    rivals: Mapping[str, Candidate],
-    scratch: Path,
-    progress: Callable[[str], None],
-) -> list[dict[str, Outcome]]:
-    """Train each for a few steps in every round, back and forth."""
-    device, rounds = request.hardware.kind, []
-    with Workers(device=device, device_uuid=request.hardware.uuid, memory_limit_bytes=None) as workers:
-        for number in range(ROUNDS):
-            names = list(rivals)[::-1] if number % 2 else list(rivals)
-            outcomes: dict[str, Outcome] = {}
-            for name in names:
-                task = Task(
-                    candidate=rivals[name],
-                    recipe=request.recipe,
-                    model_path=workload.model.path,
-                    tokenized_path=workload.data.tokenized_path,
-                    seed=request.seed,
-                    device=device,
-                    output_dir=str(scratch / "out"),
-                    log_path=str(scratch / "log.txt"),
-                    work=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
-                    random_weights=True,
-                )
-                outcomes[name] = workers.perform(task, limit_s=LIMIT_S)
-                progress(f"round {number}, {name}: {outcomes[name].kind}, {short_name(rivals[name])}")
-            rounds.append(outcomes)
-    return rounds
+def task_of(candidate: Candidate, request: SearchRequest, workload: Workload, scratch: Path) -> Task:
+    """A few steps of a candidate, on weights that are drawn."""
+    return Task(
+        candidate=candidate,
+        recipe=request.recipe,
+        model_path=workload.model.path,
+        tokenized_path=workload.data.tokenized_path,
+        seed=request.seed,
+        device=request.hardware.kind,
+        output_dir=str(scratch / "out"),
+        log_path=str(scratch / "log.txt"),
+        work=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
+        random_weights=True,
+    )
 
 
 def compared(rivals: Mapping[str, Candidate], rounds: Sequence[Mapping[str, Outcome]]) -> dict[str, Any]:
     """The rates of all, and how much faster what was found is than each that ran in every round."""
-    ran = [name for name in rivals if all(isinstance(outcomes[name], Measured) for outcomes in rounds)]
-    complete = [[outcomes[name] for name in ran] for outcomes in rounds]
+    speedups = {name: over(rounds, FOUND, name) for name in rivals if name != FOUND}
     return {
         "rivals": {
-            name: {
-                "candidate": candidate.to_dict(),
-                "outcomes": [outcomes[name].kind for outcomes in rounds],
-                "useful_tokens_per_s": [
-                    outcome.useful_tokens_per_s
-                    for outcome in (outcomes[name] for outcomes in rounds)
-                    if isinstance(outcome, Measured)
-                ],
-            }
+            name: {"candidate": candidate.to_dict(), **kinds_and_rates(rounds, name)}
             for name, candidate in rivals.items()
         },
-        "speedups": {
-            name: asdict(speedup(complete, ran.index(FOUND), ran.index(name)))  # type: ignore[arg-type]
-            for name in ran
-            if FOUND in ran and name != FOUND
-        },
+        "speedups": {name: None if found is None else asdict(found) for name, found in speedups.items()},
     }

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from gpu_cases import CASES
 from gpu_rows import Part
-from time_accuracy import FEWEST, errors, rank_correlation
+from time_accuracy import FEWEST, TEACHING, errors, rank_correlation, verdicts
 
-from autotune.core.calibrate import MEASURED, calibrate_time
 from autotune.core.timing import SPENT
 
-TEACHING = 3  # rows that correct the others, and are not scored then
 STEPS = 5  # measured ones
 
 Row = Mapping[str, Any]
@@ -42,17 +40,6 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "failed": [{"name": row["name"], "why": row.get("why")} for row in rows if row["outcome"] != "measured"],
     }
-
-
-def verdicts(spent: Any, measured: Sequence[float], teaching: int) -> list[dict[str, Any]]:
-    """What is predicted of each row behind the first `teaching` ones, which have corrected the prediction."""
-    calibration = calibrate_time(MEASURED, spent[:teaching], measured[:teaching])
-    rest, truth = spent[teaching:], measured[teaching:]
-    low, high = calibration.interval(rest)
-    return [
-        {"error": predicted / actual - 1, "inside": bool(below <= actual <= above)}
-        for predicted, actual, below, above in zip(calibration.seconds(rest), truth, low, high, strict=True)
-    ]
 
 
 TIME = Part(file="gpu_time.jsonl", cases=CASES, cards={}, steps=STEPS, shown="step_s", summary=summary)

@@ -16,7 +16,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import sha256
@@ -108,22 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(*(f"memory_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return error.exit_code
-    found, skipped = [], []
     profiles: dict[str, Profile] = {}
-    for values in points:
-        if arguments.half not in (None, half(values["id"])):
-            continue
-        try:
-            point = read(values, models)
-            predicted, reserved = predict(point, values, profiles)
-        except Skipped as reason:
-            skipped.append({"id": values["id"], "why": str(reason)})
-            continue
+
+    def row_of(values: Mapping[str, Any]) -> dict[str, Any]:
+        point = read(values, models)
+        predicted, reserved = predict(point, values, profiles)
         allocated = predicted.bytes + point.spec.workspace_bytes
         measured_reserved = values.get("peak_reserved_bytes")
-        row = {
-            "id": values["id"],
-            "half": half(values["id"]),
+        return {
             "group": group(point),
             "stack_matches": point.stack_matches,
             "predicted_allocated_bytes": allocated,
@@ -134,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "reserved_error": reserved / measured_reserved - 1 if measured_reserved else None,
             "phase": predicted.phase,
         }
-        found.append(row)
-        print(f"{row['error']:+7.2%}  {row['id']}  {predicted.phase} {predicted.op}", file=sys.stderr, flush=True)
+
+    found, skipped = collect(points, arguments.half, row_of)
     summary = {"rows": found, "skipped": skipped, **errors(found), "groups": {}}
     for key in sorted({(row["group"], row["half"]) for row in found}):
         summary["groups"][" ".join(key)] = errors([row for row in found if (row["group"], row["half"]) == key])
@@ -144,6 +136,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         summary["groups"]["reserved"] = errors(reserved_errors)
     print(json.dumps(summary) if arguments.json else json.dumps(summary["groups"], indent=1))
     return 0
+
+
+def collect(
+    points: Sequence[Mapping[str, Any]], wanted: str | None, row_of: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of a half, or of both, and those that were skipped with the reason. row_of: has an `error`, or skips."""
+    found, skipped = [], []
+    for values in points:
+        if wanted not in (None, half(values["id"])):
+            continue
+        try:
+            row = {"id": values["id"], "half": half(values["id"]), **row_of(values)}
+        except Skipped as reason:
+            skipped.append({"id": values["id"], "why": str(reason)})
+            continue
+        found.append(row)
+        print(f"{row['error']:+7.2%}  {row['id']}", file=sys.stderr, flush=True)
+    return found, skipped
 
 
 def read_files(points: Path, models: Path | None) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:

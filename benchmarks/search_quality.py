@@ -69,6 +69,9 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
             seconds = [seconds_to(found, rates, CLOSE) for found in runs]
             reached = [each for each in seconds if each is not None]
             rules[rule] = {
+                "curve": [
+                    median(regret_after(run, rates, after) for run in runs) for after in range(1, max(AFTER) + 1)
+                ],
                 "regret": {after: _spread([regret_after(run, rates, after) for run in runs]) for after in AFTER},
                 "trials": median(map(len, runs)),
                 "reached": len(reached) / seeds,
@@ -123,9 +126,7 @@ def _say(line: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
-    parser.add_argument(
-        "--data", type=_pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space"
-    )
+    parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -133,7 +134,8 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _pair(word: str) -> tuple[str, str]:
+def pair(word: str) -> tuple[str, str]:
+    """A word NAME=FILE of the command line."""
     name, equals, file = word.partition("=")
     if not equals or name not in SPACES:
         raise argparse.ArgumentTypeError(f"got {word}, expected NAME=FILE with a NAME of {', '.join(SPACES)}")

@@ -1,6 +1,8 @@
-"""Predicted against publicly measured seconds of a training step, on GPUs that nobody here has probed.
+"""Predicted against measured seconds of a training step: as others published them, on GPUs that nobody here has
+probed, and as the tables of record_table.py have them, on machines that were.
 
     python benchmarks/time_accuracy.py --points measured_points.jsonl --models models.json --json
+    python benchmarks/time_accuracy.py --table FILE... [--data NAME=FILE ...] --json
 
 Rows are read and traced as memory_accuracy.py does. Each is predicted twice: from the published peaks of its GPU alone,
 and after one row of that GPU, which is not scored itself, has calibrated it: the first of its half in the file. The
@@ -22,15 +24,19 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-from memory_accuracy import Point, Skipped, half, profile_of, read, read_files, stack_matches
+from memory_accuracy import Point, Skipped, collect, profile_of, read, read_files, stack_matches
+from search_quality import pair, world_of
+from table import Table, load
+from table import mean as mean_rate
 from transformers.utils import logging
 
-from autotune.core.calibrate import PUBLISHED, TimeCalibration, calibrate_time
+from autotune.core.calibrate import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
 from autotune.core.profile import Profile
 from autotune.core.published import published_speed
 from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.errors import UsageError
 
+TEACHING = 3  # measured rows that correct the others, and are not scored then
 FEWEST = 4  # rows of a group whose order is compared
 PASSES = "full fwd+bwd (no optimizer)"  # the method of rows that have no end of a step
 # Architectures of tier T by its own names; of each the config.json of the model named, 2026-11.
@@ -52,38 +58,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Predict every row and print the errors. Returns the exit code: 2 when a file is not what it should be."""
     arguments = _arguments(argv)
     logging.set_verbosity_error()
+    if arguments.table:
+        try:
+            tables = [of_table(load(file), dict(arguments.data)) for file in arguments.table]
+        except UsageError as error:
+            print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+            return error.exit_code
+        print(json.dumps({"tables": tables}) if arguments.json else json.dumps(tables, indent=1))
+        return 0
     try:
         points, models = read_files(arguments.points, arguments.models)
     except UsageError as error:
         print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return error.exit_code
     models = {**PASSED_MODELS, **models}
-    rows, skipped = [], []
     profiles: dict[str, Profile] = {}
-    for values in points:
-        if arguments.half not in (None, half(values["id"])):
-            continue
-        try:
-            point = read(as_trained(values), models, measured="step_time_s")
-            whole = values["method"] != PASSES
-            estimate = predict(point, profile_of(point, values, profiles), whole=whole)
-        except Skipped as reason:
-            skipped.append({"id": values["id"], "why": str(reason)})
-            continue
-        rows.append(
-            {
-                "id": values["id"],
-                "tier": values["tier"],
-                "half": half(values["id"]),
-                "gpu": point.spec.name,
-                "model": values["model"],
-                "stack_matches": stack_matches(values.get("versions") or {}),
-                "measured_s": values["step_time_s"],
-                "items": estimate.items,
-                "spent": [estimate.spent[one] for one in SPENT],
-            }
-        )
-        print(f"{estimate.step_s / values['step_time_s'] - 1:+7.1%}  {values['id']}", file=sys.stderr, flush=True)
+
+    def row_of(values: Mapping[str, Any]) -> dict[str, Any]:
+        point = read(as_trained(values), models, measured="step_time_s")
+        estimate = predict(point, profile_of(point, values, profiles), whole=values["method"] != PASSES)
+        return {
+            "tier": values["tier"],
+            "gpu": point.spec.name,
+            "model": values["model"],
+            "stack_matches": stack_matches(values.get("versions") or {}),
+            "measured_s": values["step_time_s"],
+            "items": estimate.items,
+            "spent": [estimate.spent[one] for one in SPENT],
+            "error": estimate.step_s / values["step_time_s"] - 1,
+        }
+
+    rows, skipped = collect(points, arguments.half, row_of)
     judge(rows)
     exact = [row for row in rows if row["tier"] == "A"]
     answer = {"rows": rows, "skipped": skipped, **errors([row["uncalibrated"] for row in exact]), **summary(exact)}
@@ -98,6 +103,42 @@ def as_trained(values: Mapping[str, Any]) -> Mapping[str, Any]:
     if values["method"] != PASSES:
         return values
     return {**values, "tier": "A", "method": "full", "mixed_precision": "no", "optimizer": "adamw_torch"}
+
+
+def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
+    """The errors in a table: before any trial, and after three of it, which are not scored.
+
+    Measured rates are those of all repeats, corrected for drift.
+    """
+    world, rates = world_of(table, data), table.rates()
+    places = {candidate: place for place, candidate in enumerate(world.candidates)}
+    order = [places[candidate] for candidate in rates]  # as they were measured: at random
+    truth = np.array([mean_rate(repeats) for repeats in rates.values()])
+    found = world.predicted
+    predicted_s = found.step_s[order]
+    measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
+    spent = found.shares[order] * predicted_s[:, None]
+    return {
+        "name": table.header["name"],
+        "candidates": len(order),
+        "spearman": rank_correlation(list(found.rates[order]), list(truth)),
+        "before": errors(verdicts(spent, measured_s, 0)),
+        "after": errors(verdicts(spent, measured_s, TEACHING)),
+    }
+
+
+def verdicts(spent: Any, measured: Any, teaching: int) -> list[dict[str, Any]]:
+    """What is predicted of each row behind the first `teaching` ones, which have corrected the prediction.
+
+    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,).
+    """
+    calibration = calibrate_time(MEASURED, spent[:teaching], measured[:teaching])
+    rest, truth = spent[teaching:], measured[teaching:]
+    low, high = calibration.interval(rest)
+    return [
+        {"error": float(predicted / actual - 1), "inside": bool(below <= actual <= above)}
+        for predicted, actual, below, above in zip(calibration.seconds(rest), truth, low, high, strict=True)
+    ]
 
 
 def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstimate:
@@ -180,7 +221,10 @@ def _predicted(row: Mapping[str, Any]) -> float:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=Path, required=True, help="JSON lines, a measured row each")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--points", type=Path, help="JSON lines, a measured row each")
+    what.add_argument("--table", type=Path, nargs="+", help="as record_table.py writes them")
+    parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space")
     parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
     parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
     parser.add_argument("--json", action="store_true", help="one JSON object with every row")

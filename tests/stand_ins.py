@@ -13,9 +13,9 @@ import pytest
 from autotune.core.candidate import Candidate
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
-from autotune.core.timing import SPENT
+from autotune.core.timing import SPENT, TimeEstimate
 from autotune.core.units import MIB
-from autotune.forecaster import Forecaster
+from autotune.forecaster import Forecaster, TimeForecast
 from autotune.plan import Speeds
 from autotune.task import Compare
 from autotune.worker import begin
@@ -94,6 +94,18 @@ def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace nothing: a forecaster that answers by the formula."""
     monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
     monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: formula_peak(candidate).bytes)
+
+
+def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """The same of time: as the formula has it, so many times as slow."""
+
+    def time(forecaster: Forecaster, candidate: Candidate) -> TimeForecast:
+        step_s = factor * 1000 / formula_rate(candidate)
+        parts = {"all": (0.1 * step_s, 0.6 * step_s, 0.2 * step_s, 0.1 * step_s)}
+        estimate = TimeEstimate(parts=parts, steps=10.0, useful_tokens=10_000)
+        return TimeForecast(estimate=estimate, interval_s=(step_s / 2, step_s * 2), measured=True)
+
+    monkeypatch.setattr(Forecaster, "time", time)
 
 
 def serve_by_formula(connection: Connection) -> None:

@@ -394,3 +394,4 @@ def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monk
         assert {knob: candidate[knob] for knob in knobs} == dict(knobs)
     assert all(rival["outcomes"] == ["measured"] * gpu_search.ROUNDS for rival in kept["rivals"].values())
     assert all(found["ratio"] > 1 for found in kept["speedups"].values())
+    assert len(kept["speedups"]) == len(kept["rivals"]) - 1

@@ -43,7 +43,7 @@ ORDER = (
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
     *("attention_operators", "attention_kernels", "work", "contracts", "recorder", "offloading", "assembly", "shallow"),
     *("hub_kernels", "trace", "fork_server", "tracer"),
-    *("profiles", "forecaster", "alternatives", "proposal", "estimate", "forecast"),
+    *("profiles", "experience", "forecaster", "alternatives", "proposal", "estimate", "forecast"),
     *("measure", "preload", "worker", "trial"),
     *("journal", "plan", "roofline", "proposals", "losses", "display", "verdict", "repeats", "result", "search"),
     "run",

@@ -13,7 +13,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Outcome, OutOfMemory
 from autotune.core.recipe import Recipe
-from autotune.core.timing import SPENT, TimeEstimate
+from autotune.core.timing import TimeEstimate
 from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster, TimeForecast
 from autotune.journal import Trial
@@ -128,8 +128,7 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
         rows = candidate.per_device_train_batch_size
         if rows == 16:
             raise NotPredicted("too large to trace")
-        spent = dict(zip(SPENT, (0.1, 0.5, 0.3, 0.1), strict=True))
-        estimate = TimeEstimate(step_s=1.0, items={"all": 1.0}, spent=spent, steps=10, useful_tokens=1000 * rows)
+        estimate = TimeEstimate(parts={"all": (0.1, 0.5, 0.3, 0.1)}, steps=10, useful_tokens=1000 * rows)
         return TimeForecast(estimate=estimate, interval_s=(0.5, 2.0), measured=True)
 
     monkeypatch.setattr(Forecaster, "time", time)
@@ -141,3 +140,22 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
     assert np.allclose(speeds.shares, [0.1, 0.5, 0.3, 0.1])
     assert len(asked) == 4
     assert len(said) == 1
+
+
+def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predicted seconds beside the measured ones of a trial; nothing of one that failed or was not predicted."""
+    estimate = TimeEstimate(parts={"all": (0.1, 0.5, 0.3, 0.1)}, steps=10, useful_tokens=1000)
+    forecast = TimeForecast(estimate=estimate, interval_s=(0.5, 2.0), measured=True)
+    monkeypatch.setattr(Forecaster, "time", lambda forecaster, candidate: forecast)
+    one, other, third = (candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4))
+    found = plan(CPU)
+    found.speeds([one, other])
+    failed = OutOfMemory(message="", peak_bytes=None, wall_s=1.0)
+    outcomes: dict[Candidate, Outcome] = {one: replace(measured(), step_s=1.5), other: failed, third: measured()}
+    trials = [
+        Trial(number=n, role="search", candidate=each, outcome=outcome)
+        for n, (each, outcome) in enumerate(outcomes.items())
+    ]
+    [taught] = found.taught(trials)
+    assert taught.spent == pytest.approx((0.1, 0.5, 0.3, 0.1))
+    assert taught.step_s == 1.5

@@ -43,12 +43,16 @@ def test_every_operation_runs(operations: Operations, what: What) -> None:
     ],
 )
 def test_the_three_products_of_a_layer(
-    operations: Operations, what: What, by_hand: Callable[[Any, Any, Any], torch.Tensor]
+    operations: Operations,
+    what: What,
+    by_hand: Callable[[Any, Any, Any], torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A curve is only worth its name when the product has the layout that the training has."""
     m, n, k = 4, 6, 8
     x, w, dy = (operations._tensor(name, "float32", *s) for name, s in (("x", (m, k)), ("w", (n, k)), ("y", (m, n))))
     expected = by_hand(x, w, dy).clone()
+    monkeypatch.setattr(operations, "_walked", 1)  # the first place alone
     result = operations.prepare(Point(what=what, dtype="float32", shape=(m, n, k)))()
     assert isinstance(result, torch.Tensor)
     torch.testing.assert_close(result, expected)
@@ -113,6 +117,13 @@ def test_streams_walk_through_memory(operations: Operations) -> None:
     work = operations.prepare(Point(what="copy", dtype="float32", shape=(2**23,)))
     places = [result.storage_offset() for result in (work() for _ in range(5)) if isinstance(result, torch.Tensor)]
     assert places == [0, 2**23, 2 * 2**23, 3 * 2**23, 0]
+
+
+def test_products_read_other_weights_each_time(operations: Operations) -> None:
+    """As the layers of a model are."""
+    work = operations.prepare(Point(what="matmul_grad_weight", dtype="float32", shape=(64, 2**12, 2**12)))
+    results = [result for result in (work() for _ in range(3)) if isinstance(result, torch.Tensor)]
+    assert len({result.data_ptr() for result in results}) == 2
 
 
 def test_bytes_by_hand() -> None:

@@ -22,6 +22,7 @@ from autotune.core.units import MIB
 from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
 from autotune.errors import NothingFits, TrainingFailed, UsageError
+from autotune.experience import recall
 from autotune.result import summary_lines
 from autotune.search import SearchRequest, search
 from tests import stand_ins
@@ -87,6 +88,20 @@ def test_baseline_first_then_by_hand_then_the_sampler(request_: SearchRequest) -
     assert result["space"]["legal"] < result["space"]["enumerated"]
     assert json.loads((request_.out / "result.json").read_text()) == result
     assert any("TRL's defaults" in line for line in summary_lines(result))
+
+
+def test_the_roofline_tries_the_best_at_once_and_ends(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictions that are right but for a factor: the references show it, and after few trials nothing can win."""
+    stand_ins.predict_seconds_by_formula(monkeypatch, factor=1.5)
+    result = run(replace(request_, sampler="roofline", trials=50))
+    tried = [Candidate(**each["candidate"]) for each in first_measurements(result) if each["role"] == "search"]
+    rates = [stand_ins.formula_rate(candidate) for candidate in tried]
+    assert rates[0] == max(rates) == pytest.approx(stand_ins.formula_rate(Candidate(**result["best"]["candidate"])))
+    assert len(tried) < 12
+    sources = {receipt["knob"]: receipt["without"]["source"] for receipt in result["receipts"]}
+    assert sources["tuned_allocator"] == "measured"  # the references lack it, and no candidate does
+    assert "predicted" in sources.values()
+    assert len(recall(request_.home, HARDWARE)) == len(first_measurements(result))
 
 
 def test_the_winner_has_receipts(request_: SearchRequest) -> None:

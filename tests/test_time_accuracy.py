@@ -1,12 +1,21 @@
 """benchmarks/time_accuracy.py: a row calibrates its GPU and is not scored, intervals are counted, orders compared."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from time_accuracy import PASSES, as_trained, errors, judge, rank_correlation, summary
+import time_accuracy
+from replays import World
+from table import Row, Table
+from time_accuracy import PASSES, as_trained, errors, judge, of_table, rank_correlation, summary
+
+from autotune.core.candidate import Candidate
+from tests.stand_ins import measured, speeds
+
+BASE = Candidate(max_length=64, per_device_train_batch_size=1, gradient_accumulation_steps=1, method="full")
 
 
 def row(gpu: str, factor: float, seconds: float, half: str = "tune") -> dict[str, Any]:
@@ -69,3 +78,21 @@ def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, half: str
     shown = [f"{value:.1f} %" for value in (np.median(found), np.quantile(found, 0.95), max(found))]
     line = f"| {label}, {state} | {len(found)} | {' | '.join(shown)} | {inside:.0f} % |"
     assert line in (root / "docs/time.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_table_is_scored_before_and_after_its_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is 1.3 times as slow as predicted: in the right order, and nearly right once three rows have told."""
+    candidates = [replace(BASE, per_device_train_batch_size=rows) for rows in range(1, 9)]
+    predicted = speeds([100.0 * rows for rows in range(1, 9)])
+    outcomes = {c: [replace(measured(), useful_tokens_per_s=100.0 * n / 1.3)] for n, c in enumerate(candidates, 1)}
+    world = World(candidates=candidates, start=BASE, opening=(), references=(), predicted=predicted, outcomes=outcomes)
+    monkeypatch.setattr(time_accuracy, "world_of", lambda table, data: world)
+    rows = tuple(
+        Row(order=place, round=0, role="search", candidate=c, outcome=outcomes[c][0], measured_at="now")
+        for place, c in enumerate(reversed(candidates))
+    )
+    found = of_table(Table(header={"name": "made up"}, rows=rows), {})
+    assert (found["candidates"], found["spearman"]) == (8, pytest.approx(1.0))
+    assert (found["before"]["count"], found["after"]["count"]) == (8, 5)
+    assert found["before"]["median_abs_error"] == pytest.approx(1 - 1 / 1.3)
+    assert found["after"]["median_abs_error"] < 0.05

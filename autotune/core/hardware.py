@@ -22,7 +22,7 @@ What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
     "matmul_grad_input",  # dx = dy w; shape (M, N, K)
     "matmul_grad_weight",  # dw = dy^T x; shape (M, N, K)
-    "first_matmul",  # y = x w^T of about this shape, each time one that the process has not seen: kernels are made
+    "first_matmul",  # y = x w^T of about this shape, forward or backward, each time one that is new: kernels are made
     "attention_forward",  # causal scaled_dot_product_attention; shape (B, H, S, D)
     "attention_forward_backward",
     "masked_attention_forward",  # the same with a mask, whose rows are padded; all pairs of positions are computed

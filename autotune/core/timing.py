@@ -8,8 +8,8 @@ Symbols: R rows of a law, C batches, M monomials; others as in core/profile.py a
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -128,15 +128,36 @@ def time_law(
 class TimeEstimate:
     """How long training takes: seconds of an optimizer step in the mean over the epoch.
 
-    items, spent: what they are needed for, and what they are spent on; each adds up to step_s.
+    parts: by what they are needed for, and of each what they are spent on, in the order of SPENT.
     steps: of the epoch; useful_tokens: labels of it that reach the loss. Both are None where the dataset is unknown.
     """
 
-    step_s: float
-    items: Mapping[str, float]
-    spent: Mapping[Spent, float]
+    parts: Mapping[str, tuple[float, ...]]
     steps: float | None
     useful_tokens: int | None
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return sum(self.items.values())
+
+    @property
+    def items(self) -> dict[str, float]:
+        """What they are needed for; adds up to step_s."""
+        return {item: sum(seconds) for item, seconds in self.parts.items()}
+
+    @property
+    def spent(self) -> dict[Spent, float]:
+        """What they are spent on; adds up to step_s, too."""
+        return dict(zip(SPENT, map(sum, zip(*self.parts.values(), strict=True)), strict=True))
+
+    def scaled(self, factors: Sequence[float]) -> "TimeEstimate":
+        """With each thing that seconds are spent on so many times as long. factors: in the order of SPENT."""
+        parts = {
+            item: tuple(each * factor for each, factor in zip(seconds, factors, strict=True))
+            for item, seconds in self.parts.items()
+        }
+        return replace(self, parts=parts)
 
 
 def estimate_time(
@@ -165,11 +186,8 @@ def estimate_time(
         items[NEW_SHAPES] = np.array([accumulation * making_s, 0.0, 0.0])
     operator_s = sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
     host_s = accumulation * (HOST_S + operator_s)
-    spent = [*np.sum(list(items.values()), axis=0).tolist(), host_s]
     return TimeEstimate(
-        step_s=sum(spent),
-        items={**{item: float(each.sum()) for item, each in items.items()}, BOOKKEEPING: host_s},
-        spent=dict(zip(SPENT, spent, strict=True)),
+        parts={**{item: (*each.tolist(), 0.0) for item, each in items.items()}, BOOKKEEPING: (0.0, 0.0, 0.0, host_s)},
         steps=None if useful_tokens is None else len(shapes) / accumulation,
         useful_tokens=useful_tokens,
     )

@@ -174,3 +174,13 @@ def test_the_host_runs_each_operator() -> None:
     found = estimate_time(law, OF_A_CPU, shapes((2, 256)), accumulation=1, useful_tokens=None)
     assert law.operators == {"eager_operators": 1.0, "selective_operators": 1.0}
     assert found.items[BOOKKEEPING] == pytest.approx(HOST_S + 20e-6 + 100e-6)
+
+
+def test_a_scaled_estimate_has_scaled_parts() -> None:
+    """Arithmetic twice as slow: items and what they are spent on still add up to the same seconds."""
+    found = timed(profile(product("forward", None)), (2, 256))
+    slower = found.scaled((1.0, 2.0, 1.0, 1.0))
+    assert slower.spent["compute"] == pytest.approx(2 * found.spent["compute"])
+    assert slower.step_s == pytest.approx(found.step_s + found.spent["compute"])
+    assert sum(slower.spent.values()) == pytest.approx(slower.step_s)
+    assert slower.items[BOOKKEEPING] == found.items[BOOKKEEPING]
