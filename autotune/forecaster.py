@@ -20,6 +20,7 @@ from autotune.core.candidate import Candidate, Optimizer
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, host_items, room_of
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
+from autotune.core.planning import TimeTable, length_grid, spread, step_seconds, tabulate
 from autotune.core.profile import Profile, deepen
 from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
@@ -72,6 +73,19 @@ class TimeForecast:
         return None if self.estimate.steps is None else recipe.epochs * self.estimate.steps
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeParts:
+    """What a candidate's seconds are made of. epoch: with the labels that the loss scores. useful_tokens: of it.
+
+    Candidates that are alike in one of them have the same object.
+    """
+
+    law: TimeLaw
+    epoch: Epoch
+    useful_tokens: int
+    accumulation: int
+
+
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
     """A machine's speed, and how far it may be off; None where nothing is known."""
     try:
@@ -106,7 +120,9 @@ class Forecaster:
     _deep_profiles: dict[str, Profile] = field(default_factory=dict)
     _laws: dict[str, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
+    _joined_laws: dict[tuple[int, int], TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
+    _scored_epochs: dict[int, Epoch] = field(default_factory=dict)  # by the id of one of `_epochs`
     _known_speed: tuple[Speed, TimePrior] | None = field(init=False)
     _calibration: TimeCalibration | None = field(init=False, default=None)
 
@@ -185,7 +201,7 @@ class Forecaster:
         middle = whole if epoch is None else self._scored(epoch.middle)
         shapes = np.array([whole.monomials], dtype=np.float64)
         if epoch is not None:
-            shapes = replace(epoch, labels=self._scored_labels(epoch)).monomials
+            shapes = self._scored_epoch(epoch).monomials
         try:
             estimate = estimate_time(
                 self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle),
@@ -205,17 +221,74 @@ class Forecaster:
             trials=self._calibration.trials,
         )
 
+    def time_parts(self, candidate: Candidate) -> TimeParts | None:
+        """What `step_seconds` wants of a candidate; None where nothing tells. Raises as `time` does."""
+        if self._known_speed is None or self.lengths is None or candidate.activation_offloading:
+            return None
+        epoch = self._epoch(candidate)
+        middle = self._scored(epoch.middle)
+        law = self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle)
+        return TimeParts(
+            law=law,
+            epoch=self._scored_epoch(epoch),
+            useful_tokens=int(epoch.labels.sum()),
+            accumulation=candidate.gradient_accumulation_steps,
+        )
+
+    def step_seconds(self, parts: Sequence[TimeParts]) -> Any:
+        """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells."""
+        assert self._known_speed is not None
+        assert self._calibration is not None
+        speed, _ = self._known_speed
+        epochs = list({id(each.epoch): each.epoch for each in parts}.values())
+        epoch_places = {id(epoch): place for place, epoch in enumerate(epochs)}
+        grid = length_grid(max(int(epoch.positions.max()) for epoch in epochs))
+        tables: list[TimeTable] = []
+        places: dict[tuple[int, int], int | None] = {}
+        for each in parts:
+            key = id(each.law), int(each.epoch.rows[0])
+            if key not in places:
+                try:
+                    tables.append(tabulate(each.law, speed, key[1], grid))
+                    places[key] = len(tables) - 1
+                except KeyError:  # an operation that a probe could not measure
+                    places[key] = None
+        table_of = [places[id(each.law), int(each.epoch.rows[0])] for each in parts]
+        known = np.array([place is not None for place in table_of])
+        found = np.full((len(parts), len(SPENT)), np.nan)
+        if known.any():
+            news = {
+                (epoch, table): epochs[epoch].new_shapes(tables[table].remembered) if tables[table].making_s else 0.0
+                for epoch, table in {
+                    (epoch_places[id(each.epoch)], table)
+                    for each, table in zip(parts, table_of, strict=True)
+                    if table is not None
+                }
+            }
+            of_known = [(epoch_places[id(p.epoch)], t) for p, t in zip(parts, table_of, strict=True) if t is not None]
+            found[known] = step_seconds(
+                tables,
+                np.array([table for _, table in of_known]),
+                np.stack([spread(epoch, grid) for epoch in epochs]),
+                np.array([epoch for epoch, _ in of_known]),
+                new_shapes=np.array([news[pair] for pair in of_known]),
+                accumulation=np.array([each.accumulation for each in parts])[known],
+            )
+        return found * np.exp(self._calibration.logarithms)
+
     def _scored(self, batch: Batch) -> Batch:
         """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""
         if self.hardware.kind == "cuda" and self.loss == "fused":
             return batch
         return replace(batch, labels=batch.rows * (batch.positions - 1))
 
-    def _scored_labels(self, epoch: Epoch) -> Any:
-        """The same of all micro-batches of an epoch, shape (C,)."""
+    def _scored_epoch(self, epoch: Epoch) -> Epoch:
+        """The same of all micro-batches of an epoch."""
         if self.hardware.kind == "cuda" and self.loss == "fused":
-            return epoch.labels
-        return epoch.rows * (epoch.positions - 1)
+            return epoch
+        if id(epoch) not in self._scored_epochs:
+            self._scored_epochs[id(epoch)] = replace(epoch, labels=epoch.rows * (epoch.positions - 1))
+        return self._scored_epochs[id(epoch)]
 
     def _profile_request(self, candidate: Candidate, batch: Batch) -> ProfileRequest:
         return request_of(
@@ -277,7 +350,10 @@ class Forecaster:
             per_device_train_batch_size=1,
         )
         few = Batch(rows=1, positions=batch.positions, labels=min(batch.labels, TILE))
-        return replace(law, step_end=self._time_law(plain, few).step_end)
+        end = self._time_law(plain, few)
+        if (key := (id(law), id(end))) not in self._joined_laws:
+            self._joined_laws[key] = replace(law, step_end=end.step_end)
+        return self._joined_laws[key]
 
     def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
         """The operators of a candidate's steps, kept like the law of its memory."""

@@ -22,7 +22,7 @@ from autotune.core.timing import SPENT
 from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
 from autotune.experience import Taught
-from autotune.forecaster import Forecaster
+from autotune.forecaster import Forecaster, TimeParts
 from autotune.journal import Trial
 
 Floats = NDArray[np.float64]
@@ -77,7 +77,8 @@ class Plan:
     _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
     _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
     _host_bytes: dict[Candidate, int | None] = field(default_factory=dict)
-    _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)  # seconds of a step, as timing.SPENT
+    # Seconds of a step, as timing.SPENT, of candidates without anything that the prediction leaves out.
+    _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
     @property
@@ -127,24 +128,30 @@ class Plan:
         Costs a trace for each kind of step among them. One that cannot be predicted gets the median of the others: it
         is for a trial to say.
         """
-        known: dict[Candidate, list[float]] = {}
-        rows: list[list[float]] = []
+        parts: dict[Candidate, TimeParts | None] = {}
         for candidate in candidates:
             alike = replace(candidate, **UNTIMED)
-            if alike not in known:
-                time = self._predicted(candidate, partial(self.forecaster.time, alike))
-                rate = None if time is None else time.useful_tokens_per_s
-                known[alike] = [np.nan] * (2 + len(SPENT))
-                if time is not None and rate:
-                    known[alike] = [rate, time.estimate.step_s, *(time.estimate.spent[one] for one in SPENT)]
-            rows.append(known[alike])
-            if known[alike][0] > 0:  # not NaN
-                self._spent[candidate] = tuple(known[alike][2:])
-        table = np.array(rows, dtype=np.float64)
-        missing = np.isnan(table[:, 0])
-        table[missing] = 1.0 if missing.all() else np.median(table[~missing], axis=0)
-        spent: Floats = table[:, 2:]
-        return Speeds(rates=table[:, 0], step_s=table[:, 1], shares=spent / spent.sum(axis=1, keepdims=True))
+            if alike not in parts:
+                parts[alike] = self._predicted(candidate, partial(self.forecaster.time_parts, alike))
+        found = {alike: each for alike, each in parts.items() if each is not None}
+        seconds = dict(zip(found, self.forecaster.step_seconds(list(found.values())), strict=True)) if found else {}
+        nothing = np.full(len(SPENT), np.nan)
+        spent = np.array([seconds.get(replace(candidate, **UNTIMED), nothing) for candidate in candidates])
+        missing = np.isnan(spent).any(axis=1)
+        for candidate, each, is_missing in zip(candidates, spent.tolist(), missing, strict=True):
+            if not is_missing and candidate == replace(candidate, **UNTIMED):
+                self._spent[candidate] = tuple(each)
+        spent[missing] = 1.0 if missing.all() else np.median(spent[~missing], axis=0)
+        step_s: Floats = spent.sum(axis=1)
+        tokens = [self._tokens_of_a_step(found.get(replace(candidate, **UNTIMED))) for candidate in candidates]
+        rates = np.array(tokens) / step_s
+        rates[missing] = 1.0 if missing.all() else np.median(rates[~missing])
+        return Speeds(rates=rates, step_s=step_s, shares=spent / step_s[:, None])
+
+    @staticmethod
+    def _tokens_of_a_step(parts: TimeParts | None) -> float:
+        """Useful tokens of an optimizer step in the mean over the epoch; one where nothing is known."""
+        return 1.0 if parts is None else parts.useful_tokens * parts.accumulation / len(parts.epoch.rows)
 
     def taught(self, trials: Iterable[Trial]) -> list[Taught]:
         """What trials teach about predicted seconds: those that were measured, of candidates whose seconds were."""

@@ -21,6 +21,7 @@ LEAST_ROUNDS = 2  # a spread needs two
 SLOWEST_S = 0.3  # an operation that takes longer than this is left out: the curve's smaller points must do
 TOO_LONG = f"one operation takes more than {SLOWEST_S} s"
 LAUNCHES = 1000
+MOST_FIRST = 9  # products of new shapes in a repeat: each has a row more, and they should stay about as large
 LARGE_SIDE = 512  # products with every side at least this keep all cores busy
 
 
@@ -78,7 +79,8 @@ def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progres
         if seconds > SLOWEST_S:
             left_out[TOO_LONG] += 1
         else:
-            jobs.append(Job(point, work, max(1, min(LAUNCHES, math.ceil(bench.repeat_s / seconds)))))
+            most = MOST_FIRST if point.what == "first_matmul" else LAUNCHES
+            jobs.append(Job(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
     for reason, count in left_out.items():
         progress(f"not measured, {count} of {len(points)} rates: {reason}")
     return jobs

@@ -18,7 +18,7 @@ from autotune.core.comparison import Speedup
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Measured, OutOfMemory, outcome_to_dict
 from autotune.core.parity import Parity
-from autotune.core.receipts import DERIVED, Known, Receipt, receipts, runner_up
+from autotune.core.receipts import DERIVED, Known, Receipt
 from autotune.core.space import Space
 from autotune.core.units import format_bytes, format_duration
 from autotune.core.workload import Workload
@@ -39,7 +39,8 @@ class Findings:
     by_hand: what a careful person would set; the baseline's own trial where there was no room for one.
     estimates: what was predicted of each trial, by its number, uncalibrated. calibrations: by method.
     parity: losses of the winner beside the baseline's, or why there are none; None where the baseline won.
-    known: rates of candidates that were measured or are predicted. ruled_out: candidates predicted not to fit.
+    known: rates of candidates that were measured or are predicted. receipts: what the fastest without each value of the
+    winner reaches. runner_up: the fastest of all others. ruled_out: candidates predicted not to fit.
     """
 
     hardware: Hardware
@@ -62,6 +63,8 @@ class Findings:
     calibrations: Mapping[str, MemoryCalibration]
     misses: Sequence[Miss]
     known: Mapping[Candidate, Known]
+    receipts: Sequence[Receipt]
+    runner_up: Candidate | None
     ruled_out: int
     wall_s: Mapping[str, float]
 
@@ -82,12 +85,6 @@ class Findings:
             return f"{rate}; TRL's defaults {why}"
         ratio, low, high = speedup.ratio, speedup.low, speedup.high
         return f"{ratio:.2f} times TRL's defaults in useful tokens per second (95 % interval {low:.2f} to {high:.2f})"
-
-    @property
-    def receipts(self) -> Sequence[Receipt]:
-        """What the best without each value of the winner reaches; none where the winner could not be measured."""
-        best = self.verdict.best.candidate
-        return receipts(best, self.known) if best in self.known else ()
 
     @property
     def fallback(self) -> Mapping[str, tuple[Any, Any]]:
@@ -170,7 +167,7 @@ def _receipt(receipt: Receipt, best: Candidate) -> dict[str, Any]:
 
 
 def _runner_up(findings: Findings) -> dict[str, Any] | None:
-    rival = runner_up(findings.verdict.best.candidate, findings.known)
+    rival = findings.runner_up
     return None if rival is None else _known(rival, findings.known[rival])
 
 

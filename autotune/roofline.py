@@ -33,7 +33,8 @@ LEAST_TOLERANCE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the study knows. best: the largest value so far, None before any. open: places that can still win."""
+    """What the study knows. best: the largest value so far of a feasible one, None before any. open: places that can
+    still win."""
 
     best: float | None
     open: NDArray[np.int64]
@@ -212,7 +213,9 @@ class RooflineSampler(BaseSampler):
                 errors.append(float(trial.user_attrs.get(ERROR) or USUAL_ERROR))
             elif state == TrialState.RUNNING:
                 running.append(place)
-        top = int(np.argmax(logarithms)) if logarithms else None
+        # What is not feasible teaches, but sets no bar: it may be faster than all that may be tried.
+        eligible = [each if self.feasible[place] else -np.inf for each, place in zip(logarithms, places, strict=True)]
+        top = int(np.argmax(eligible)) if logarithms and max(eligible) > -np.inf else None
         return _Seen(
             places=np.array(places, dtype=np.int64),
             logarithms=np.array(logarithms),

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from autotune import experience
-from autotune.core.budget import Budget
+from autotune.core.budget import LEAST_S, Budget
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.comparison import corrected_rates, reference
 from autotune.core.estimate import room_of
@@ -20,17 +21,18 @@ from autotune.core.opening import opening
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
 from autotune.core.parity import Parity
 from autotune.core.racing import Pace
-from autotune.core.receipts import Known
+from autotune.core.receipts import Known, receipts, runner_up
 from autotune.core.recipe import Recipe
 from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
 from autotune.core.units import format_duration
 from autotune.core.workload import Workload
 from autotune.describe import describe
 from autotune.display import SearchDisplay
+from autotune.errors import AutotuneError
 from autotune.forecaster import Forecaster
 from autotune.installed import Installed, installed
 from autotune.journal import Journal, Role, Trial
-from autotune.losses import compare_losses, needed_s
+from autotune.losses import compare_losses, kept_losses, needed_s
 from autotune.models import resolve_architecture
 from autotune.plan import Plan, Speeds, miss_line
 from autotune.proposals import Proposals
@@ -40,7 +42,7 @@ from autotune.task import Compare, Device, Measure, Task
 from autotune.trial import Workers
 from autotune.verdict import Verdict, cannot_start, decide
 
-LONGEST = 3  # times the seconds that are expected of a comparison, until one of its trainings is given up
+LONGEST = 2  # times the seconds that are expected of a comparison, until what is left of it is given up
 # In what candidates must agree for a step of one number to hold the same samples, however it is split.
 SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
 
@@ -50,7 +52,8 @@ class SearchRequest:
     """What a search is asked for.
 
     fixed: knobs that the user pinned. minutes, trials: the budget, whichever ends first; None does not limit.
-    out: the run directory; naming one that holds this search already goes on with it.
+    out: the run directory; naming one that holds this search already goes on with it. compares_losses: the winner's
+    with the baseline's, at the end.
     """
 
     model: str
@@ -66,6 +69,7 @@ class SearchRequest:
     seed: int
     out: Path
     home: Path
+    compares_losses: bool = True
 
 
 def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
@@ -118,7 +122,12 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 started=started,
                 spent_before_s=journal.spent_s,
             )
-            return write_result(sitting.search(), request.out)
+            document = write_result(sitting.search(), request.out)
+            try:
+                experience.keep(request.home, hardware, plan.taught(t for t in journal.trials if t.role != "repeat"))
+            except AutotuneError as error:  # the cache is full, and the result is there
+                display.line("; ".join(error.problems))
+            return document
         finally:
             journal.close()
 
@@ -155,7 +164,13 @@ class _Sitting:
         self._explore(first, careful)
         if not measured(self._first_measurements()):
             raise cannot_start(first)
-        repeats = Repeats(journal=self.journal, budget=self.budget, spent_s=self._spent_s, perform=self._try)
+        comparison_s = self._comparison_s()
+        repeats = Repeats(
+            journal=self.journal,
+            budget=self.budget,
+            spent_s=lambda: self._spent_s() + comparison_s,  # which is to be left
+            perform=self._try,
+        )
         contenders, rounds = repeats.run(self._contenders(first, careful))
         verdict = decide(
             baseline=first,
@@ -166,7 +181,6 @@ class _Sitting:
             may_win=self._may_win,
             keeps_pins=self._keeps_pins,
         )
-        experience.keep(self.request.home, self.request.hardware, self.plan.taught(self._first_measurements()))
         return self._conclude(first, careful, verdict, self._compare(first, verdict.best))
 
     # -- the trials
@@ -209,8 +223,8 @@ class _Sitting:
 
     def _explore(self, first: Trial, careful: Trial) -> None:
         """Try what the sampler proposes until the budget, less what the second measurement needs, is gone."""
-        if not self._has_room():
-            return
+        if not self._has_room() and all(trial.role != "search" for trial in self.journal.trials):
+            return  # nothing was tried, nor will be: there is nothing to predict for
         start, tokens = self._start(first, careful), self.workload.data.lengths.tokens
         references = [c for c in dict.fromkeys((first.candidate, careful.candidate)) if c not in self.legal]
         proposals = Proposals(
@@ -334,11 +348,13 @@ class _Sitting:
             return 0.0
         ranked, references = self._ranked(), [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
         reserve_s = self.budget.reserve_s(measured(ranked[:2] + references))
-        return reserve_s + self._comparison_s(measured(references), measured(ranked))
+        return reserve_s + self._comparison_s()
 
-    def _comparison_s(self, references: Sequence[Measured], ranked: Sequence[Measured]) -> float:
-        """Seconds to keep for comparing losses: none where that would take too many."""
-        if self.budget.seconds is None or not references or not ranked:
+    def _comparison_s(self) -> float:
+        """Seconds to keep for comparing the losses of the best so far: none where that would take too many."""
+        references = measured(trial for trial in self.journal.trials if trial.role == "baseline")
+        ranked = measured(self._ranked())
+        if not self.request.compares_losses or self.budget.seconds is None or not references or not ranked:
             return 0.0
         needed = needed_s(references[0], ranked[0])
         return needed if self.budget.has_room_for_comparison(needed) else 0.0
@@ -362,24 +378,33 @@ class _Sitting:
 
     def _compare(self, first: Trial, best: Trial) -> Parity | str | None:
         """The losses of the winner beside the baseline's, or why there are none; None where the baseline won."""
-        if best is first:
+        if best is first or not self.request.compares_losses:
             return None
+        if (kept := kept_losses(first.candidate, best.candidate, self.request.out)) is not None:
+            return kept
         if not isinstance(first.outcome, Measured) or not isinstance(best.outcome, Measured):
             return "the baseline was not measured"
         needed = needed_s(first.outcome, best.outcome)
         if not self.budget.has_room_for_comparison(needed):
             return f"it would have taken {format_duration(needed)}; raise budget.minutes"
+        left_s = self.budget.left_s(self._spent_s())
+        if left_s is not None and left_s < needed:
+            return f"{format_duration(max(0.0, left_s))} were left, and it takes {format_duration(needed)}"
         folder = self.request.out / "losses"
         folder.mkdir(exist_ok=True)
         self.display.line("comparing the losses of the first steps with the baseline's")
 
+        deadline = time.monotonic() + LONGEST * needed
+
         def perform(candidate: Candidate, work: Compare) -> Outcome:
-            return self.workers.perform(self._task(candidate, work, folder), limit_s=LONGEST * needed)
+            limit_s = max(LEAST_S, deadline - time.monotonic())
+            return self.workers.perform(self._task(candidate, work, folder), limit_s=limit_s)
 
         return compare_losses(first.candidate, best.candidate, perform, self.request.out)
 
     def _conclude(self, first: Trial, careful: Trial, verdict: Verdict, parity: Parity | str | None) -> Findings:
         request, trials = self.request, self.journal.trials
+        best, known = verdict.best.candidate, self._known_rates(verdict.best)
         return Findings(
             hardware=request.hardware,
             workload=self.workload,
@@ -400,7 +425,9 @@ class _Sitting:
             estimates={trial.number: self.plan.estimate(trial.candidate) for trial in trials},
             calibrations=dict(self.plan.calibrations),
             misses=tuple(self.plan.misses),
-            known=self._known_rates(),
+            known=known,
+            receipts=receipts(best, known, self.plan.fits) if best in known else (),
+            runner_up=runner_up(best, known, self.plan.fits),
             ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
@@ -409,18 +436,24 @@ class _Sitting:
             },
         )
 
-    def _known_rates(self) -> dict[Candidate, Known]:
-        """Of every candidate that was measured or is predicted, as if the machine had been as at the first trial."""
-        trials = [trial for trial in self._first_measurements() if isinstance(trial.outcome, Measured)]
+    def _known_rates(self, best: Trial) -> dict[Candidate, Known]:
+        """Of every candidate of the space that was measured or is predicted, and of the winner.
+
+        Rates are those of the machine as it was around the first trial; the winner's is the mean of all its trials.
+        """
+        trials = [trial for trial in self.journal.trials if isinstance(trial.outcome, Measured)]
         outcomes = measured(trials)
-        rates = corrected_rates(outcomes, reference(outcomes[0]))
-        return {
-            **self.believed,
-            **{
-                trial.candidate: Known(rate=rate, deviation=outcome.relative_error, trial=trial.number)
-                for trial, outcome, rate in zip(trials, outcomes, rates, strict=True)
-            },
-        }
+        usual = reference(measured(self._first_measurements())[0])
+        rates: dict[Candidate, list[float]] = {}
+        for trial, rate in zip(trials, corrected_rates(outcomes, usual), strict=True):
+            rates.setdefault(trial.candidate, []).append(rate)
+        found = dict(self.believed)
+        for trial in trials:
+            if trial.role != "repeat" and (trial.candidate in self.legal or trial is best):
+                of_it = rates[trial.candidate] if trial is best else rates[trial.candidate][:1]
+                error = trial.outcome.relative_error if isinstance(trial.outcome, Measured) else None
+                found[trial.candidate] = Known(rate=geometric_mean(of_it), deviation=error, trial=trial.number)
+        return found
 
     def _keeps_pins(self, candidate: Candidate) -> bool:
         return all(getattr(candidate, knob) == value for knob, value in self.request.fixed.items())

@@ -231,7 +231,8 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
     if isinstance(task.work, Compare):
         parts = drawn_parts(dataset, task)
         dataset = concatenate_datasets(parts)
-        task = replace(task, candidate=fitting_accumulation(task.candidate, parts))
+        work = replace(task.work, steps=len(parts))  # of a small dataset fewer than were asked for
+        task = replace(task, work=work, candidate=fitting_accumulation(task.candidate, parts))
     candidate, recipe = task.candidate, task.recipe
     arguments, quantization, model = sft_config(task), quantization_config(candidate), task.model_path
     if task.random_weights:  # TRL takes a model, too, and then nothing that says how to load one
@@ -258,11 +259,16 @@ def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
     drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.work.steps * samples]
     if task.work.order:
         drawn = np.random.default_rng((task.seed, task.work.order)).permutation(drawn)
+    if len(drawn) < samples:
+        raise ValueError(f"{len(drawn)} samples do not fill one optimizer step of {samples}")
     return [dataset.select(drawn[i : i + samples]) for i in range(0, len(drawn) // samples * samples, samples)]
 
 
 def fitting_accumulation(candidate: Candidate, parts: Sequence[Dataset]) -> Candidate:
-    """A candidate with no more micro-steps than each part has rows: packed rows may be fewer than they are usually."""
+    """A candidate with no more micro-steps than each part has rows: packed rows may be fewer than they are usually.
+
+    Raises ValueError when its micro-batches would then have more rows than it was tried with.
+    """
     if not candidate.packs:
         return candidate
     rows = [
@@ -273,7 +279,10 @@ def fitting_accumulation(candidate: Candidate, parts: Sequence[Dataset]) -> Cand
         ).rows
         for part in parts
     ]
-    return replace(candidate, gradient_accumulation_steps=min(candidate.gradient_accumulation_steps, *rows))
+    accumulation = min(candidate.gradient_accumulation_steps, *rows)
+    if (most := -(-max(rows) // accumulation)) > candidate.per_device_train_batch_size:
+        raise ValueError(f"{max(rows)} packed rows of a step in {accumulation} micro-steps make batches of {most}")
+    return replace(candidate, gradient_accumulation_steps=accumulation)
 
 
 def sft_config(task: Task) -> SFTConfig:

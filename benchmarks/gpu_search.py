@@ -8,7 +8,7 @@ compared are their knobs, not their kernels. Weights are drawn at random. Leaves
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,19 @@ from rounds import kinds_and_rates, over, side_by_side
 from rows import append, commit_of_checkout, now
 
 from autotune.core.candidate import Candidate, Fidelity, differences
+from autotune.core.fidelity import divisors
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Outcome
 from autotune.core.recipe import Method, Recipe
 from autotune.core.space import baseline, enumerate_space
 from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
+from autotune.errors import AutotuneError
 from autotune.installed import Installed, installed
 from autotune.models import resolve_architecture
+from autotune.plan import Plan
 from autotune.probe import probe
-from autotune.search import SearchRequest, search, workload_of
+from autotune.search import SearchRequest, forecaster_of, search, workload_of
 from autotune.task import Measure, Task
 from autotune.trial import Workers
 
@@ -93,10 +96,13 @@ def run(
     hardware = probe(home=home, use_gpu=use_gpu, progress=progress)
     config, _ = resolve_architecture(wanted.model, None, home=home, progress=progress)
     with tempfile.TemporaryDirectory() as scratch:
-        write_model(config, Path(scratch, "model"))
-        Path(scratch, "model", "model.safetensors").touch()  # a search asks for weights, though its trials draw theirs
+        model = wanted.model
+        if model != TINY_MODEL:
+            write_model(config, Path(scratch, "model"))
+            Path(scratch, "model", "model.safetensors").touch()  # a search asks for weights; its trials draw theirs
+            model = str(Path(scratch, "model"))
         request = SearchRequest(
-            model=str(Path(scratch, "model")),
+            model=model,
             data=str(data),
             columns={},
             recipe=Recipe(method=wanted.method, effective_batch_size=SAMPLES),
@@ -109,10 +115,13 @@ def run(
             seed=SEED,
             out=Path(scratch, "search"),
             home=home,
+            compares_losses=False,  # there is nothing to learn from weights that nobody trained
         )
-        result = search(request, display=SearchDisplay(Console(stderr=True)))
         workload, stack = workload_of(request, progress=progress), installed()
-        rivals = {FOUND: Candidate(**result["best"]["candidate"]), **settings_of(workload, hardware, stack)}
+        plan = Plan(forecaster=forecaster_of(request, workload, progress), progress=progress)
+        settings = settings_of(workload, hardware, stack, plan, progress)
+        result = search(request, display=SearchDisplay(Console(stderr=True)))
+        rivals = {FOUND: Candidate(**result["best"]["candidate"]), **settings}
         tasks = {name: task_of(each, request, workload, Path(scratch)) for name, each in rivals.items()}
         with Workers(device=hardware.kind, device_uuid=hardware.uuid, memory_limit_bytes=None) as workers:
             rounds = side_by_side(tasks, workers, rounds=ROUNDS, limit_s=LIMIT_S, say=progress)
@@ -134,16 +143,29 @@ def run(
     return {**row, "rows": result["trials"]}
 
 
-def settings_of(workload: Workload, hardware: Hardware, stack: Installed) -> dict[str, Candidate]:
-    """What people start from, as this machine and this data would have it; without what is not legal here."""
+def settings_of(
+    workload: Workload, hardware: Hardware, stack: Installed, plan: Plan, progress: Callable[[str], None]
+) -> dict[str, Candidate]:
+    """What people start from, as this machine and this data would have it; what is not legal here is told and left out.
+
+    Each differs from TRL's defaults as little as its settings allow.
+    """
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": stack}
     defaults = baseline(**here)[0]
-    wanted = {LARGEST: {"per_device_train_batch_size": SAMPLES}, **PUBLISHED}
     found = {DEFAULTS: defaults}
-    for name, knobs in wanted.items():
-        legal = enumerate_space(**here, fidelity=Fidelity.close, fixed={**knobs, "tuned_allocator": False}).candidates
-        if legal:
-            found[name] = min(legal, key=lambda candidate: len(differences(candidate, defaults)))
+    for rows in divisors(SAMPLES)[::-1]:
+        largest = replace(defaults, per_device_train_batch_size=rows, gradient_accumulation_steps=SAMPLES // rows)
+        if plan.fits(largest):
+            found[LARGEST] = largest
+            break
+    for name, knobs in PUBLISHED.items():
+        try:
+            pins = {**knobs, "tuned_allocator": False}
+            legal = enumerate_space(**here, fidelity=Fidelity.close, fixed=pins).candidates
+        except AutotuneError as error:
+            progress(f"{name} is left out: {'; '.join(error.problems)}")
+            continue
+        found[name] = min(legal, key=lambda candidate: len(differences(candidate, defaults)))
     return found
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/knobs.py model=smollm2 data=gsm8k_train.jsonl recipe.effective_batch_size=4 [--only KNOB...]
 
-The words are those of `autotune search`. Pairs start from what one would set by hand, without checkpointing and with
-the tuned allocator; the recipe's NEFTune, which is no knob of a search, is among them for what it costs. A pair that
+The words are those of `autotune search`. Pairs start from what one would set by hand, in two micro-steps, without
+checkpointing and with the tuned allocator; the recipe's NEFTune, which is no knob of a search, is among them for what it costs. A pair that
 is not legal here is named with the rule. A row for each pair is appended to --results.
 """
 
@@ -37,6 +37,7 @@ from autotune.trial import Workers
 
 RESULTS = Path(__file__).parent / "results" / "knobs.jsonl"
 ROUNDS, STEPS = 3, 6
+MICRO_STEPS = 2  # of a step: batch rebalance needs two
 LIMIT_S = 600.0  # for one training
 NEFTUNE_ALPHA = 5.0  # arXiv:2310.05914
 
@@ -105,7 +106,15 @@ def pairs(request: SearchRequest, workload: Workload, context: Context) -> Itera
     """What is compared."""
     here: dict[str, Any] = {"workload": workload, "hardware": context.hardware, "installed": context.installed}
     hand = by_hand(**here)[0]
-    base = replace(hand, checkpointing="off", tuned_allocator=True, batching="random")
+    rows = max(1, request.recipe.effective_batch_size // MICRO_STEPS)
+    base = replace(
+        hand,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=request.recipe.effective_batch_size // rows,
+        checkpointing="off",
+        tuned_allocator=True,
+        batching="random",
+    )
     changed: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "tuned_allocator": ({"tuned_allocator": False}, {"tuned_allocator": True}),
         "batch_rebalance": ({"batching": "random"}, {"batching": "batch_rebalance"}),

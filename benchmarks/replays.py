@@ -1,6 +1,7 @@
 """Replays: what a search would have tried and found, had its trials been those of a table.
 
-A replayed trial is one of the repeats that the table has of its candidate, drawn by the seed, and costs its wall clock.
+A replayed trial is one of the repeats that the table has of its candidate in the half that chooses, drawn by the seed,
+and costs its wall clock.
 A replay sees nothing else but the references: not the other repeats, not the candidates that it does not try. Beside
 the samplers stand the rules that people use: the largest micro-batch that fits, and micro-batches in order until the
 speed falls, both with all other knobs at TRL's defaults. Leaves out the command line (search_quality.py).
@@ -87,7 +88,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         candidate = proposals.propose() if proposals else next(batches, None)
         if candidate is None:
             break
-        outcome = chance.choice(world.outcomes[candidate])
+        outcome = chance.choice(world.outcomes[candidate][::2])  # of the half that chooses: the other one scores
         trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
         # As a search ranks its trials: corrected for how fast the machine was around each.

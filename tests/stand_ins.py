@@ -3,19 +3,21 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import pytest
 
+from autotune.core.batches import Epoch
 from autotune.core.candidate import Candidate
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
-from autotune.core.timing import SPENT, TimeEstimate
+from autotune.core.timing import SPENT
 from autotune.core.units import MIB
-from autotune.forecaster import Forecaster, TimeForecast
+from autotune.forecaster import Forecaster, TimeParts
 from autotune.plan import Speeds
 from autotune.task import Compare
 from autotune.worker import begin
@@ -96,16 +98,26 @@ def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: formula_peak(candidate).bytes)
 
 
+def predict_seconds(
+    monkeypatch: pytest.MonkeyPatch, step_s: Callable[[Candidate], float], tokens: Callable[[Candidate], int]
+) -> None:
+    """The same of time: made-up seconds of a step, and useful tokens of it."""
+
+    def time_parts(forecaster: Forecaster, candidate: Candidate) -> TimeParts:
+        ones = np.ones(10, dtype=np.int64)
+        epoch = Epoch(rows=ones, positions=ones, labels=ones)
+        return TimeParts(law=candidate, epoch=epoch, useful_tokens=10 * tokens(candidate), accumulation=1)  # type: ignore[arg-type]
+
+    def step_seconds(forecaster: Forecaster, parts: Sequence[TimeParts]) -> Any:
+        return np.outer([step_s(each.law) for each in parts], (0.1, 0.6, 0.2, 0.1))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Forecaster, "time_parts", time_parts)
+    monkeypatch.setattr(Forecaster, "step_seconds", step_seconds)
+
+
 def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """The same of time: as the formula has it, so many times as slow."""
-
-    def time(forecaster: Forecaster, candidate: Candidate) -> TimeForecast:
-        step_s = factor * 1000 / formula_rate(candidate)
-        parts = {"all": (0.1 * step_s, 0.6 * step_s, 0.2 * step_s, 0.1 * step_s)}
-        estimate = TimeEstimate(parts=parts, steps=10.0, useful_tokens=10_000)
-        return TimeForecast(estimate=estimate, interval_s=(step_s / 2, step_s * 2), measured=True)
-
-    monkeypatch.setattr(Forecaster, "time", time)
+    """As the formula has it, so many times as slow."""
+    predict_seconds(monkeypatch, lambda candidate: factor * 1000 / formula_rate(candidate), lambda candidate: 1000)
 
 
 def serve_by_formula(connection: Connection) -> None:

@@ -19,26 +19,11 @@ ORDER = (
         f"core.{name}"
         for name in ("candidate", "batching", "context", "legality", "fidelity", "pins", "shapes", "space")
     ),
-    *(
-        f"core.{name}"
-        for name in ("regime", "work", "profile", "batches", "opening", "comparison", "racing", "parity", "budget")
-    ),
-    *(
-        f"core.{name}"
-        for name in ("memory", "speed", "published", "timing", "calibrate", "allocator", "replay", "estimate")
-    ),
-    *(f"core.{name}" for name in ("levers", "surrogate", "receipts")),
-    *(
-        "installed",
-        "nvml",
-        "malloc",
-        "probe_operations",
-        "probe_rates",
-        "probe_process",
-        "probe_cpu",
-        "probe_cuda",
-        "probe",
-    ),
+    *(f"core.{name}" for name in ("regime", "work", "profile", "batches", "opening", "comparison", "racing", "parity")),
+    *(f"core.{name}" for name in ("budget", "memory", "speed", "published", "timing", "planning", "calibrate")),
+    *(f"core.{name}" for name in ("allocator", "replay", "estimate", "levers", "surrogate", "receipts")),
+    *("installed", "nvml", "malloc", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda"),
+    "probe",
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
     *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
     *("attention_operators", "attention_kernels", "work", "contracts", "recorder", "offloading", "assembly", "shallow"),

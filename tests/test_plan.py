@@ -13,13 +13,12 @@ from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Outcome, OutOfMemory
 from autotune.core.recipe import Recipe
-from autotune.core.timing import TimeEstimate
 from autotune.errors import NotPredicted
-from autotune.forecaster import Forecaster, TimeForecast
+from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 from autotune.plan import Plan
 from tests.core.examples import A100, CPU, candidate, workload
-from tests.stand_ins import measured
+from tests.stand_ins import measured, predict_seconds
 
 PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
 HOST_BYTES = 2**32
@@ -123,39 +122,42 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
     """Knobs that time does not depend on are predicted once; shares of what seconds are spent on add up to one."""
     asked: list[Candidate] = []
 
-    def time(forecaster: Forecaster, candidate: Candidate) -> TimeForecast:
+    def tokens(candidate: Candidate) -> int:
         asked.append(candidate)
-        rows = candidate.per_device_train_batch_size
-        if rows == 16:
+        if candidate.per_device_train_batch_size == 16:
             raise NotPredicted("too large to trace")
-        estimate = TimeEstimate(parts={"all": (0.1, 0.5, 0.3, 0.1)}, steps=10, useful_tokens=1000 * rows)
-        return TimeForecast(estimate=estimate, interval_s=(0.5, 2.0), measured=True)
+        return 100 * candidate.per_device_train_batch_size
 
-    monkeypatch.setattr(Forecaster, "time", time)
+    predict_seconds(monkeypatch, lambda candidate: 1.0, tokens)
     said: list[str] = []
     candidates = [candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4, 16)]
     speeds = plan(CPU, said).speeds([*candidates, replace(candidates[0], dataloader_num_workers=2)])
-    assert speeds.rates.tolist() == [100.0, 200.0, 400.0, 150.0, 100.0]
-    assert speeds.step_s.tolist() == [1.0] * 5
-    assert np.allclose(speeds.shares, [0.1, 0.5, 0.3, 0.1])
+    assert speeds.rates.tolist() == pytest.approx([100.0, 200.0, 400.0, 150.0, 100.0])
+    assert speeds.step_s.tolist() == pytest.approx([1.0] * 5)
+    assert np.allclose(speeds.shares, [0.1, 0.6, 0.2, 0.1])
     assert len(asked) == 4
     assert len(said) == 1
 
 
 def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predicted seconds beside the measured ones of a trial; nothing of one that failed or was not predicted."""
-    estimate = TimeEstimate(parts={"all": (0.1, 0.5, 0.3, 0.1)}, steps=10, useful_tokens=1000)
-    forecast = TimeForecast(estimate=estimate, interval_s=(0.5, 2.0), measured=True)
-    monkeypatch.setattr(Forecaster, "time", lambda forecaster, candidate: forecast)
+    """Predicted seconds beside the measured ones of a trial; nothing of one that failed, was not predicted, or has what
+    the prediction leaves out."""
+    predict_seconds(monkeypatch, lambda candidate: 1.0, lambda candidate: 100)
     one, other, third = (candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4))
+    compiled = replace(one, torch_compile=True)
     found = plan(CPU)
-    found.speeds([one, other])
+    found.speeds([one, other, compiled])
     failed = OutOfMemory(message="", peak_bytes=None, wall_s=1.0)
-    outcomes: dict[Candidate, Outcome] = {one: replace(measured(), step_s=1.5), other: failed, third: measured()}
+    outcomes: dict[Candidate, Outcome] = {
+        one: replace(measured(), step_s=1.5),
+        other: failed,
+        third: measured(),
+        compiled: measured(),
+    }
     trials = [
         Trial(number=n, role="search", candidate=each, outcome=outcome)
         for n, (each, outcome) in enumerate(outcomes.items())
     ]
     [taught] = found.taught(trials)
-    assert taught.spent == pytest.approx((0.1, 0.5, 0.3, 0.1))
+    assert taught.spent == pytest.approx((0.1, 0.6, 0.2, 0.1))
     assert taught.step_s == 1.5

@@ -1,7 +1,8 @@
 """Loss parity: whether a search's winner trains like the baseline, by the losses of their first optimizer steps.
 
-Both start from the same weights and meet the same samples in each step. What differs is held against how far the
-baseline differs from itself when the same samples come in another order. Leaves out the training (sft.py).
+Both start from the same weights and meet the same samples in each step, so their losses are compared step by step. What
+differs is held against how far the baseline's mean loss moves when the same samples come in another order; step by
+step those would differ because other samples have other losses. Leaves out the training (sft.py).
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ class Parity:
 
     @property
     def between_orders(self) -> float:
-        """The same of two orders of the samples."""
-        return _apart(self.reordered, self.baseline)
+        """How far the means over all steps are apart with two orders of the same samples."""
+        return abs(fmean(self.reordered) - fmean(self.baseline))
 
     def allowed(self, fidelity: Fidelity) -> float | None:
         """How large the difference may be: other rounding, or what another order makes; None at `free`."""

@@ -4,7 +4,7 @@ A rate counts as it was measured where the candidate was tried, and as it is pre
 where rates come from (search.py) and how they are said (result.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from autotune.core.candidate import KNOBS, Candidate
@@ -38,27 +38,38 @@ class Receipt:
     gain: float
 
 
-def receipts(best: Candidate, known: Mapping[Candidate, Known]) -> tuple[Receipt, ...]:
+def receipts(
+    best: Candidate, known: Mapping[Candidate, Known], fits: Callable[[Candidate], bool] = lambda candidate: True
+) -> tuple[Receipt, ...]:
     """The receipts of a winner, the largest gain first; none of knobs that have one value among all.
 
-    known: of all candidates that count, the winner among them. Raises KeyError when it is not.
+    known: of all candidates that count, the winner among them. fits: asked of those that are named and only predicted.
+    Raises KeyError when the winner is not known.
     """
+    ranked = _ranked(known)
     found = []
     for knob in KNOBS:
-        others = [other for other in known if getattr(other, knob) != getattr(best, knob)]
-        if others and knob not in DERIVED:
-            found.append(_receipt(knob, best, _fastest(others, known), known))
+        others = (other for other in ranked if getattr(other, knob) != getattr(best, knob))
+        if knob not in DERIVED and (rival := _first_possible(others, known, fits)) is not None:
+            found.append(_receipt(knob, best, rival, known))
     return tuple(sorted(found, key=lambda receipt: -receipt.gain))
 
 
-def runner_up(best: Candidate, known: Mapping[Candidate, Known]) -> Candidate | None:
+def runner_up(
+    best: Candidate, known: Mapping[Candidate, Known], fits: Callable[[Candidate], bool] = lambda candidate: True
+) -> Candidate | None:
     """The fastest of the others; None when there is none."""
-    others = [other for other in known if other != best]
-    return _fastest(others, known) if others else None
+    return _first_possible((other for other in _ranked(known) if other != best), known, fits)
 
 
-def _fastest(candidates: list[Candidate], known: Mapping[Candidate, Known]) -> Candidate:
-    return max(candidates, key=lambda candidate: known[candidate].rate)
+def _ranked(known: Mapping[Candidate, Known]) -> list[Candidate]:
+    return sorted(known, key=lambda candidate: -known[candidate].rate)
+
+
+def _first_possible(
+    candidates: Iterable[Candidate], known: Mapping[Candidate, Known], fits: Callable[[Candidate], bool]
+) -> Candidate | None:
+    return next((each for each in candidates if known[each].trial is not None or fits(each)), None)
 
 
 def _receipt(knob: str, best: Candidate, rival: Candidate, known: Mapping[Candidate, Known]) -> Receipt:

@@ -182,10 +182,10 @@ def estimate_time(
     items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
     for item, each in seconds(law.step_end, speed, shapes[:1]).items():
         items[item] = items.get(item, 0.0) + each[0]
-    if making_s := _making_s(law, speed, new_shapes):
-        items[NEW_SHAPES] = np.array([accumulation * making_s, 0.0, 0.0])
-    operator_s = sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
-    host_s = accumulation * (HOST_S + operator_s)
+    making_s, remembered = making_seconds(law, speed)
+    if making_s and (share := new_shapes(remembered)):
+        items[NEW_SHAPES] = np.array([accumulation * share * making_s, 0.0, 0.0])
+    host_s = accumulation * host_seconds(law, speed)
     return TimeEstimate(
         parts={**{item: (*each.tolist(), 0.0) for item, each in items.items()}, BOOKKEEPING: (0.0, 0.0, 0.0, host_s)},
         steps=None if useful_tokens is None else len(shapes) / accumulation,
@@ -193,12 +193,16 @@ def estimate_time(
     )
 
 
-def _making_s(law: TimeLaw, speed: Speed, new_shapes: Callable[[int], float]) -> float:
-    """Seconds of a micro-step that go into kernels for shapes that are new, in the mean over the epoch."""
+def host_seconds(law: TimeLaw, speed: Speed) -> float:
+    """Seconds of a micro-step that the host takes beside launches."""
+    return HOST_S + sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
+
+
+def making_seconds(law: TimeLaw, speed: Speed) -> tuple[float, int]:
+    """Seconds of making kernels for a micro-step whose shape is new, and of how many shapes they are remembered."""
     products = {dtype: law.products(dtype) for dtype in speed.first_s}
-    if not (count := sum(map(len, products.values()))):
-        return 0.0
-    return new_shapes(REMEMBERED // count) * sum(speed.making_s(*each) for each in products.items())
+    count = sum(map(len, products.values()))
+    return sum(speed.making_s(*each) for each in products.items()), REMEMBERED // max(1, count)
 
 
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:

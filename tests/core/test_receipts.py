@@ -30,6 +30,16 @@ def test_receipts_by_hand() -> None:
     assert second.gain == pytest.approx(-0.2)
 
 
+def test_what_does_not_fit_is_no_rival() -> None:
+    """Unless it was measured: then it did."""
+    first, *_ = receipts(BEST, KNOWN, fits=lambda candidate: False)
+    assert (first.rival, first.known.trial) == (RECOMPUTED, 1)
+    assert runner_up(BEST, KNOWN, fits=lambda candidate: candidate != LARGER) == SELECTIVE
+    alone = {BEST: KNOWN[BEST], LARGER: KNOWN[LARGER]}
+    assert receipts(BEST, alone, fits=lambda candidate: False) == ()
+    assert runner_up(BEST, alone, fits=lambda candidate: False) is None
+
+
 def test_the_runner_up_is_the_fastest_of_the_others() -> None:
     """None where there is no other."""
     assert runner_up(BEST, KNOWN) == LARGER

@@ -1,0 +1,114 @@
+"""Planning: the seconds of many candidates at once.
+
+A law is timed once on a grid of lengths, for each micro-batch that candidates have; an epoch is how much of it lies at
+which lengths of the grid. A candidate's seconds are then a product of two arrays. Leaves out laws (timing.py) and
+epochs (batches.py) themselves.
+
+Symbols: K tables, E epochs, G lengths of the grid, n candidates. Seconds between two lengths are interpolated, and so
+are those between few labels and all of them: within a hundredth of estimate_time, which sums over all micro-batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.batches import Epoch
+from autotune.core.profile import MONOMIALS, monomials
+from autotune.core.regime import TILE
+from autotune.core.speed import BOUNDS, Speed
+from autotune.core.timing import SPENT, TimeLaw, host_seconds, making_seconds, seconds
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SHORTEST = 16  # tokens: of the grid
+RATIO = 1.12  # between its lengths
+LABELS = (0.1, 1.0)  # shares of the positions that are scored, between which seconds are a line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeTable:
+    """What a law takes with one micro-batch.
+
+    micro_step_s: on the grid, with few and with all labels, (2, G, BOUNDS). step_end_s: (BOUNDS,). host_s: of each
+    micro-step. making_s: of one whose shape is new, and of how many shapes kernels are remembered.
+    """
+
+    micro_step_s: Floats
+    step_end_s: Floats
+    host_s: float
+    making_s: float
+    remembered: int
+
+
+def length_grid(longest: int) -> Integers:
+    """Lengths from the shortest to at least the longest, ascending, (G,)."""
+    count = int(np.ceil(np.log(max(longest, SHORTEST + 1) / SHORTEST) / np.log(RATIO))) + 1
+    return np.unique(np.ceil(SHORTEST * RATIO ** np.arange(count)).astype(np.int64))
+
+
+def tabulate(law: TimeLaw, speed: Speed, rows: int, grid: Integers) -> TimeTable:
+    """Time a law with micro-batches of so many rows. Raises KeyError as timing.seconds does."""
+    shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
+    each: Any = sum(seconds(law.micro_step, speed, shapes).values())
+    end: Any = sum(seconds(law.step_end, speed, shapes[:1]).values())
+    making_s, remembered = making_seconds(law, speed)
+    return TimeTable(
+        micro_step_s=np.broadcast_to(each, (len(shapes), len(BOUNDS))).reshape(len(LABELS), len(grid), len(BOUNDS)),
+        step_end_s=np.broadcast_to(end, (1, len(BOUNDS)))[0],
+        host_s=host_seconds(law, speed),
+        making_s=making_s,
+        remembered=remembered,
+    )
+
+
+def spread(epoch: Epoch, grid: Integers) -> Floats:
+    """How much of an epoch lies at each length of the grid, with few and with all labels, (2, G); adds up to 1."""
+    positions = np.clip(epoch.positions, grid[0], grid[-1])
+    above = np.clip(np.searchsorted(grid, positions), 1, len(grid) - 1)
+    share = (positions - grid[above - 1]) / (grid[above] - grid[above - 1])
+    weights = np.bincount(above, share, len(grid)) + np.bincount(above - 1, 1 - share, len(grid))
+    few, all_ = LABELS
+    scored = epoch.labels.sum() / np.maximum(epoch.rows * (epoch.positions - 1), 1).sum()
+    more = (scored - few) / (all_ - few)
+    return np.outer([1 - more, more], weights / len(positions))
+
+
+def step_seconds(
+    tables: Sequence[TimeTable],
+    table_of: Integers,
+    spreads: Floats,
+    epoch_of: Integers,
+    *,
+    new_shapes: Floats,
+    accumulation: Integers,
+) -> Floats:
+    """Seconds of an optimizer step of each candidate by what they are spent on, (n, SPENT).
+
+    table_of, epoch_of: places in tables and epochs, (n,). spreads: (E, 2, G). new_shapes: shares of micro-steps whose
+    shape is new, (n,). accumulation: micro-steps of a step, (n,).
+    """
+    K, E = len(tables), len(spreads)
+    on_grid = np.stack([table.micro_step_s.reshape(-1, len(BOUNDS)) for table in tables])  # (K, 2 G, BOUNDS)
+    flat = on_grid.transpose(1, 0, 2).reshape(on_grid.shape[1], -1)  # (2 G, K BOUNDS)
+    micro_step_s = (spreads.reshape(E, -1) @ flat).reshape(E, K, len(BOUNDS))
+    making_s = np.array([table.making_s for table in tables])[table_of] * new_shapes
+    found = np.zeros((len(table_of), len(SPENT)))
+    found[:, : len(BOUNDS)] = micro_step_s[epoch_of, table_of]
+    found[:, BOUNDS.index("launch")] += making_s
+    found[:, SPENT.index("host")] = np.array([table.host_s for table in tables])[table_of]
+    found *= accumulation[:, None]
+    found[:, : len(BOUNDS)] += np.stack([table.step_end_s for table in tables])[table_of]
+    return found
+
+
+def _shapes(rows: int, grid: Integers, share: float) -> Floats:
+    """Monomials of micro-batches of each length, (G, M); as estimate_time, with all labels behind the first tile."""
+    labels = np.rint(share * rows * (grid - 1)).astype(np.int64)
+    columns = monomials(rows, grid, labels)  # type: ignore[arg-type]
+    shapes = np.stack([np.broadcast_to(column, grid.shape) for column in columns], axis=1).astype(np.float64)
+    shapes[:, MONOMIALS.index("T")] = np.maximum(labels - TILE, 0)
+    return shapes
