@@ -3,8 +3,8 @@
     python benchmarks/knobs.py model=smollm2 data=gsm8k_train.jsonl recipe.effective_batch_size=4 [--only KNOB...]
 
 The words are those of `autotune search`. Pairs start from what one would set by hand, in two micro-steps, without
-checkpointing and with the tuned allocator; the recipe's NEFTune, which is no knob of a search, is among them for what it costs. A pair that
-is not legal here is named with the rule. A row for each pair is appended to --results.
+checkpointing and with the tuned allocator; the recipe's NEFTune, which is no knob of a search, is among them for what
+it costs. A pair that is not legal here is named with the rule. A row for each pair is appended to --results.
 """
 
 import argparse
