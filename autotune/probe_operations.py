@@ -9,7 +9,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.hardware import Kind, RateDtype, What, work_of
@@ -36,7 +36,9 @@ CUDA_LAYERS = (
 )
 CPU_ATTENTION = ((4, 9, 128, 64), (1, 9, 512, 64), (4, 9, 512, 64), (1, 9, 2048, 64))  # (B, H, S, D)
 CUDA_ATTENTION = ((4, 9, 512, 64), (8, 32, 512, 128), (1, 32, 2048, 128), (4, 32, 2048, 128), (1, 32, 8192, 128))
-CPU_FIRST = ((300, 256, 256), (300, 1536, 576))  # shapes that are new: M grows with every call; oneDNN makes kernels
+# Shapes that are new: M or S grows with every call, and oneDNN makes kernels.
+CPU_FIRST = ((1000, 256, 256), (1000, 1536, 576))
+CPU_FIRST_ATTENTION = (4, 4, 150, 64)
 CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition
 CHAIN_SIDE = 8  # so few numbers that only Python and the launches take time
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
@@ -101,6 +103,7 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     add(("add",), ("float32", "bfloat16"), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     if not cuda:
         add(("first_matmul",), dtypes, CPU_FIRST)
+        add(("first_attention",), dtypes, [CPU_FIRST_ATTENTION])
         add(("eager_operators", "checkpointed_operators", "selective_operators"), ("float32",), [(CHAIN,)])
     if cuda:
         add(("host_to_device_pinned", "host_to_device_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
@@ -169,10 +172,10 @@ class Operations:
 
     def prepare(self, point: Point) -> Callable[[], object]:
         """The function that does the point's work once. Raises what torch or bitsandbytes raise."""
+        if point.what.startswith("first"):
+            return self._first_product(point) if point.what == "first_matmul" else self._first_attention(point)
         if "attention" in point.what:
             return self._attention(point)
-        if point.what == "first_matmul":
-            return self._first_product(point)
         if point.what.endswith("operators"):
             return self._chain(point)
         if point.what.startswith(("nf4", "int8")):
@@ -219,6 +222,11 @@ class Operations:
             return torch.mm(dy, w, out=x) if call % 3 == 1 else torch.mm(dy.t(), x, out=dw)
 
         return work
+
+    def _first_attention(self, point: Point) -> Callable[[], object]:
+        B, H, S, D = point.shape
+        calls = itertools.count()
+        return lambda: self._attention(replace(point, shape=(B, H, S + next(calls), D)))()
 
     def _chain(self, point: Point) -> Callable[[], object]:
         import torch

@@ -21,7 +21,7 @@ LEAST_ROUNDS = 2  # a spread needs two
 SLOWEST_S = 0.3  # an operation that takes longer than this is left out: the curve's smaller points must do
 TOO_LONG = f"one operation takes more than {SLOWEST_S} s"
 LAUNCHES = 1000
-MOST_FIRST = 9  # products of new shapes in a repeat: each has a row more, and they should stay about as large
+MOST_FIRST = 9  # operations of new shapes in a repeat: each is a little larger, and they should stay alike
 LARGE_SIDE = 512  # products with every side at least this keep all cores busy
 
 
@@ -79,7 +79,7 @@ def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progres
         if seconds > SLOWEST_S:
             left_out[TOO_LONG] += 1
         else:
-            most = MOST_FIRST if point.what == "first_matmul" else LAUNCHES
+            most = MOST_FIRST if point.what.startswith("first") else LAUNCHES
             jobs.append(Job(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
     for reason, count in left_out.items():
         progress(f"not measured, {count} of {len(points)} rates: {reason}")

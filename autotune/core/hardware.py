@@ -25,6 +25,7 @@ What = Literal[
     "first_matmul",  # y = x w^T of about this shape, forward or backward, each time one that is new: kernels are made
     "attention_forward",  # causal scaled_dot_product_attention; shape (B, H, S, D)
     "attention_forward_backward",
+    "first_attention",  # forward and backward of about this shape, each time of a length that is new
     "masked_attention_forward",  # the same with a mask, whose rows are padded; all pairs of positions are computed
     "masked_attention_forward_backward",
     "nf4_matmul",  # bitsandbytes Linear4bit (nf4, double quantization) in training; shape (M, N, K)
@@ -208,7 +209,7 @@ def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
         return size
     if "attention" in what:
         pairs = shape[2] * (2 if what.startswith("masked") else 1)
-        return (7 if what.endswith("backward") else 2) * size * pairs
+        return (2 if what.endswith("forward") else 7) * size * pairs
     if "matmul" in what:
         return 2 * size
     return {"copy": 2, "add": 3}.get(what, 1) * size * ITEM_BYTES[dtype]

@@ -113,21 +113,22 @@ class Speed:
     """A machine's curves, by what was measured and in which dtype.
 
     first_s: by dtype, seconds that a product takes beyond its usual ones when its shape is new: logarithms to base 2 of
-    the numbers of a weight, ascending, and the seconds with each. operator_s: seconds of the host for each operator of
-    a forward pass and what follows from it, beside its launches, by how it is checkpointed. None of what is not known.
+    the numbers of a weight, ascending, and the seconds with each. first_attention_s: the same of attention. operator_s:
+    seconds of the host for each operator of a forward pass and what follows from it, beside its launches, by how it is
+    checkpointed. None of what is not known.
     """
 
     curves: Mapping[tuple[What, RateDtype], Curve]
     launch_s: float
     first_s: Mapping[RateDtype, tuple[Floats, Floats]] = field(default_factory=dict)
+    first_attention_s: Mapping[RateDtype, float] = field(default_factory=dict)
     operator_s: Mapping[What, float] = field(default_factory=dict)
 
-    def making_s(self, dtype: RateDtype, sizes: Sequence[float]) -> float:
-        """Seconds of making kernels for products of new shapes with weights of so many numbers."""
-        if dtype not in self.first_s:
-            return 0.0
+    def making_s(self, dtype: RateDtype, sizes: Sequence[float], attentions: int) -> float:
+        """Seconds of making kernels for new shapes: of products with weights of so many numbers, and of attention."""
         places, seconds = self.first_s[dtype]
-        return float(np.interp(np.log2(sizes), places, seconds).sum())
+        products_s = float(np.interp(np.log2(sizes), places, seconds).sum()) if sizes else 0.0
+        return products_s + attentions * self.first_attention_s.get(dtype, 0.0)
 
     def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
         """Seconds of operations by what they are spent on, none shorter than a launch where each has one.
@@ -171,7 +172,13 @@ def measured_speed(hardware: Hardware) -> Speed:
         for what, launches in CHAIN_LAUNCHES.items()
         for point in hardware.curve(what, "float32")
     }
-    return Speed(curves=curves, launch_s=hardware.launch_s, first_s=_first(curves, hardware), operator_s=operator_s)
+    return Speed(
+        curves=curves,
+        launch_s=hardware.launch_s,
+        first_s=_first(curves, hardware),
+        first_attention_s=_first_attention(curves, hardware),
+        operator_s=operator_s,
+    )
 
 
 def _first(
@@ -188,6 +195,14 @@ def _first(
         if (more_s > usual_s).any():
             found[dtype] = sizes, more_s
     return found
+
+
+def _first_attention(curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware) -> dict[RateDtype, float]:
+    """What attention of a new length takes beyond its usual seconds, forward and backward."""
+    what: What = "attention_forward_backward"
+    points = [each for each in hardware.rates if each.what == "first_attention" and (what, each.dtype) in curves]
+    usual = {each.dtype: float(curves[what, each.dtype].seconds(_sides([each])).sum()) for each in points}
+    return {each.dtype: max(0.0, each.seconds - usual[each.dtype]) for each in points}
 
 
 def _curves(

@@ -76,6 +76,10 @@ class TimeLaw:
             if any(any(s[1:]) for s in sides)
         ]
 
+    def attentions(self, dtype: RateDtype) -> int:
+        """How many attentions of a micro-step differ in their shapes, forward and backward as one."""
+        return len({row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `time_law_from_dict` reads them back."""
         return asdict(self)
@@ -201,8 +205,10 @@ def host_seconds(law: TimeLaw, speed: Speed) -> float:
 def making_seconds(law: TimeLaw, speed: Speed) -> tuple[float, int]:
     """Seconds of making kernels for a micro-step whose shape is new, and of how many shapes they are remembered."""
     products = {dtype: law.products(dtype) for dtype in speed.first_s}
-    count = sum(map(len, products.values()))
-    return sum(speed.making_s(*each) for each in products.items()), REMEMBERED // max(1, count)
+    attentions = {dtype: law.attentions(dtype) for dtype in speed.first_s}
+    count = sum(len(products[dtype]) + attentions[dtype] for dtype in speed.first_s)
+    making_s = sum(speed.making_s(dtype, products[dtype], attentions[dtype]) for dtype in speed.first_s)
+    return making_s, REMEMBERED // max(1, count)
 
 
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:

@@ -17,6 +17,7 @@ from autotune.core.timing import (
     REMEMBERED,
     SPENT,
     estimate_time,
+    making_seconds,
     time_law,
     time_law_from_dict,
 )
@@ -38,6 +39,9 @@ OF_A_CPU: Speed = measured_speed(  # whose host and kernels were measured, too
     machine(
         point("first_matmul", (300, 256, 256), 2e-3 + seconds_of((300, 256, 256))),
         point("first_matmul", (300, 1024, 1024), 6e-3 + seconds_of((300, 1024, 1024))),
+        point("attention_forward_backward", (4, 4, 128, 64), 3e-4),
+        point("attention_forward", (4, 4, 128, 64), 1e-4),
+        point("first_attention", (4, 4, 128, 64), 3e-4 + 10e-3),
         point("eager_operators", (30,), 30 * (20e-6 + 8 / 3 * LAUNCH_S)),
         point("selective_operators", (30,), 30 * (100e-6 + 11 / 3 * LAUNCH_S)),
     )
@@ -165,6 +169,11 @@ def test_kernels_are_made_for_new_shapes() -> None:
     assert asked == [REMEMBERED // 2]
     assert found.items[NEW_SHAPES] == pytest.approx(2 * 0.25 * (2e-3 + 4e-3), rel=0.05)
     assert NEW_SHAPES not in timed(traced, (2, 256)).items
+    heads = (polynomial(B=1), polynomial(one=4), polynomial(S=1), polynomial(one=64))
+    attends = profile(*(work(kind, "forward", 0, *heads) for kind in ("attention", "attention_backward")))
+    alone = time_law(attends, layers=5, accumulation=1)
+    making_s, remembered = making_seconds(alone, OF_A_CPU)
+    assert (making_s, remembered) == (pytest.approx(10e-3, rel=0.05), REMEMBERED)
 
 
 def test_the_host_runs_each_operator() -> None:
