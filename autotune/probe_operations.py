@@ -96,7 +96,9 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     add(("matmul", "matmul_grad_input", "matmul_grad_weight"), products, layers)
     attention: tuple[What, ...] = ("attention_forward", "attention_forward_backward")
     masked: tuple[What, ...] = ("masked_attention_forward", "masked_attention_forward_backward")
-    add((*attention, *masked), dtypes, CUDA_ATTENTION if cuda else CPU_ATTENTION)
+    shapes = CUDA_ATTENTION if cuda else CPU_ATTENTION
+    add(attention, dtypes, shapes)
+    add(masked, dtypes, [shape for shape in shapes if shape[0] > 1])  # rows are padded to one another
     add(("nf4_matmul", "int8_matmul"), dtypes[:2], quantized)
     add(("nf4_dequantize", "int8_dequantize"), dtypes[:2], [shape[1:] for shape in quantized[:1]])
     add(("copy",), ("float32",), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
