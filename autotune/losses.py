@@ -1,23 +1,67 @@
 """The losses of a search's winner beside the baseline's: the same samples in the same steps, from the same weights.
 
-Leaves out what the differences mean (core/parity.py).
+They are compared where the budget has the time for it. Leaves out what the differences mean (core/parity.py).
 """
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.core.budget import LEAST_S, Budget
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory
 from autotune.core.parity import Parity
-from autotune.journal import write_json
+from autotune.core.units import format_duration
+from autotune.journal import Trial, write_json
 from autotune.task import Compare
 
 STEPS = 10  # optimizer steps that are compared
 FILE = "losses.json"
 ANOTHER_ORDER = 1
+LONGEST = 2  # times the seconds that are expected, until what is left of it is given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossComparison:
+    """What a comparison works with.
+
+    out: the search's directory. spent_s: seconds that the search has taken so far. perform: trains a candidate, given
+    the seconds at which it is given up. say: shows a line.
+    """
+
+    out: Path
+    budget: Budget
+    spent_s: Callable[[], float]
+    perform: Callable[[Candidate, Compare, float], Outcome]
+    say: Callable[[str], None]
+
+    def reserve_s(self, baseline: Measured, best: Measured) -> float:
+        """Seconds to keep for it: none where it would take too many, or time is not limited."""
+        needed = needed_s(baseline, best)
+        return needed if self.budget.seconds is not None and self.budget.has_room_for_comparison(needed) else 0.0
+
+    def run(self, baseline: Trial, best: Trial) -> Parity | str:
+        """The losses, or why there are none."""
+        if (kept := kept_losses(baseline.candidate, best.candidate, self.out)) is not None:
+            return kept
+        if not isinstance(baseline.outcome, Measured) or not isinstance(best.outcome, Measured):
+            return "the baseline was not measured"
+        needed = needed_s(baseline.outcome, best.outcome)
+        if not self.budget.has_room_for_comparison(needed):
+            return f"it would have taken {format_duration(needed)}; raise budget.minutes"
+        left_s = self.budget.left_s(self.spent_s())
+        if left_s is not None and left_s < needed:
+            return f"{format_duration(max(0.0, left_s))} were left, and it takes {format_duration(needed)}"
+        self.say("comparing the losses of the first steps with the baseline's")
+        deadline = time.monotonic() + LONGEST * needed
+
+        def perform(candidate: Candidate, work: Compare) -> Outcome:
+            return self.perform(candidate, work, max(LEAST_S, deadline - time.monotonic()))
+
+        return compare_losses(baseline.candidate, best.candidate, perform, self.out)
 
 
 def kept_losses(baseline: Candidate, best: Candidate, out: Path) -> Parity | None:

@@ -6,12 +6,13 @@ and what follows (verdict.py).
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from autotune.core.budget import Budget
 from autotune.core.outcome import Measured, Outcome
 from autotune.journal import Journal, Trial
+from autotune.standings import measured
 from autotune.task import Measure
 
 
@@ -66,11 +67,6 @@ class Repeats:
         """The outcomes of a round so far, by the number of the trial that was repeated."""
         repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
         return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
-
-
-def measured(trials: Iterable[Trial]) -> list[Measured]:
-    """The outcomes of those trials that were measured."""
-    return [trial.outcome for trial in trials if isinstance(trial.outcome, Measured)]
 
 
 def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:

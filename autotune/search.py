@@ -5,71 +5,35 @@ measurement is reported: the best of many noisy trials looks better than it is.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
 from autotune import experience
-from autotune.core.budget import LEAST_S, Budget
-from autotune.core.candidate import Candidate, Fidelity
-from autotune.core.comparison import corrected_rates, reference
+from autotune.core.budget import Budget
+from autotune.core.candidate import Candidate
 from autotune.core.estimate import room_of
-from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
 from autotune.core.parity import Parity
-from autotune.core.racing import Pace
 from autotune.core.receipts import Known, receipts, runner_up
-from autotune.core.recipe import Recipe
 from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
-from autotune.core.units import format_duration
 from autotune.core.workload import Workload
-from autotune.describe import describe
 from autotune.display import SearchDisplay
 from autotune.errors import AutotuneError
-from autotune.forecaster import Forecaster
 from autotune.installed import Installed, installed
 from autotune.journal import Journal, Role, Trial
-from autotune.losses import compare_losses, kept_losses, needed_s
-from autotune.models import resolve_architecture
+from autotune.losses import LossComparison
 from autotune.plan import Plan, Speeds, miss_line
 from autotune.proposals import Proposals
-from autotune.repeats import Repeats, measured
+from autotune.repeats import Repeats
 from autotune.result import Findings, write_result
+from autotune.search_request import SearchRequest, forecaster_of, identity_of, workload_of
+from autotune.standings import first_measurements, known_rates, measured, pace_of, ranked
 from autotune.task import Compare, Device, Measure, Task
 from autotune.trial import Workers
 from autotune.verdict import Verdict, cannot_start, decide
-
-LONGEST = 2  # times the seconds that are expected of a comparison, until what is left of it is given up
-# In what candidates must agree for a step of one number to hold the same samples, however it is split.
-SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRequest:
-    """What a search is asked for.
-
-    fixed: knobs that the user pinned. minutes, trials: the budget, whichever ends first; None does not limit.
-    out: the run directory; naming one that holds this search already goes on with it. compares_losses: the winner's
-    with the baseline's, at the end.
-    """
-
-    model: str
-    data: str
-    columns: Mapping[str, str]
-    recipe: Recipe
-    fidelity: Fidelity
-    fixed: Mapping[str, Any]
-    hardware: Hardware
-    minutes: float | None
-    trials: int | None
-    sampler: str
-    seed: int
-    out: Path
-    home: Path
-    compares_losses: bool = True
 
 
 def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
@@ -104,7 +68,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         for line in explain(space):
             display.line(line)
         plan = Plan(forecaster=forecaster_of(request, workload, display.line), progress=display.line)
-        journal = Journal(request.out, _identity(request, workload, facts))
+        journal = Journal(request.out, identity_of(request, workload, facts))
         display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:
             sitting = _Sitting(
@@ -177,11 +141,14 @@ class _Sitting:
             by_hand=careful,
             contenders=contenders,
             rounds=rounds,
-            ranked=self._ranked(),
+            ranked=ranked(self.journal.trials, self.legal),
             may_win=self._may_win,
             keeps_pins=self._keeps_pins,
         )
-        return self._conclude(first, careful, verdict, self._compare(first, verdict.best))
+        parity = None
+        if verdict.best is not first and self.request.compares_losses:
+            parity = self._losses.run(first, verdict.best)
+        return self._conclude(first, careful, verdict, parity)
 
     # -- the trials
 
@@ -281,7 +248,8 @@ class _Sitting:
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
         self.display.set_end(self.budget.left_s(self._spent_s()))
-        pace = self._pace(candidate) if role == "search" else None
+        fastest = next(iter(ranked(self.journal.trials, self.legal)), None)
+        pace = pace_of(fastest, candidate) if role == "search" else None
         task = self._task(candidate, work or Measure(budget_s=self.budget.share_s, pace=pace), folder)
         try:
             outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
@@ -318,19 +286,6 @@ class _Sitting:
         """
         return self.device == "cuda" and not self.workload.model.is_mixture_of_experts
 
-    def _pace(self, candidate: Candidate) -> Pace | None:
-        """What a candidate must keep up with: the fastest so far."""
-        fastest = next(iter(self._ranked()), None)
-        if fastest is None or not isinstance(fastest.outcome, Measured) or fastest.outcome.relative_error is None:
-            return None
-        alike = all(getattr(candidate, name) == getattr(fastest.candidate, name) for name in SAME_SAMPLES)
-        return Pace(
-            useful_tokens_per_s=fastest.outcome.useful_tokens_per_s,
-            relative_error=fastest.outcome.relative_error,
-            reference_flops_per_s=reference(fastest.outcome),
-            steps=tuple((step.number, step.seconds) for step in fastest.outcome.steps) if alike else (),
-        )
-
     def _limit_s(self, role: Role) -> float | None:
         spent_s = self._spent_s()
         if role == "baseline":
@@ -346,65 +301,50 @@ class _Sitting:
         """Seconds to keep for the second measurement: none while there is nothing to compare the baseline with."""
         if len(measured(self._first_measurements())) < 2:
             return 0.0
-        ranked, references = self._ranked(), [t for t in self.journal.trials if t.role in ("baseline", "by_hand")]
-        reserve_s = self.budget.reserve_s(measured(ranked[:2] + references))
+        references = [trial for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
+        reserve_s = self.budget.reserve_s(measured(ranked(self.journal.trials, self.legal)[:2] + references))
         return reserve_s + self._comparison_s()
-
-    def _comparison_s(self) -> float:
-        """Seconds to keep for comparing the losses of the best so far: none where that would take too many."""
-        references = measured(trial for trial in self.journal.trials if trial.role == "baseline")
-        ranked = measured(self._ranked())
-        if not self.request.compares_losses or self.budget.seconds is None or not references or not ranked:
-            return 0.0
-        needed = needed_s(references[0], ranked[0])
-        return needed if self.budget.has_room_for_comparison(needed) else 0.0
 
     # -- the second measurement
 
-    def _first_measurements(self) -> list[Trial]:
-        return [trial for trial in self.journal.trials if trial.role != "repeat"]
+    @property
+    def _losses(self) -> LossComparison:
+        folder = self.request.out / "losses"
 
-    def _ranked(self) -> list[Trial]:
-        """Measured trials of the space, fastest first, corrected for how fast the machine was around each."""
-        trials = [trial for trial in self._first_measurements() if trial.candidate in self.legal]
-        trials = [trial for trial in trials if isinstance(trial.outcome, Measured)]
-        rates = dict(zip((trial.number for trial in trials), corrected_rates(measured(trials)), strict=True))
-        return sorted(trials, key=lambda trial: -rates[trial.number])
+        def perform(candidate: Candidate, work: Compare, limit_s: float) -> Outcome:
+            folder.mkdir(exist_ok=True)
+            return self.workers.perform(self._task(candidate, work, folder), limit_s=limit_s)
+
+        return LossComparison(
+            out=self.request.out,
+            budget=self.budget,
+            spent_s=self._spent_s,
+            perform=perform,
+            say=self.display.line,
+        )
+
+    def _comparison_s(self) -> float:
+        """Seconds to keep for comparing the losses of the best so far with the baseline's."""
+        baselines = measured(trial for trial in self.journal.trials if trial.role == "baseline")
+        fastest = measured(ranked(self.journal.trials, self.legal))
+        if not self.request.compares_losses or not baselines or not fastest:
+            return 0.0
+        return self._losses.reserve_s(baselines[0], fastest[0])
+
+    def _first_measurements(self) -> list[Trial]:
+        return first_measurements(self.journal.trials)
 
     def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
         """The baseline and `by_hand` if they ran, and the two best of the others."""
         references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
-        return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
-
-    def _compare(self, first: Trial, best: Trial) -> Parity | str | None:
-        """The losses of the winner beside the baseline's, or why there are none; None where the baseline won."""
-        if best is first or not self.request.compares_losses:
-            return None
-        if (kept := kept_losses(first.candidate, best.candidate, self.request.out)) is not None:
-            return kept
-        if not isinstance(first.outcome, Measured) or not isinstance(best.outcome, Measured):
-            return "the baseline was not measured"
-        needed = needed_s(first.outcome, best.outcome)
-        if not self.budget.has_room_for_comparison(needed):
-            return f"it would have taken {format_duration(needed)}; raise budget.minutes"
-        left_s = self.budget.left_s(self._spent_s())
-        if left_s is not None and left_s < needed:
-            return f"{format_duration(max(0.0, left_s))} were left, and it takes {format_duration(needed)}"
-        folder = self.request.out / "losses"
-        folder.mkdir(exist_ok=True)
-        self.display.line("comparing the losses of the first steps with the baseline's")
-
-        deadline = time.monotonic() + LONGEST * needed
-
-        def perform(candidate: Candidate, work: Compare) -> Outcome:
-            limit_s = max(LEAST_S, deadline - time.monotonic())
-            return self.workers.perform(self._task(candidate, work, folder), limit_s=limit_s)
-
-        return compare_losses(first.candidate, best.candidate, perform, self.request.out)
+        return [
+            *references.values(),
+            *[trial for trial in ranked(self.journal.trials, self.legal) if trial.number not in references][:2],
+        ]
 
     def _conclude(self, first: Trial, careful: Trial, verdict: Verdict, parity: Parity | str | None) -> Findings:
         request, trials = self.request, self.journal.trials
-        best, known = verdict.best.candidate, self._known_rates(verdict.best)
+        best, known = verdict.best.candidate, known_rates(trials, self.legal, verdict.best, self.believed)
         return Findings(
             hardware=request.hardware,
             workload=self.workload,
@@ -415,7 +355,7 @@ class _Sitting:
             fixed=request.fixed,
             seed=request.seed,
             space=self.space,
-            versions=_versions(self.installed),
+            versions=dict(self.installed.versions),
             trials=tuple(trials),
             defaults=self._baselines()[0],
             baseline=first,
@@ -436,76 +376,9 @@ class _Sitting:
             },
         )
 
-    def _known_rates(self, best: Trial) -> dict[Candidate, Known]:
-        """Of every candidate of the space that was measured or is predicted, and of the winner.
-
-        Rates are those of the machine as it was around the first trial; the winner's is the mean of all its trials.
-        """
-        trials = [trial for trial in self.journal.trials if isinstance(trial.outcome, Measured)]
-        outcomes = measured(trials)
-        usual = reference(measured(self._first_measurements())[0])
-        rates: dict[Candidate, list[float]] = {}
-        for trial, rate in zip(trials, corrected_rates(outcomes, usual), strict=True):
-            rates.setdefault(trial.candidate, []).append(rate)
-        found = dict(self.believed)
-        for trial in trials:
-            if trial.role != "repeat" and (trial.candidate in self.legal or trial is best):
-                of_it = rates[trial.candidate] if trial is best else rates[trial.candidate][:1]
-                error = trial.outcome.relative_error if isinstance(trial.outcome, Measured) else None
-                found[trial.candidate] = Known(rate=geometric_mean(of_it), deviation=error, trial=trial.number)
-        return found
-
     def _keeps_pins(self, candidate: Candidate) -> bool:
         return all(getattr(candidate, knob) == value for knob, value in self.request.fixed.items())
 
     def _may_win(self, candidate: Candidate) -> bool:
         """Whether a contender may win: it is in the space, or would be but for the references' allocator."""
         return self._keeps_pins(candidate) and self._in_space(candidate) in self.legal
-
-
-def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> Workload:
-    """The model and the data of a search. Raises UsageError listing what is wrong with them."""
-    return describe(
-        model=request.model,
-        data=request.data,
-        columns=dict(request.columns),
-        recipe=request.recipe,
-        seed=request.seed,
-        home=request.home,
-        progress=progress,
-    )
-
-
-def forecaster_of(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:
-    """What predicts a search's candidates."""
-    config, _ = resolve_architecture(request.model, None, home=request.home, progress=progress)
-    return Forecaster(
-        config=config,
-        facts=workload.model,
-        lengths=workload.data.lengths,
-        recipe=request.recipe,
-        loss="fused",
-        hardware=request.hardware,
-        seed=request.seed,
-        home=request.home.absolute(),
-        progress=progress,
-        thrifty=True,
-    )
-
-
-def _identity(request: SearchRequest, workload: Workload, facts: Installed) -> dict[str, Any]:
-    """What must not change between two sittings of one search."""
-    return {
-        "model": workload.model.fingerprint,
-        "data": workload.data.fingerprint,
-        "recipe": asdict(workload.recipe),
-        "fidelity": request.fidelity.name,
-        "fixed": dict(request.fixed),
-        "hardware": request.hardware.uuid,
-        "seed": request.seed,
-        "versions": _versions(facts),
-    }
-
-
-def _versions(facts: Installed) -> dict[str, str]:
-    return dict(facts.versions)

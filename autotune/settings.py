@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.core.hardware import Hardware
     from autotune.estimate import EstimateRequest
     from autotune.run import RunRequest
-    from autotune.search import SearchRequest
+    from autotune.search_request import SearchRequest
 
 # Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
@@ -332,7 +332,7 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
     """
     model, data = _model_and_data(settings)
 
-    from autotune.search import SearchRequest
+    from autotune.search_request import SearchRequest
 
     recipe, fixed = build_recipe(settings.recipe), build_fixed(settings.candidate)
     return SearchRequest(

@@ -30,7 +30,8 @@ from autotune.installed import Installed, installed
 from autotune.models import resolve_architecture
 from autotune.plan import Plan
 from autotune.probe import probe
-from autotune.search import SearchRequest, forecaster_of, search, workload_of
+from autotune.search import search
+from autotune.search_request import SearchRequest, forecaster_of, workload_of
 from autotune.task import Measure, Task
 from autotune.trial import Workers
 

@@ -31,7 +31,7 @@ from autotune.core.space import by_hand, enumerate_space
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError
 from autotune.installed import installed
-from autotune.search import SearchRequest, workload_of
+from autotune.search_request import SearchRequest, workload_of
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
 

@@ -37,7 +37,7 @@ from autotune.core.space import baseline, by_hand, enumerate_space
 from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
 from autotune.probe import probe
-from autotune.search import SearchRequest, workload_of
+from autotune.search_request import SearchRequest, workload_of
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
 

@@ -30,7 +30,7 @@ from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
 from autotune.journal import Trial
 from autotune.plan import Plan
-from autotune.search import forecaster_of, workload_of
+from autotune.search_request import forecaster_of, workload_of
 
 AFTER = (4, 6, 8, 16)  # trials
 CLOSE = 0.02  # regret that is as good as none

@@ -6,21 +6,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from autotune.core.batches import Epoch
-from autotune.core.candidate import Candidate
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
+from autotune.core.recipe import Recipe
 from autotune.core.timing import SPENT
 from autotune.core.units import MIB
 from autotune.forecaster import Forecaster, TimeParts
 from autotune.plan import Speeds
+from autotune.search_request import SearchRequest
 from autotune.task import Compare
 from autotune.worker import begin
+from tests.core.examples import workload
 
 device_is_initialised = False  # as CUDA would be in a process that imported the trainer
 
@@ -42,6 +47,40 @@ def measured() -> Measured:
         padding_epoch=0.0,
         load_s=0.0,
         wall_s=1.0,
+    )
+
+
+def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware) -> SearchRequest:
+    """A search of `tiny` on the demo data, of six trials."""
+    return SearchRequest(
+        model="tiny",
+        data="demo",
+        columns={},
+        recipe=recipe,
+        fidelity=Fidelity.close,
+        fixed={},
+        hardware=hardware,
+        minutes=None,
+        trials=6,
+        sampler="tpe",
+        seed=42,
+        out=out,
+        home=home,
+    )
+
+
+def forecaster(hardware: Hardware) -> Forecaster:
+    """Of the examples' workload; nothing is in its cache."""
+    return Forecaster(
+        config={},
+        facts=workload().model,
+        lengths=None,
+        recipe=Recipe(),
+        loss="fused",
+        hardware=hardware,
+        seed=0,
+        home=Path("nowhere"),
+        progress=print,
     )
 
 

@@ -1,7 +1,6 @@
 """What is suggested where a candidate does not fit: legal, as it would be typed, with as many samples a step."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,9 @@ from autotune.core.candidate import Candidate
 from autotune.core.context import Context
 from autotune.core.estimate import Demand, MemoryEstimate
 from autotune.core.memory import Peak
-from autotune.core.recipe import Recipe
 from autotune.forecaster import Forecaster
 from autotune.proposal import broken_rules
+from tests import stand_ins
 from tests.core.examples import A100, RICH, candidate, workload
 
 SIXTEEN = candidate(per_device_train_batch_size=16, gradient_accumulation_steps=1)
@@ -45,17 +44,7 @@ def too_much(forecaster: Forecaster) -> MemoryEstimate:
 def suggested(asked: Candidate, rows: int | None) -> list[Suggestion]:
     """What is suggested of a candidate of the examples' workload. rows: the largest micro-batch that fits."""
     work = workload()
-    forecaster = Forecaster(
-        config={},
-        facts=work.model,
-        lengths=None,
-        recipe=Recipe(),
-        loss="fused",
-        hardware=A100,
-        seed=0,
-        home=Path("nowhere"),
-        progress=print,
-    )
+    forecaster = stand_ins.forecaster(A100)
     context = Context(installed=RICH, hardware=A100, workload=work)
 
     def is_legal(changed: Candidate) -> bool:

@@ -30,8 +30,8 @@ ORDER = (
     *("hub_kernels", "trace", "fork_server", "tracer"),
     *("profiles", "experience", "forecaster", "alternatives", "proposal", "estimate", "forecast"),
     *("measure", "preload", "worker", "trial"),
-    *("journal", "plan", "roofline", "proposals", "losses", "display", "verdict", "repeats", "result", "search"),
-    "run",
+    *("journal", "standings", "plan", "roofline", "proposals", "losses", "display", "verdict", "repeats", "result"),
+    *("search_request", "search", "run"),
     *("rules", "settings", "commands", "usage", "cli"),
 )
 MODULES = {

@@ -11,33 +11,19 @@ from memory_cases import plain_cpu
 from rows import read
 
 from autotune import trial
-from autotune.core.candidate import Fidelity, differences
+from autotune.core.candidate import differences
 from autotune.core.context import Context
 from autotune.core.outcome import Crashed, Measured, Outcome
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
 from autotune.installed import installed
-from autotune.search import SearchRequest
+from autotune.search_request import SearchRequest
 from tests import stand_ins
 
 
 @pytest.fixture
 def request_(home: Path, recipe: Recipe, tmp_path: Path) -> SearchRequest:
-    return SearchRequest(
-        model="tiny",
-        data="demo",
-        columns={},
-        recipe=recipe,
-        fidelity=Fidelity.close,
-        fixed={},
-        hardware=plain_cpu(),
-        minutes=None,
-        trials=None,
-        sampler="tpe",
-        seed=42,
-        out=tmp_path / "out",
-        home=home,
-    )
+    return stand_ins.search_request(home, recipe, tmp_path / "out", plain_cpu())
 
 
 def ran(rate: float, step_s: float, starting_s: float = 0.0) -> Measured:

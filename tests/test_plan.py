@@ -1,7 +1,6 @@
 """The plan of a search: a candidate fits as `autotune estimate` says that it fits, on the device and on the host."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from autotune.core.estimate import Demand, MemoryEstimate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Outcome, OutOfMemory
-from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 from autotune.plan import Plan
-from tests.core.examples import A100, CPU, candidate, workload
-from tests.stand_ins import measured, predict_seconds
+from tests.core.examples import A100, CPU, candidate
+from tests.stand_ins import forecaster, measured, predict_seconds
 
 PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
 HOST_BYTES = 2**32
@@ -49,18 +47,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
 
 def plan(hardware: Hardware, said: list[str] | None = None) -> Plan:
     """A plan for a machine that has learned nothing yet."""
-    forecaster = Forecaster(
-        config={},
-        facts=workload().model,
-        lengths=None,
-        recipe=Recipe(),
-        loss="fused",
-        hardware=hardware,
-        seed=0,
-        home=Path("nowhere"),
-        progress=print,
-    )
-    return Plan(forecaster=forecaster, progress=print if said is None else said.append)
+    return Plan(forecaster=forecaster(hardware), progress=print if said is None else said.append)
 
 
 @pytest.mark.parametrize("hardware", [A100, CPU], ids=["cuda", "cpu"])

@@ -24,7 +24,8 @@ from autotune.display import SearchDisplay
 from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.experience import recall
 from autotune.result import summary_lines
-from autotune.search import SearchRequest, search
+from autotune.search import search
+from autotune.search_request import SearchRequest
 from tests import stand_ins
 
 HARDWARE = Hardware(
@@ -46,21 +47,7 @@ def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, mon
     """A search of `tiny` on the demo data whose trials are made up."""
     monkeypatch.setattr(trial, "serve", stand_ins.serve_by_formula)
     stand_ins.predict_by_formula(monkeypatch)
-    return SearchRequest(
-        model="tiny",
-        data="demo",
-        columns={},
-        recipe=recipe,
-        fidelity=Fidelity.close,
-        fixed={},
-        hardware=HARDWARE,
-        minutes=None,
-        trials=6,
-        sampler="tpe",
-        seed=42,
-        out=tmp_path / "out",
-        home=home,
-    )
+    return stand_ins.search_request(home, recipe, tmp_path / "out", HARDWARE)
 
 
 def run(request: SearchRequest) -> dict:
@@ -146,7 +133,7 @@ def test_losses_are_not_compared_for_too_much_of_the_time(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result says what it would have taken."""
-    monkeypatch.setattr("autotune.search.needed_s", lambda baseline, best: 1000.0)
+    monkeypatch.setattr("autotune.losses.needed_s", lambda baseline, best: 1000.0)
     result = run(replace(request_, minutes=1.0))
     assert "it would have taken 16" in result["losses"]["not_compared"]
 
@@ -314,7 +301,8 @@ from autotune import fork_server, trial
 from autotune.core.candidate import Fidelity
 from autotune.core.recipe import Recipe
 from autotune.display import SearchDisplay
-from autotune.search import SearchRequest, search
+from autotune.search import search
+from autotune.search_request import SearchRequest
 from tests import stand_ins
 from tests.test_search import HARDWARE
 

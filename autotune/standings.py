@@ -1,0 +1,70 @@
+"""Standings: who is ahead among the trials of a search, and what each rate is known to be.
+
+Rates are corrected for how fast the machine was around each trial. Leaves out what a search makes of it (search.py).
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import geometric_mean
+
+from autotune.core.candidate import Candidate
+from autotune.core.comparison import corrected_rates, reference
+from autotune.core.outcome import Measured
+from autotune.core.racing import Pace
+from autotune.core.receipts import Known
+from autotune.journal import Trial
+
+# In what candidates must agree for a step of one number to hold the same samples, however it is split.
+SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
+
+
+def measured(trials: Iterable[Trial]) -> list[Measured]:
+    """The outcomes of those trials that were measured."""
+    return [trial.outcome for trial in trials if isinstance(trial.outcome, Measured)]
+
+
+def first_measurements(trials: Iterable[Trial]) -> list[Trial]:
+    """All but the repeats of the second measurement."""
+    return [trial for trial in trials if trial.role != "repeat"]
+
+
+def ranked(trials: Iterable[Trial], space: Collection[Candidate]) -> list[Trial]:
+    """First measurements of the space's candidates, fastest first."""
+    found = [trial for trial in first_measurements(trials) if trial.candidate in space]
+    found = [trial for trial in found if isinstance(trial.outcome, Measured)]
+    rates = dict(zip((trial.number for trial in found), corrected_rates(measured(found)), strict=True))
+    return sorted(found, key=lambda trial: -rates[trial.number])
+
+
+def pace_of(fastest: Trial | None, candidate: Candidate) -> Pace | None:
+    """What a candidate must keep up with; None before anything was measured well enough."""
+    if fastest is None or not isinstance(fastest.outcome, Measured) or fastest.outcome.relative_error is None:
+        return None
+    alike = all(getattr(candidate, name) == getattr(fastest.candidate, name) for name in SAME_SAMPLES)
+    return Pace(
+        useful_tokens_per_s=fastest.outcome.useful_tokens_per_s,
+        relative_error=fastest.outcome.relative_error,
+        reference_flops_per_s=reference(fastest.outcome),
+        steps=tuple((step.number, step.seconds) for step in fastest.outcome.steps) if alike else (),
+    )
+
+
+def known_rates(
+    trials: Sequence[Trial], space: Collection[Candidate], best: Trial, believed: Mapping[Candidate, Known]
+) -> dict[Candidate, Known]:
+    """Of every candidate of the space that was measured or is believed to have one, and of the winner.
+
+    Rates are those of the machine as it was around the first trial; the winner's is the mean of all its trials.
+    """
+    usual = reference(measured(first_measurements(trials))[0])
+    ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
+    rates: dict[Candidate, list[float]] = {}
+    for trial, rate in zip(ran, corrected_rates(measured(ran), usual), strict=True):
+        rates.setdefault(trial.candidate, []).append(rate)
+    found = dict(believed)
+    for trial, outcome in zip(ran, measured(ran), strict=True):
+        if trial.role != "repeat" and (trial.candidate in space or trial is best):
+            of_it = rates[trial.candidate] if trial is best else rates[trial.candidate][:1]
+            found[trial.candidate] = Known(
+                rate=geometric_mean(of_it), deviation=outcome.relative_error, trial=trial.number
+            )
+    return found
