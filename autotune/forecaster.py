@@ -28,7 +28,7 @@ from autotune.core.regime import TILE
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
-from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
+from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, remembered, time_law, time_law_from_dict
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.experience import Taught
 from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
@@ -257,19 +257,19 @@ class Forecaster:
         known = np.array([place is not None for place in table_of])
         found = np.full((len(parts), len(SPENT)), np.nan)
         if known.any():
-            news = {
-                (epoch, table): epochs[epoch].new_shapes(tables[table].remembered) if tables[table].making_s else 0.0
-                for epoch, table in {
-                    (epoch_places[id(each.epoch)], table)
-                    for each, table in zip(parts, table_of, strict=True)
-                    if table is not None
-                }
-            }
+            spreads = np.stack([spread(epoch, grid) for epoch in epochs])
+
+            def new_shapes(epoch: int, table: int) -> float:
+                if not tables[table].making_s.any():
+                    return 0.0
+                return epochs[epoch].new_shapes(remembered(spreads[epoch].sum(axis=0) @ tables[table].kernels))
+
             of_known = [(epoch_places[id(p.epoch)], t) for p, t in zip(parts, table_of, strict=True) if t is not None]
+            news = {pair: new_shapes(*pair) for pair in set(of_known)}
             found[known] = step_seconds(
                 tables,
                 np.array([table for _, table in of_known]),
-                np.stack([spread(epoch, grid) for epoch in epochs]),
+                spreads,
                 np.array([epoch for epoch, _ in of_known]),
                 new_shapes=np.array([news[pair] for pair in of_known]),
                 accumulation=np.array([each.accumulation for each in parts])[known],

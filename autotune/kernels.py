@@ -42,6 +42,7 @@ ON_CPU: Mapping[Any, Callable[..., Any]] = {
     torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _optimizer_update_8bit_blockwise_cpu,
     torch.ops.bitsandbytes.optimizer_update_32bit.default: _optimizer_update_32bit_cpu,
 }
+ONE_KERNEL_ON_CPU = frozenset({torch.ops.bitsandbytes.gemm_4bit.default})  # the others run as operators of torch
 ANYWHERE: Mapping[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
 
 
@@ -111,3 +112,8 @@ def workspace_bytes_on_cpu(func: Any, args: tuple[Any, ...]) -> int:
 def substitute(func: Any, *, on_cpu: bool) -> Callable[..., Any] | None:
     """What to run in place of an operator; None for the operator itself."""
     return ANYWHERE.get(func) or (ON_CPU if on_cpu else ON_CUDA).get(func)
+
+
+def is_one_kernel(func: Any, *, on_cpu: bool) -> bool:
+    """Whether an operator that has a substitute is timed as one, and not as what the substitute runs."""
+    return not on_cpu or func not in ON_CPU or func in ONE_KERNEL_ON_CPU

@@ -36,10 +36,12 @@ CUDA_LAYERS = (
 )
 CPU_ATTENTION = ((4, 9, 128, 64), (1, 9, 512, 64), (4, 9, 512, 64), (1, 9, 2048, 64))  # (B, H, S, D)
 CUDA_ATTENTION = ((4, 9, 512, 64), (8, 32, 512, 128), (1, 32, 2048, 128), (4, 32, 2048, 128), (1, 32, 8192, 128))
+CAUSAL = ((1, 9, 512, 64), (1, 32, 2048, 128), (1, 32, 8192, 128))  # not with a mask: others tell, or it is too large
 # Shapes that are new: M or S grows with every call, and oneDNN makes kernels.
 CPU_FIRST = ((1000, 256, 256), (1000, 1536, 576))
-CPU_FIRST_ATTENTION = (4, 4, 150, 64)
-CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition
+CPU_FIRST_ATTENTION = ((4, 4, 150, 64), (1, 4, 1100, 64))
+KERNELS, KERNELS_SIDE = 1200, 64  # more than oneDNN remembers, ONEDNN_PRIMITIVE_CACHE_CAPACITY; of small products
+CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition, then the smallest stream
 CHAIN_SIDE = 8  # so few numbers that only Python and the launches take time
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
@@ -98,14 +100,14 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     masked: tuple[What, ...] = ("masked_attention_forward", "masked_attention_forward_backward")
     shapes = CUDA_ATTENTION if cuda else CPU_ATTENTION
     add(attention, dtypes, shapes)
-    add(masked, dtypes, [shape for shape in shapes if shape[0] > 1])  # rows are padded to one another
+    add(masked, dtypes, [shape for shape in shapes if shape not in CAUSAL])
     add(("nf4_matmul", "int8_matmul"), dtypes[:2], quantized)
     add(("nf4_dequantize", "int8_dequantize"), dtypes[:2], [shape[1:] for shape in quantized[:1]])
     add(("copy",), ("float32",), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     add(("add",), ("float32", "bfloat16"), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     if not cuda:
         add(("first_matmul",), dtypes, CPU_FIRST)
-        add(("first_attention",), dtypes, [CPU_FIRST_ATTENTION])
+        add(("first_attention",), dtypes, CPU_FIRST_ATTENTION)
         add(("eager_operators", "checkpointed_operators", "selective_operators"), ("float32",), [(CHAIN,)])
     if cuda:
         add(("host_to_device_pinned", "host_to_device_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
@@ -171,10 +173,12 @@ class Operations:
         walked = (CPU_STREAMS if bench.device == "cpu" else CUDA_STREAMS)[-1]
         self._walked = min(walked, bench.limit_bytes // (3 * 4))  # elements, of which an operation has three tensors
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
+        self._kernel_cache_is_full = False
 
     def prepare(self, point: Point) -> Callable[[], object]:
         """The function that does the point's work once. Raises what torch or bitsandbytes raise."""
         if point.what.startswith("first"):
+            self._fill_kernel_cache()
             return self._first_product(point) if point.what == "first_matmul" else self._first_attention(point)
         if "attention" in point.what:
             return self._attention(point)
@@ -207,6 +211,20 @@ class Operations:
         dw = self._walk("out", point.dtype, n, k)
         return lambda: torch.mm(dy().t(), x(), out=dw())
 
+    def _fill_kernel_cache(self) -> None:
+        """Let each further kernel take the place of another: slower, as in all of a training but its beginning.
+
+        Once in a process: 2 seconds.
+        """
+        import torch
+
+        if self._kernel_cache_is_full:
+            return
+        w = self._tensor("w", "bfloat16", KERNELS_SIDE, KERNELS_SIDE)
+        for rows in range(KERNELS):
+            torch.mm(self._tensor("x", "bfloat16", rows + 1, KERNELS_SIDE), w)
+        self._kernel_cache_is_full = True
+
     def _first_product(self, point: Point) -> Callable[[], object]:
         """The products of a layer in turn, forward and backward, of ever more rows."""
         import torch
@@ -238,9 +256,16 @@ class Operations:
         activation = torch.nn.SiLU()
         x = torch.randn(1, CHAIN_SIDE, CHAIN_SIDE, device=self._bench.device, requires_grad=True)
 
+        stream = self._stream(Point(what="copy", dtype="float32", shape=CPU_STREAMS[:1]))
+
+        def fade(_: Any) -> None:  # as in a step, whose tensors leave nothing of Python and torch in the nearest caches
+            stream()
+
         def chain(y: "torch.Tensor") -> "torch.Tensor":
             for _ in range(CHAIN // 3):
                 y = activation(linear(y)) + y
+                fade(y)
+                y.register_hook(fade)  # type: ignore[no-untyped-call]  # of torch 2.13
             return y
 
         def recompute(*_: Any, **__: Any) -> CheckpointPolicy:

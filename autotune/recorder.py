@@ -104,13 +104,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.phase == "loss":
             self._note_loss(args)
         if substitute := kernels.substitute(func, on_cpu=self.labels is None):
+            one = kernels.is_one_kernel(func, on_cpu=self.labels is None)
             with self:
-                whole, self._substituting = self._substituting, True
+                whole, self._substituting = self._substituting, self._substituting or one
                 try:
                     result = substitute(*args, **(kwargs or {}))
                 finally:
                     self._substituting = whole
-            self._note_work(func, args, kwargs or {}, result)
+            if one:
+                self._note_work(func, args, kwargs or {}, result)
             return result
         result = None
         if self.labels is None:

@@ -1,9 +1,13 @@
 """The trainer's own pieces."""
 
+import numpy as np
+import pytest
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from autotune.core.batches import sampled_order
 from autotune.sft import GroupedByLength
+from tests.core.examples import candidate
 
 
 def test_grouping_has_an_order_of_its_own_for_each_epoch() -> None:
@@ -17,3 +21,14 @@ def test_grouping_has_an_order_of_its_own_for_each_epoch() -> None:
     assert second == list(resumed)
     assert sorted(first) == sorted(second) == list(range(400))
     assert first != second
+
+
+@pytest.mark.parametrize("rows", [60, 400, 5000])
+def test_the_simulated_groups_are_those_of_the_sampler(rows: int) -> None:
+    """The same rows as if transformers had drawn them: micro-batches as long, but for the longest that comes first."""
+    asked = candidate(batching="group_by_length", per_device_train_batch_size=8, gradient_accumulation_steps=2)
+    lengths = np.random.default_rng(0).integers(1, 10**6, rows)
+    real = list(LengthGroupedSampler(16, lengths=lengths.tolist(), generator=torch.Generator().manual_seed(0)))
+    drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).numpy()
+    simulated = drawn[sampled_order(lengths[drawn], asked)]
+    assert np.count_nonzero(simulated != np.array(real)) <= 2

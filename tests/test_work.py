@@ -94,3 +94,12 @@ def test_streams_of_the_optimizer_touch_every_parameter() -> None:
     parameters = AutoModelForCausalLM.from_config(CONFIG).num_parameters()
     moved = sum(work.count * work.sides[0][0] for work in profile.work if work.part == "optimizer")
     assert 7 * 4 * parameters <= moved <= 9 * 4 * parameters
+
+
+def test_quantized_states_are_streams_of_their_own() -> None:
+    """On a CPU bitsandbytes' AdamW takes its states out of 8 bits and puts them back in dozens of passes: real seconds
+    are ten times those of the bytes that go in and out."""
+    profile = traced(checkpointing="off", optimizer="adamw_8bit")
+    parameters = AutoModelForCausalLM.from_config(CONFIG).num_parameters()
+    moved = sum(work.count * sum(side[0] for side in work.sides) for work in profile.work if work.part == "optimizer")
+    assert moved >= 100 * parameters

@@ -20,7 +20,7 @@ from autotune.core.regime import keeps_documents_apart, micro_batch
 from autotune.core.workload import Lengths
 
 Integers = NDArray[np.int64]
-GROUP_STEPS = 50  # transformers' LengthGroupedSampler sorts within 50 steps
+GROUP_STEPS, LEAST_GROUPS = 50, 4  # transformers' LengthGroupedSampler sorts within so many steps, or makes four groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +118,11 @@ def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoc
 def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
     """Where the samplers move rows that came in a random order: they sort by length within windows. Shape (rows,)."""
     step = candidate.rows_per_step
-    sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * GROUP_STEPS}
+    group = max(1, min(len(tokens) // (LEAST_GROUPS * step), GROUP_STEPS))
+    sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * group}
     if (window := sorted_within.get(candidate.batching)) is None:
         return np.arange(len(tokens))
-    return np.concatenate([i + np.argsort(tokens[i : i + window]) for i in range(0, len(tokens), window)])
+    return np.concatenate([i + np.argsort(-tokens[i : i + window]) for i in range(0, len(tokens), window)])
 
 
 def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:

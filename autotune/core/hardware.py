@@ -32,7 +32,7 @@ What = Literal[
     "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
     "nf4_dequantize",  # the whole weight, as the backward does; shape (N, K)
     "int8_dequantize",
-    "eager_operators",  # a chain of modules on a few numbers, forward and backward; shape (forward operators,)
+    "eager_operators",  # modules on a few numbers, among copies, forward and backward; shape (forward operators,)
     "checkpointed_operators",  # the same, recomputed in the backward
     "selective_operators",  # the same under a policy of what to recompute
     "copy",  # b = a; shape (elements,)

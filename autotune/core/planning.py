@@ -19,7 +19,7 @@ from autotune.core.batches import Epoch
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.regime import TILE
 from autotune.core.speed import BOUNDS, Speed
-from autotune.core.timing import SPENT, TimeLaw, host_seconds, making_seconds, seconds
+from autotune.core.timing import SPENT, TimeLaw, host_seconds, making, seconds
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -34,14 +34,14 @@ class TimeTable:
     """What a law takes with one micro-batch.
 
     micro_step_s: on the grid, with few and with all labels, (2, G, BOUNDS). step_end_s: (BOUNDS,). host_s: of each
-    micro-step. making_s: of one whose shape is new, and of how many shapes kernels are remembered.
+    micro-step. making_s, kernels: of one whose shape is new, and how many it has, on the grid, (G,).
     """
 
     micro_step_s: Floats
     step_end_s: Floats
     host_s: float
-    making_s: float
-    remembered: int
+    making_s: Floats
+    kernels: Floats
 
 
 def length_grid(longest: int) -> Integers:
@@ -55,13 +55,13 @@ def tabulate(law: TimeLaw, speed: Speed, rows: int, grid: Integers) -> TimeTable
     shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
     each: Any = sum(seconds(law.micro_step, speed, shapes).values())
     end: Any = sum(seconds(law.step_end, speed, shapes[:1]).values())
-    making_s, remembered = making_seconds(law, speed)
+    making_s, kernels = making(law, speed, shapes[: len(grid)])
     return TimeTable(
         micro_step_s=np.broadcast_to(each, (len(shapes), len(BOUNDS))).reshape(len(LABELS), len(grid), len(BOUNDS)),
         step_end_s=np.broadcast_to(end, (1, len(BOUNDS)))[0],
         host_s=host_seconds(law, speed),
         making_s=making_s,
-        remembered=remembered,
+        kernels=kernels,
     )
 
 
@@ -95,10 +95,10 @@ def step_seconds(
     on_grid = np.stack([table.micro_step_s.reshape(-1, len(BOUNDS)) for table in tables])  # (K, 2 G, BOUNDS)
     flat = on_grid.transpose(1, 0, 2).reshape(on_grid.shape[1], -1)  # (2 G, K BOUNDS)
     micro_step_s = (spreads.reshape(E, -1) @ flat).reshape(E, K, len(BOUNDS))
-    making_s = np.array([table.making_s for table in tables])[table_of] * new_shapes
+    making_s = spreads.sum(axis=1) @ np.stack([table.making_s for table in tables]).T  # (E, K)
     found = np.zeros((len(table_of), len(SPENT)))
     found[:, : len(BOUNDS)] = micro_step_s[epoch_of, table_of]
-    found[:, BOUNDS.index("launch")] += making_s
+    found[:, BOUNDS.index("launch")] += making_s[epoch_of, table_of] * new_shapes
     found[:, SPENT.index("host")] = np.array([table.host_s for table in tables])[table_of]
     found *= accumulation[:, None]
     found[:, : len(BOUNDS)] += np.stack([table.step_end_s for table in tables])[table_of]

@@ -27,12 +27,13 @@ DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior st
 LEAST_WORK = 0.05  # share of a measured operation's seconds that are not its launch's
 NOISE = 0.05  # of one measured point, likewise
 STREAMS: Sequence[What] = ("copy", "add")
-# Operators that a probe's chain launches for each of its forward ones: two and a half more in the backward of a linear
-# layer, an activation and an addition, and each again where it is recomputed.
-CHAIN_LAUNCHES: Mapping[What, float] = {
-    "eager_operators": 8 / 3,
-    "checkpointed_operators": 11 / 3,
-    "selective_operators": 11 / 3,
+# Of a probe's chain, for each of its forward operators, what it launches and what it copies. Launched are two and a
+# half more in the backward of a linear layer, an activation and an addition, and each again where it is recomputed.
+# Copied is the smallest stream behind every third, forward, backward and recomputed.
+CHAINS: Mapping[What, tuple[float, float]] = {
+    "eager_operators": (8 / 3, 2 / 3),
+    "checkpointed_operators": (11 / 3, 1.0),
+    "selective_operators": (11 / 3, 1.0),
 }
 OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # what stands in for a dtype that was not measured
     "float32": ("tf32", "bfloat16", "float16"),
@@ -113,22 +114,28 @@ class Speed:
     """A machine's curves, by what was measured and in which dtype.
 
     first_s: by dtype, seconds that a product takes beyond its usual ones when its shape is new: logarithms to base 2 of
-    the numbers of a weight, ascending, and the seconds with each. first_attention_s: the same of attention. operator_s:
-    seconds of the host for each operator of a forward pass and what follows from it, beside its launches, by how it is
-    checkpointed. None of what is not known.
+    the numbers of a weight, ascending, and the seconds with each. first_attention_s: the same of attention, forward and
+    backward, by logarithms of its length. operator_s: seconds of the host for each operator of a forward pass and what
+    follows from it, beside its launches, by how it is checkpointed. None of what is not known.
     """
 
     curves: Mapping[tuple[What, RateDtype], Curve]
     launch_s: float
     first_s: Mapping[RateDtype, tuple[Floats, Floats]] = field(default_factory=dict)
-    first_attention_s: Mapping[RateDtype, float] = field(default_factory=dict)
+    first_attention_s: Mapping[RateDtype, tuple[Floats, Floats]] = field(default_factory=dict)
     operator_s: Mapping[What, float] = field(default_factory=dict)
 
-    def making_s(self, dtype: RateDtype, sizes: Sequence[float], attentions: int) -> float:
-        """Seconds of making kernels for new shapes: of products with weights of so many numbers, and of attention."""
+    def first_products_s(self, dtype: RateDtype, sizes: Sequence[float]) -> float:
+        """Seconds that products with weights of so many numbers take beyond their usual ones, all shapes being new."""
         places, seconds = self.first_s[dtype]
-        products_s = float(np.interp(np.log2(sizes), places, seconds).sum()) if sizes else 0.0
-        return products_s + attentions * self.first_attention_s.get(dtype, 0.0)
+        return float(np.interp(np.log2(sizes), places, seconds).sum()) if sizes else 0.0
+
+    def first_attentions_s(self, dtype: RateDtype, lengths: Floats) -> Floats:
+        """The same of an attention of each of these lengths, (C,)."""
+        if dtype not in self.first_attention_s:
+            return np.zeros(len(lengths))
+        places, seconds = self.first_attention_s[dtype]
+        return np.interp(np.log2(lengths), places, seconds)
 
     def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
         """Seconds of operations by what they are spent on, none shorter than a launch where each has one.
@@ -167,9 +174,10 @@ def measured_speed(hardware: Hardware) -> Speed:
             curves[masked, dtype] = replace(curve, seconds_per=curve.seconds_per * np.array([1.0, 2.0, 1.0]))
     for dtype in ITEM_BYTES:
         curves |= _quantized(curves, dtype, hardware)
+    copy_s = min((point.seconds for point in hardware.curve("copy", "float32")), default=0.0)
     operator_s = {
-        what: max(0.0, point.seconds / point.shape[0] - launches * hardware.launch_s)
-        for what, launches in CHAIN_LAUNCHES.items()
+        what: max(0.0, point.seconds / point.shape[0] - launches * hardware.launch_s - copies * copy_s)
+        for what, (launches, copies) in CHAINS.items()
         for point in hardware.curve(what, "float32")
     }
     return Speed(
@@ -197,12 +205,17 @@ def _first(
     return found
 
 
-def _first_attention(curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware) -> dict[RateDtype, float]:
+def _first_attention(
+    curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware
+) -> dict[RateDtype, tuple[Floats, Floats]]:
     """What attention of a new length takes beyond its usual seconds, forward and backward."""
     what: What = "attention_forward_backward"
-    points = [each for each in hardware.rates if each.what == "first_attention" and (what, each.dtype) in curves]
-    usual = {each.dtype: float(curves[what, each.dtype].seconds(_sides([each])).sum()) for each in points}
-    return {each.dtype: max(0.0, each.seconds - usual[each.dtype]) for each in points}
+    found = {}
+    for dtype in ITEM_BYTES:
+        if (points := hardware.curve("first_attention", dtype)) and (what, dtype) in curves:
+            more_s = _seconds(points) - curves[what, dtype].seconds(_sides(points)).sum(axis=1)
+            found[dtype] = np.log2([point.shape[2] for point in points]), np.maximum(more_s, 0.0)
+    return found
 
 
 def _curves(

@@ -29,6 +29,9 @@ FORMAT = 2  # of a law in a file
 BOOKKEEPING = "data and bookkeeping"
 NEW_SHAPES = "kernels for new shapes"
 REMEMBERED = 1024  # kernels: oneDNN's ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
+# Kernels of a backward attention of torch 2.13, as ONEDNN_VERBOSE=profile_create lists them: three products with a
+# whole and a last block of queries, and above this length as many with a whole and a last block of keys.
+BLOCK_KERNELS, BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.work_of)
@@ -76,9 +79,10 @@ class TimeLaw:
             if any(any(s[1:]) for s in sides)
         ]
 
-    def attentions(self, dtype: RateDtype) -> int:
-        """How many attentions of a micro-step differ in their shapes, forward and backward as one."""
-        return len({row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype})
+    def attentions(self, dtype: RateDtype) -> list[tuple[int, ...]]:
+        """The lengths of a micro-step's attentions, forward and backward as one, that differ in their shapes."""
+        sides = {row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype}
+        return [length for _, _, length, _ in sides]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `time_law_from_dict` reads them back."""
@@ -186,9 +190,9 @@ def estimate_time(
     items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
     for item, each in seconds(law.step_end, speed, shapes[:1]).items():
         items[item] = items.get(item, 0.0) + each[0]
-    making_s, remembered = making_seconds(law, speed)
-    if making_s and (share := new_shapes(remembered)):
-        items[NEW_SHAPES] = np.array([accumulation * share * making_s, 0.0, 0.0])
+    making_s, kernels = making(law, speed, alike)
+    if making_s.any() and (share := new_shapes(remembered(per_step @ kernels / accumulation))):
+        items[NEW_SHAPES] = np.array([share * (per_step @ making_s), 0.0, 0.0])
     host_s = accumulation * host_seconds(law, speed)
     return TimeEstimate(
         parts={**{item: (*each.tolist(), 0.0) for item, each in items.items()}, BOOKKEEPING: (0.0, 0.0, 0.0, host_s)},
@@ -202,13 +206,26 @@ def host_seconds(law: TimeLaw, speed: Speed) -> float:
     return HOST_S + sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
 
 
-def making_seconds(law: TimeLaw, speed: Speed) -> tuple[float, int]:
-    """Seconds of making kernels for a micro-step whose shape is new, and of how many shapes they are remembered."""
-    products = {dtype: law.products(dtype) for dtype in speed.first_s}
-    attentions = {dtype: law.attentions(dtype) for dtype in speed.first_s}
-    count = sum(len(products[dtype]) + attentions[dtype] for dtype in speed.first_s)
-    making_s = sum(speed.making_s(dtype, products[dtype], attentions[dtype]) for dtype in speed.first_s)
-    return making_s, REMEMBERED // max(1, count)
+def making(law: TimeLaw, speed: Speed, shapes: Floats) -> tuple[Floats, Floats]:
+    """Seconds of making the kernels of a micro-step whose shape is new, and how many they are, (C,) each.
+
+    shapes: values of the monomials, (C, M).
+    """
+    making_s, kernels = np.zeros(len(shapes)), np.zeros(len(shapes))
+    for dtype in speed.first_s:
+        sizes = law.products(dtype)
+        making_s += speed.first_products_s(dtype, sizes)
+        kernels += len(sizes)
+        for length in law.attentions(dtype):
+            positions = shapes @ np.array(length, dtype=np.float64)
+            making_s += speed.first_attentions_s(dtype, positions)
+            kernels += BLOCK_KERNELS * np.where(positions > BLOCK, 2, 1)
+    return making_s, kernels
+
+
+def remembered(kernels: float) -> int:
+    """How many shapes' kernels are kept, where each shape has so many."""
+    return int(REMEMBERED / max(1.0, kernels))
 
 
 def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
