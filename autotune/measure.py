@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -25,7 +27,7 @@ from autotune.malloc import keep_pages
 from autotune.probe_cpu import count_cores
 from autotune.task import Device, Measure, Task, Train, last_checkpoint
 
-REFERENCE_S = 0.2  # seconds of the reference product
+REFERENCE_S = 0.2  # seconds of reference products
 REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores; large enough to fill a GPU
 REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
 
@@ -201,7 +203,8 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         assert epoch is not None  # a trial lays it out
         whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
         error = epoch_rate(self.steps, **whole).relative_error
-        if n >= work.least_steps and error is not None and error <= work.precision:
+        seconds = sum(step.seconds for step in self.steps)
+        if n >= work.least_steps and seconds >= work.least_s and error is not None and error <= work.precision:
             return "precision"
         if work.pace is not None and is_outpaced(
             work.pace, self.steps, **whole, reference_flops_per_s=self.reference_flops_per_s
@@ -209,8 +212,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             return "outpaced"
         if n >= work.most_steps:
             return "steps"
-        next_s = sum(step.seconds for step in self.steps) / n
-        return "budget" if time.perf_counter() - self.started + next_s > work.budget_s else None
+        return "budget" if time.perf_counter() - self.started + seconds / n > work.budget_s else None
 
     def _mark(self) -> Any:
         if self.task.device == "cpu":
@@ -265,19 +267,22 @@ def limit_allocator(limit_bytes: int | None) -> None:
 
 
 def reference_flops_per_s(device: Device) -> float:
-    """Rate of one fixed matrix product, for about 0.2 s: what this device can do at this moment."""
+    """Rate of one fixed matrix product, the median of 0.2 s: what this device can do at this moment.
+
+    The median, for a process that gets in between for a tenth of a second says nothing of the trial.
+    """
     size = REFERENCE_SIZE[device]
     left = torch.ones(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(REFERENCE_WARMUP):
         left @ left
     wait()
-    begin, products = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - begin) < REFERENCE_S:
+    times = [time.perf_counter()]
+    while times[-1] - times[0] < REFERENCE_S:
         left @ left
         wait()
-        products += 1
-    return 2 * size**3 * products / elapsed
+        times.append(time.perf_counter())
+    return 2 * size**3 / median(end - begin for begin, end in pairwise(times))
 
 
 def _is_the_end(checkpoint: Path) -> bool:

@@ -19,7 +19,8 @@ class Measure:
     """How long a trial measures.
 
     budget_s: seconds for the whole trial, loading included; it ends after the step that passes it.
-    precision: relative standard error of the rate that is good enough.
+    precision: relative standard error of the rate that is good enough, once there are `least_steps` that took `least_s`
+        seconds: steps in a row meet the machine in one mood, and three may agree by chance.
     least_steps, most_steps: measured optimizer steps, besides the warm-up; the budget ends a trial before
         `least_steps` only when two steps are measured, because one has no error.
     worst_first: warm up on the epoch's smallest and largest micro-batch, so that the peak is that of the worst batch:
@@ -30,6 +31,7 @@ class Measure:
     budget_s: float
     precision: float = 0.03
     least_steps: int = 3
+    least_s: float = 3.0
     most_steps: int = 50
     worst_first: bool = True
     pace: Pace | None = None
