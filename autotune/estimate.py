@@ -130,11 +130,10 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Fo
     others = Alternatives(forecaster=forecaster)
     rows, positions = others.largest_rows(candidate, memory), others.largest_length(candidate, memory)
     time = None
-    if request.hardware.kind == "cuda":  # of a CPU a probe's rates do not tell what its memory does between operators
-        try:
-            time = forecaster.time(candidate)
-        except NotPredicted as error:
-            progress(f"time is not predicted: {error}")
+    try:
+        time = forecaster.time(candidate)
+    except NotPredicted as error:
+        progress(f"time is not predicted: {error}")
     steps = None if time is None else time.steps(request.recipe)
     run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Forecast(

@@ -191,9 +191,12 @@ class Forecaster:
     def time(self, candidate: Candidate) -> TimeForecast | None:
         """How long a candidate's steps take; None where the machine's speed does not tell.
 
-        Nor is the way of offloaded activations over the bus predicted. Raises NotPredicted when it cannot be traced.
+        Nor is the way of offloaded activations over the bus predicted, nor fewer threads than cores: a probe uses all.
+        Raises NotPredicted when it cannot be traced.
         """
         if self._known_speed is None or self._calibration is None or candidate.activation_offloading:
+            return None
+        if candidate.torch_threads not in (None, self.hardware.cores):
             return None
         speed, prior = self._known_speed
         epoch = None if self.lengths is None else self._epoch(candidate)

@@ -1,11 +1,12 @@
-"""How fast memory is planned: candidates a second once a step was traced, and the time of a cold and a warm estimate.
+"""How fast candidates are planned once a step was traced, how fast the sampler decides, and how long an estimate takes.
 
     python benchmarks/planner_speed.py --json
 
-The estimate is that of an 8B with LoRA on an A100: cold with an empty cache, warm with a full one, each by processes of
-its own: the command, the fork server that it starts, and those that trace. `own_s` is the processor time of all of
-them, `wall_s` what the clock shows (others delay it), `peak_mib` the most that they had resident at a time, where
-what two of them share counts twice.
+Planning is the peak of memory and the seconds of a step of each, with tables made anew. A decision is that of
+`RooflineSampler` with so many trials behind it. The estimate is that of an 8B with LoRA on an A100: cold with an empty
+cache, warm with a full one, each by processes of its own: the command, the fork server that it starts, and those that
+trace. `own_s` is the processor time of all of them, `wall_s` what the clock shows (others delay it), `peak_mib` the
+most that they had resident at a time, where what two of them share counts twice.
 """
 
 import argparse
@@ -15,20 +16,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import psutil
+import yaml
 
+from autotune.catalogue import CONF
+from autotune.core.batches import Epoch
+from autotune.core.gpu_specs import read_gpu_spec
 from autotune.core.memory import law_from_dict, peaks
+from autotune.core.planning import length_grid, spread, step_seconds, tabulate
 from autotune.core.profile import monomials
+from autotune.core.published import published_speed
+from autotune.core.speed import Speed
+from autotune.core.timing import TimeLaw, time_law_from_dict
 from autotune.core.units import MIB
 from autotune.installed import installed
+from autotune.roofline import RooflineSampler
 
-ESTIMATE = ("model=llama_3_1_8b", "hardware=a100_80gb", "recipe.method=lora", "format=json")
+GPU = "a100_80gb"
+ESTIMATE = ("model=llama_3_1_8b", f"hardware={GPU}", "recipe.method=lora", "format=json")
 CANDIDATES = 100_000
+ROWS, EPOCHS, STEPS, LONGEST = (1, 2, 4, 8, 16, 32, 64), 20, 1000, 8192  # of planned candidates; positions
+SPACE, TRIALS = {"a": 10, "b": 10, "c": 5, "d": 4}, 200  # 2000 candidates that a sampler decides among
 REPEATS = 20
 EVERY_S = 0.05  # between looks at the processes: what one does after the last look at it is not seen
 
@@ -41,10 +57,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "autotune", "estimate", *ESTIMATE, f"home={home}"]
         cold, warm = watched(command), watched(command)
-        law_file = min((Path(home) / "profiles" / "laws").iterdir())  # any of them
-        rate = candidates_per_s(json.loads(law_file.read_text(encoding="utf-8"))["answer"])
+        laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
+        memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
+    gpu = read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{GPU}.yaml").read_text(encoding="utf-8"))["gpu"])
+    planned_s = memory_s(memory), time_s(time_law_from_dict(seconds), published_speed(gpu.peaks))
     result = {
-        "candidates_per_s": rate,
+        "candidates": CANDIDATES,
+        "memory_s": planned_s[0],
+        "time_s": planned_s[1],
+        "decision_s": decision_s(),
         "cold": cold,
         "warm": warm,
         "estimate": list(ESTIMATE),
@@ -54,7 +75,8 @@ def main() -> None:
     if as_json:
         print(json.dumps(result))
         return
-    print(f"{rate:,.0f} candidates a second")
+    print(f"{CANDIDATES:,} candidates: memory in {planned_s[0]:.3f} s, time in {planned_s[1]:.3f} s")
+    print(f"a decision among {prod(SPACE.values())} behind {TRIALS} trials: {result['decision_s']:.3f} s")
     for name, spent in (("cold", cold), ("warm", warm)):
         print(f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
               f"{spent['peak_mib']} MiB at most")  # fmt: skip
@@ -93,19 +115,64 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def candidates_per_s(values: dict[str, Any]) -> float:
-    """Peaks of many micro-batches of one law, in the median of several repeats."""
+def memory_s(values: dict[str, Any]) -> float:
+    """Seconds for the peaks of many micro-batches of one law, in the median of several repeats."""
     law = law_from_dict(values)
     rng = np.random.default_rng(0)
-    rows, lengths = rng.integers(1, 65, CANDIDATES), rng.integers(16, 8192, CANDIDATES)
+    rows, lengths = rng.integers(1, 65, CANDIDATES), rng.integers(16, LONGEST, CANDIDATES)
     shapes = np.stack([np.broadcast_to(m, rows.shape) for m in monomials(rows, lengths, rows * (lengths - 1))], axis=1)
     shapes = shapes.astype(np.float64)
+    return _median_s(lambda: peaks(law, shapes))
+
+
+def time_s(law: TimeLaw, speed: Speed) -> float:
+    """Seconds for the step times of as many candidates, of a few numbers of rows and a few ways of batching."""
+    rng = np.random.default_rng(0)
+    epochs = [
+        Epoch(rows=np.full(STEPS, 8), positions=lengths, labels=8 * (lengths - 1))
+        for lengths in rng.integers(16, LONGEST, (EPOCHS, STEPS))
+    ]
+    table_of, epoch_of = rng.integers(len(ROWS), size=CANDIDATES), rng.integers(EPOCHS, size=CANDIDATES)
+    accumulation = rng.integers(1, 17, CANDIDATES)
+
+    def plan() -> None:
+        grid = length_grid(LONGEST)
+        step_seconds(
+            [tabulate(law, speed, rows, grid) for rows in ROWS],
+            table_of,
+            np.stack([spread(epoch, grid) for epoch in epochs]),
+            epoch_of,
+            new_shapes=np.zeros(CANDIDATES),
+            accumulation=accumulation,
+        )
+
+    return _median_s(plan)
+
+
+def decision_s() -> float:
+    """Seconds in which the sampler proposes another trial."""
+    names = list(SPACE)
+    candidates = [dict(zip(names, values, strict=True)) for values in product(*map(range, SPACE.values()))]
+    rng = np.random.default_rng(0)
+    rates = np.exp(rng.normal(0, 0.3, len(candidates)))
+    shares = rng.dirichlet(np.ones(4), len(candidates))
+    sampler = RooflineSampler(candidates, rates, shares=shares, seed=0)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    spaces = {name: optuna.distributions.CategoricalDistribution(range(count)) for name, count in SPACE.items()}
+    for place in rng.choice(len(candidates), TRIALS, replace=False).tolist():
+        value = float(rates[place] * np.exp(rng.normal(0, 0.1)))
+        study.add_trial(optuna.create_trial(params=candidates[place], distributions=spaces, value=value))
+    return _median_s(lambda: sampler.best_next(study, np.ones(len(candidates), dtype=bool)))
+
+
+def _median_s(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        peaks(law, shapes)
+        work()
         seconds.append(time.perf_counter() - started)
-    return CANDIDATES / float(np.median(seconds))
+    return float(np.median(seconds))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from autotune.errors import UsageError
 from autotune.estimate import EstimateRequest, Forecast, estimate
 from autotune.forecast import document, summary_lines
 from tests.core.examples import CPU
+from tests.core.test_timing import MACHINE
 
 CONFIG = LlamaConfig(
     vocab_size=1152,  # of `tiny`, whose tokenizer serves the test with data
@@ -222,6 +223,16 @@ def test_a_cpu_has_no_allocator_of_its_own(home: Path) -> None:
     assert demand.reserved_bytes == demand.peak.bytes == found.memory.device_bytes
     assert demand.host_items["tensors"] == demand.peak.bytes
     assert not found.memory.fits
+
+
+def test_a_cpu_takes_the_time_that_its_probe_tells(home: Path) -> None:
+    """With all of its cores; how fast fewer are nobody measured."""
+    found = ask(home, MACHINE).time
+    assert found is not None
+    assert found.measured
+    assert sum(found.estimate.items.values()) == pytest.approx(found.estimate.step_s)
+    assert ask(home, MACHINE, fixed={**PINS, "torch_threads": 1}).time is None
+    assert ask(home, CPU).time is None
 
 
 def test_fewer_rows_than_a_step_are_told_in_the_recipe_s_words(home: Path) -> None:

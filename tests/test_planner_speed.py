@@ -1,10 +1,11 @@
-"""benchmarks/planner_speed.py: what a command takes is what all of its processes take."""
+"""benchmarks/planner_speed.py: what a command takes is what all of its processes take, and what is timed works."""
 
 import subprocess
 import sys
 
+import optuna
 import pytest
-from planner_speed import watched
+from planner_speed import decision_s, watched
 
 from autotune.core.units import MIB
 
@@ -37,3 +38,18 @@ def test_a_command_that_fails() -> None:
     """It is no measurement."""
     with pytest.raises(subprocess.CalledProcessError):
         watched([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_a_decision_is_timed_behind_all_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler is asked with every trial in its study, as often as is said."""
+    seen: list[int] = []
+    monkeypatch.setattr("planner_speed.TRIALS", 7)
+    monkeypatch.setattr("planner_speed.REPEATS", 3)
+
+    def best_next(sampler: object, study: optuna.Study, allowed: object) -> int:
+        seen.append(len(study.trials))
+        return 0
+
+    monkeypatch.setattr("planner_speed.RooflineSampler.best_next", best_next)
+    assert decision_s() > 0
+    assert seen == [7, 7, 7]

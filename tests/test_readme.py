@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,9 +34,26 @@ QUICK = (
 
 
 def commands() -> list[str]:
-    """The lines of the README's shell blocks, in order."""
+    """The `autotune` lines of the README's shell blocks, in order."""
     blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.startswith("autotune ")]
+
+
+def in_groups(lines: list[str]) -> list[Any]:
+    """The lines, those about one run directory to be run one after another."""
+
+    def group(line: str) -> str:
+        named = re.search(r"\bruns/\w+", line)
+        return named[0] if named else line
+
+    return [pytest.param(line, marks=pytest.mark.xdist_group(group(line))) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One cache for all processes of a test run, as a reader has one for all commands."""
+    base = tmp_path_factory.getbasetemp()
+    return (base if worker_id == "master" else base.parent) / "readme-home"
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +72,9 @@ def test_the_readme_shows_every_command() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {"probe", "estimate", "search", "run"}
 
 
-@pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_readme(line: str, directory: Path, home: Path) -> None:
-    """It ends well, in the order in which the README's reader would type it."""
+@pytest.mark.parametrize("line", in_groups(commands()))
+def test_a_command_of_the_readme(line: str, directory: Path, shared_home: Path) -> None:
+    """It ends well, a run after its search."""
     words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
     trains = not {"--help", "--cfg"} & set(words)
     if words[0] == "search" and trains:
@@ -66,7 +84,7 @@ def test_a_command_of_the_readme(line: str, directory: Path, home: Path) -> None
     done = subprocess.run(
         [sys.executable, "-m", "autotune", *words],
         cwd=directory,
-        env={**os.environ, "AUTOTUNE_HOME": str(home)},
+        env={**os.environ, "AUTOTUNE_HOME": str(shared_home)},
         capture_output=True,
         text=True,
         timeout=600,

@@ -26,16 +26,17 @@ from autotune.core.work import Work
 from tests.core.test_profile import step
 from tests.core.test_speed import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
 
-SPEED: Speed = measured_speed(
-    machine(
-        point("attention_forward", (1, 4, 128, 64), 1e-4),
-        point("attention_forward", (1, 4, 1024, 64), 4e-3),
-        point("attention_forward_backward", (1, 4, 128, 64), 3e-4),
-        point("attention_forward_backward", (1, 4, 1024, 64), 14e-3),
-        point("masked_attention_forward", (1, 4, 128, 64), 2e-4),
-        point("masked_attention_forward", (1, 4, 1024, 64), 8e-3),
-    )
+MACHINE = machine(
+    point("matmul_grad_input", (1024, 1024, 1024), seconds_of((1024, 1024, 1024))),
+    point("matmul_grad_weight", (1024, 1024, 1024), seconds_of((1024, 1024, 1024))),
+    point("attention_forward", (1, 4, 128, 64), 1e-4),
+    point("attention_forward", (1, 4, 1024, 64), 4e-3),
+    point("attention_forward_backward", (1, 4, 128, 64), 3e-4),
+    point("attention_forward_backward", (1, 4, 1024, 64), 14e-3),
+    point("masked_attention_forward", (1, 4, 128, 64), 2e-4),
+    point("masked_attention_forward", (1, 4, 1024, 64), 8e-3),
 )
+SPEED: Speed = measured_speed(MACHINE)
 COPY_S = LAUNCH_S + 8 * 2**12 / BANDWIDTH  # of the smallest stream
 OF_A_CPU: Speed = measured_speed(  # whose host and kernels were measured, too
     machine(

@@ -1,0 +1,68 @@
+"""Who is ahead in a search, and what each rate is known to be."""
+
+from dataclasses import replace
+
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Crashed, Step
+from autotune.core.receipts import Known
+from autotune.journal import Role, Trial
+from autotune.standings import known_rates, pace_of, ranked
+from tests.core.examples import candidate
+from tests.stand_ins import measured
+
+SLOW, FAST, OTHER = (candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4))
+SPACE = {SLOW, FAST, OTHER}
+
+
+def trial(
+    number: int, which: Candidate, rate: float, speed: float = 1.0, role: Role = "search", of: int | None = None
+) -> Trial:
+    """Measured while the machine was so fast."""
+    outcome = replace(measured(), useful_tokens_per_s=rate, reference_flops_per_s=(speed, speed))
+    return Trial(number=number, role=role, candidate=which, outcome=outcome, of=of)
+
+
+def test_the_fastest_is_so_on_an_even_machine() -> None:
+    """What ran while the machine was half as fast has its rate doubled; repeats and failures have no place."""
+    crashed = Trial(number=2, role="search", candidate=OTHER, outcome=Crashed(message="", log_tail="", wall_s=0.0))
+    trials = [
+        trial(0, SLOW, 100.0),
+        trial(1, FAST, 60.0, speed=0.5),
+        crashed,
+        trial(3, SLOW, 999.0, role="repeat", of=0),
+    ]
+    assert [each.number for each in ranked(trials, SPACE)] == [1, 0]
+    assert ranked(trials, {SLOW}) == [trials[0]]
+
+
+def test_a_pace_has_the_steps_of_the_same_samples_alone() -> None:
+    """Split otherwise, a step of one number has the same samples; ordered otherwise it has not."""
+    step = Step(number=7, seconds=2.0, rows=4, positions=8, useful=6, loss=1.0)
+    base = replace(FAST, gradient_accumulation_steps=2)
+    fastest = trial(0, base, 50.0, speed=3.0)
+    fastest = replace(fastest, outcome=replace(fastest.outcome, steps=(step,)))
+    split = replace(base, per_device_train_batch_size=1, gradient_accumulation_steps=4)
+    alike, unlike = pace_of(fastest, split), pace_of(fastest, replace(split, batching="group_by_length"))
+    assert alike is not None
+    assert unlike is not None
+    assert alike.steps == ((7, 2.0),)
+    assert unlike.steps == ()
+    assert (alike.useful_tokens_per_s, alike.reference_flops_per_s) == (50.0, 3.0)
+    assert pace_of(None, split) is None
+
+
+def test_the_winner_is_known_by_all_its_trials() -> None:
+    """Others by their first; what was not tried by what is believed of it."""
+    trials = [
+        trial(0, SLOW, 100.0, role="baseline"),
+        trial(1, FAST, 400.0),
+        trial(2, FAST, 900.0, role="repeat", of=1),
+        trial(3, SLOW, 25.0, role="repeat", of=0),
+    ]
+    believed = {OTHER: Known(rate=50.0, deviation=0.2, trial=None)}
+    found = known_rates(trials, SPACE, trials[1], believed)
+    assert found[FAST].rate == pytest.approx(600.0)  # the geometric mean
+    assert (found[SLOW].rate, found[SLOW].trial) == (pytest.approx(100.0), 0)
+    assert found[OTHER] == believed[OTHER]
