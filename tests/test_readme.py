@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -22,10 +21,10 @@ SMALLER = {
     "model=llama_3_1_8b": "model=tiny",
     "model=qwen2_5_7b": "model=tiny",
     "candidate.max_length=1024,4096": "candidate.max_length=128,256",
-    "budget.minutes=10": "budget.minutes=0.5",
+    "budget.minutes=10": "budget.minutes=1",
 }
 QUICK = (
-    "budget.minutes=0.5",
+    "budget.minutes=1",
     "budget.trials=2",
     "recipe.max_steps=3",
     "recipe.effective_batch_size=4",
@@ -39,14 +38,13 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.startswith("autotune ")]
 
 
-def in_groups(lines: list[str]) -> list[Any]:
-    """The lines, those about one run directory to be run one after another."""
-
-    def group(line: str) -> str:
+def sessions() -> list[list[str]]:
+    """The same, those about one run directory together, for one needs what another left there."""
+    found: dict[str, list[str]] = {}
+    for line in commands():
         named = re.search(r"\bruns/\w+", line)
-        return named[0] if named else line
-
-    return [pytest.param(line, marks=pytest.mark.xdist_group(group(line))) for line in lines]
+        found.setdefault(named[0] if named else line, []).append(line)
+    return list(found.values())
 
 
 @pytest.fixture(scope="session")
@@ -72,28 +70,29 @@ def test_the_readme_shows_every_command() -> None:
     assert {shlex.split(line)[1] for line in commands()} == {"probe", "estimate", "search", "run"}
 
 
-@pytest.mark.parametrize("line", in_groups(commands()))
-def test_a_command_of_the_readme(line: str, directory: Path, shared_home: Path) -> None:
-    """It ends well, a run after its search."""
-    words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
-    trains = not {"--help", "--cfg"} & set(words)
-    if words[0] == "search" and trains:
-        words += [word for word in QUICK if word.split("=")[0] not in {told.split("=")[0] for told in words}]
-    if words[0] == "run":
-        words.append("recipe.max_steps=3")
-    done = subprocess.run(
-        [sys.executable, "-m", "autotune", *words],
-        cwd=directory,
-        env={**os.environ, "AUTOTUNE_HOME": str(shared_home)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
-    if "format=json" in words:
-        key = "fits" if words[0] == "estimate" else "best"
-        assert all(key in json.loads(line) for line in done.stdout.splitlines())
+@pytest.mark.parametrize("lines", sessions(), ids=" && ".join)
+def test_commands_of_the_readme(lines: list[str], directory: Path, shared_home: Path) -> None:
+    """They end well, in the order in which the README's reader would type them."""
+    for line in lines:
+        words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
+        trains = not {"--help", "--cfg"} & set(words)
+        if words[0] == "search" and trains:
+            words += [word for word in QUICK if word.split("=")[0] not in {told.split("=")[0] for told in words}]
+        if words[0] == "run":
+            words.append("recipe.max_steps=3")
+        done = subprocess.run(
+            [sys.executable, "-m", "autotune", *words],
+            cwd=directory,
+            env={**os.environ, "AUTOTUNE_HOME": str(shared_home)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+        if "format=json" in words:
+            key = "fits" if words[0] == "estimate" else "best"
+            assert all(key in json.loads(answer) for answer in done.stdout.splitlines())
 
 
 def test_the_readmes_run_file_is_one_that_a_search_writes() -> None:
