@@ -42,7 +42,7 @@ ON_CPU: Mapping[Any, Callable[..., Any]] = {
     torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _optimizer_update_8bit_blockwise_cpu,
     torch.ops.bitsandbytes.optimizer_update_32bit.default: _optimizer_update_32bit_cpu,
 }
-ONE_KERNEL_ON_CPU = frozenset({torch.ops.bitsandbytes.gemm_4bit.default})  # the others run as operators of torch
+OPERATORS_ON_CPU = frozenset(ON_CPU) - {torch.ops.bitsandbytes.gemm_4bit.default}  # whose own are operators of torch
 ANYWHERE: Mapping[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
 
 
@@ -116,4 +116,4 @@ def substitute(func: Any, *, on_cpu: bool) -> Callable[..., Any] | None:
 
 def is_one_kernel(func: Any, *, on_cpu: bool) -> bool:
     """Whether an operator that has a substitute is timed as one, and not as what the substitute runs."""
-    return not on_cpu or func not in ON_CPU or func in ONE_KERNEL_ON_CPU
+    return not (on_cpu and func in OPERATORS_ON_CPU)

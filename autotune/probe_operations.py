@@ -214,7 +214,7 @@ class Operations:
     def _fill_kernel_cache(self) -> None:
         """Let each further kernel take the place of another: slower, as in all of a training but its beginning.
 
-        Once in a process: 2 seconds.
+        Once in a process, for it takes 1.4 s on two cores.
         """
         import torch
 

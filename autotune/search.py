@@ -141,7 +141,7 @@ class _Sitting:
             by_hand=careful,
             contenders=contenders,
             rounds=rounds,
-            ranked=ranked(self.journal.trials, self.legal),
+            ranked=self._ranked(),
             may_win=self._may_win,
             keeps_pins=self._keeps_pins,
         )
@@ -248,7 +248,7 @@ class _Sitting:
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
         self.display.set_end(self.budget.left_s(self._spent_s()))
-        fastest = next(iter(ranked(self.journal.trials, self.legal)), None)
+        fastest = next(iter(self._ranked()), None)
         pace = pace_of(fastest, candidate) if role == "search" else None
         task = self._task(candidate, work or Measure(budget_s=self.budget.share_s, pace=pace), folder)
         try:
@@ -302,7 +302,7 @@ class _Sitting:
         if len(measured(self._first_measurements())) < 2:
             return 0.0
         references = [trial for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
-        reserve_s = self.budget.reserve_s(measured(ranked(self.journal.trials, self.legal)[:2] + references))
+        reserve_s = self.budget.reserve_s(measured(self._ranked()[:2] + references))
         return reserve_s + self._comparison_s()
 
     # -- the second measurement
@@ -326,7 +326,7 @@ class _Sitting:
     def _comparison_s(self) -> float:
         """Seconds to keep for comparing the losses of the best so far with the baseline's."""
         baselines = measured(trial for trial in self.journal.trials if trial.role == "baseline")
-        fastest = measured(ranked(self.journal.trials, self.legal))
+        fastest = measured(self._ranked())
         if not self.request.compares_losses or not baselines or not fastest:
             return 0.0
         return self._losses.reserve_s(baselines[0], fastest[0])
@@ -334,13 +334,13 @@ class _Sitting:
     def _first_measurements(self) -> list[Trial]:
         return first_measurements(self.journal.trials)
 
+    def _ranked(self) -> list[Trial]:
+        return ranked(self.journal.trials, self.legal)
+
     def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
         """The baseline and `by_hand` if they ran, and the two best of the others."""
         references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
-        return [
-            *references.values(),
-            *[trial for trial in ranked(self.journal.trials, self.legal) if trial.number not in references][:2],
-        ]
+        return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
 
     def _conclude(self, first: Trial, careful: Trial, verdict: Verdict, parity: Parity | str | None) -> Findings:
         request, trials = self.request, self.journal.trials

@@ -1,11 +1,15 @@
-"""What only a GPU would do, with torch's own functions faked."""
+"""When a trial ends, what its reference product says, and what only a GPU would do (torch's functions faked)."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from autotune.measure import limit_allocator
+from autotune.core.outcome import Step
+from autotune.measure import REFERENCE_SIZE, StepClock, limit_allocator, reference_flops_per_s
+from autotune.task import Measure
 
 
 def test_a_smaller_gpu_is_imitated_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,3 +20,23 @@ def test_a_smaller_gpu_is_imitated_and_taken_back(monkeypatch: pytest.MonkeyPatc
     for limit in (250, 4000, None):
         limit_allocator(limit)
     assert shares == [0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(0.5, None), (1.5, "precision")])
+def test_steps_that_agree_end_a_trial_when_they_took_long_enough(seconds: float, reason: str | None) -> None:
+    """Three that took half a second each may agree by chance."""
+    positions = np.array([100, 100])
+    whole: Any = SimpleNamespace(epoch=SimpleNamespace(positions=positions, useful=positions))
+    clock: Any = SimpleNamespace(
+        trainer=whole,
+        started=float("inf"),
+        steps=[Step(number=n, seconds=seconds, rows=1, positions=100, useful=90, loss=1.0) for n in range(3)],
+    )
+    assert StepClock._why_stop(clock, Measure(budget_s=600)) == reason
+
+
+def test_what_gets_in_between_does_not_slow_the_reference_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of 10 ms, and one that waited for a tenth of a second: the rate is that of 10 ms."""
+    ticks = iter(np.cumsum([0.0, *[0.01] * 8, 0.1, *[0.01] * 20]).tolist())
+    monkeypatch.setattr("autotune.measure.time.perf_counter", lambda: next(ticks))
+    assert reference_flops_per_s("cpu") == pytest.approx(2 * REFERENCE_SIZE["cpu"] ** 3 / 0.01)
