@@ -1,11 +1,12 @@
 """Exhaustive truth: measure every legal candidate of a space as a search would, and keep every trial.
 
-    python benchmarks/record_table.py tiny-demo [--minutes N] [--out FILE] [key=value ...]
+    python benchmarks/record_table.py tiny-demo [--minutes N] [--out FILE] [key=value ...] [--why TEXT]
     python benchmarks/record_table.py smollm2-gsm8k data=gsm8k_train.jsonl --minutes 60
     python benchmarks/record_table.py smollm2-glaive data=glaive_toolcall_en_demo.json --minutes 60
     python benchmarks/record_table.py --summary FILE [--json]
 
-A space is a command line of `autotune search`; `key=value` adds to it. First come the references that a search
+A space is a command line of `autotune search`; `key=value` adds to it, or takes the place of its words about the
+same key, and `null` leaves that key to the search. First come the references that a search
 starts with (TRL's defaults, and settings by hand), then every candidate once, in random order, then in further rounds
 the leaders, each round in another order, until the standard error of their rates is what the space asks. Each round
 has a seed of its own, so that it draws other steps of the epoch: the same ones would err alike every time. The machine
@@ -136,7 +137,7 @@ def record(
 
 def _record(arguments: argparse.Namespace) -> None:
     started, preset = time.monotonic(), SPACES[arguments.space]
-    request = request_of((*preset.words, *arguments.overrides))
+    request = request_of(_joined(preset.words, arguments.overrides))
     hardware = request.hardware
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
@@ -167,7 +168,7 @@ def _record(arguments: argparse.Namespace) -> None:
         header = {
             "kind": "table",
             "name": arguments.space,
-            "why": preset.why,
+            "why": arguments.why or preset.why,
             "model": workload.model.name,
             "data": workload.data.name,
             "data_fingerprint": workload.data.fingerprint,
@@ -212,6 +213,11 @@ def request_of(words: Sequence[str]) -> SearchRequest:
     return schemas.build_search(settings, hardware=hardware, new=RESULTS)
 
 
+def _joined(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The words of a space with others in the place of those about the same key."""
+    return list({word.partition("=")[0]: word for word in (*words, *overrides)}.values())
+
+
 def _plain(row: Row) -> dict[str, Any]:
     values = {**asdict(row), "candidate": row.candidate.to_dict(), "outcome": outcome_to_dict(row.outcome)}
     plain: dict[str, Any] = json.loads(
@@ -235,6 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="further words of the search")
     parser.add_argument("--minutes", type=float, help="after which no trial is begun; without it until all is measured")
     parser.add_argument("--out", type=Path, help="the table; without it one of that name in results/")
+    parser.add_argument("--why", help="of what further words pin or leave open; for the table's header")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="say what is in a table")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_intermixed_args()
