@@ -82,7 +82,7 @@ class Alternatives:
         """
         halved = {"weights_dtype": "bfloat16"}
         frozen = candidate.method == "lora" and candidate.weights_dtype == "float32"
-        for_free = frozen and (self.forecaster.hardware.kind == "cpu" or self.forecaster.hardware.supports_bf16)
+        for_free = frozen and self.forecaster.hardware.supports_bf16
         with_less = self._suggested(candidate, halved, is_legal) if for_free else None
         if with_less is not None and not with_less.memory.fits:
             with_less = None

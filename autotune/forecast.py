@@ -197,10 +197,12 @@ def _emulated(found: Forecast) -> str | None:
     """A hint where the device has no instructions for what the candidate computes in."""
     knobs, hardware = found.candidate, found.hardware
     in_bf16 = knobs.mixed_precision == "bf16" or (knobs.mixed_precision, knobs.weights_dtype) == ("no", "bfloat16")
-    if hardware.kind != "cuda" or hardware.supports_bf16 or not in_bf16:
+    if hardware.supports_bf16 or not in_bf16:
         return None
-    fp16 = "" if knobs.method in QUANTIZED else "; it has them for candidate.mixed_precision=fp16"
-    return f"{hardware.name} has no instructions for bf16, which is emulated{fp16}"
+    emulated = f"{hardware.name} has no instructions for bf16, which is emulated"
+    if hardware.kind == "cpu":
+        return f"{emulated}; candidate.mixed_precision=no candidate.weights_dtype=float32 is faster there"
+    return emulated if knobs.method in QUANTIZED else f"{emulated}; it has them for candidate.mixed_precision=fp16"
 
 
 def _items(found: Forecast) -> Iterator[str]:

@@ -5,7 +5,8 @@ disk, so with all of it there neither torch nor transformers is imported. Leaves
 (alternatives.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from autotune.core.candidate import Candidate, Optimizer
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, host_items, room_of
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
-from autotune.core.planning import TimeTable, length_grid, spread, step_seconds, tabulate
+from autotune.core.planning import TimeParts, planned_seconds
 from autotune.core.profile import Profile, deepen
 from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
@@ -28,10 +29,11 @@ from autotune.core.regime import TILE
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
-from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, remembered, time_law, time_law_from_dict
+from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
 from autotune.core.workload import Lengths, ModelFacts
+from autotune.errors import NotPredicted
 from autotune.experience import Taught
-from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of
+from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of, trace_missing
 from autotune.task import allocator_conf
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
@@ -44,6 +46,7 @@ BATCHED_BY = (  # knobs that decide what the micro-batches are
     "gradient_accumulation_steps",
     "devices",
 )
+Identity = tuple[Any, ...]  # of a request, and of what is made of its profile
 USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
 
 
@@ -71,19 +74,6 @@ class TimeForecast:
         if recipe.max_steps is not None:
             return recipe.max_steps
         return None if self.estimate.steps is None else recipe.epochs * self.estimate.steps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TimeParts:
-    """What a candidate's seconds are made of. epoch: with the labels that the loss scores. useful_tokens: of it.
-
-    Candidates that are alike in one of them have the same object.
-    """
-
-    law: TimeLaw
-    epoch: Epoch
-    useful_tokens: int
-    accumulation: int
 
 
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
@@ -116,13 +106,14 @@ class Forecaster:
     progress: Callable[[str], None]
     thrifty: bool = False
     taught: Sequence[Taught] = ()
-    _profiles: dict[str, Profile] = field(default_factory=dict)
-    _deep_profiles: dict[str, Profile] = field(default_factory=dict)
-    _laws: dict[str, MemoryLaw] = field(default_factory=dict)
-    _time_laws: dict[str, TimeLaw] = field(default_factory=dict)
+    _profiles: dict[Identity, Profile] = field(default_factory=dict)
+    _deep_profiles: dict[Identity, Profile] = field(default_factory=dict)
+    _laws: dict[Identity, MemoryLaw] = field(default_factory=dict)
+    _time_laws: dict[Identity, TimeLaw] = field(default_factory=dict)
     _joined_laws: dict[tuple[int, int], TimeLaw] = field(default_factory=dict)
     _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
     _scored_epochs: dict[int, Epoch] = field(default_factory=dict)  # by the id of one of `_epochs`
+    _untimed: dict[Identity, NotPredicted] = field(default_factory=dict)  # why, by a profile's identity
     _known_speed: tuple[Speed, TimePrior] | None = field(init=False)
     _calibration: TimeCalibration | None = field(init=False, default=None)
 
@@ -139,7 +130,12 @@ class Forecaster:
 
     def batch(self, candidate: Candidate) -> Batch:
         """The candidate's worst micro-batch, as the loss on this kind of device sees it."""
-        return self._scored(full_batch(candidate) if self.lengths is None else worst_batch(candidate, self.lengths))
+        if self.lengths is None:
+            return self._scored(full_batch(candidate))
+        worst = [worst_batch(candidate, self.lengths)]
+        if candidate.batching == "batch_rebalance":  # which gives short rows so many that they may take more room
+            worst.append(self._epoch(candidate).largest)
+        return self._scored(max(worst, key=lambda batch: batch.rows * batch.positions))
 
     def peak(self, candidate: Candidate) -> Peak:
         """The worst moment of a candidate's step. Raises NotPredicted when it cannot be traced."""
@@ -207,7 +203,7 @@ class Forecaster:
             shapes = self._scored_epoch(epoch).monomials
         try:
             estimate = estimate_time(
-                self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle),
+                self._law_of_time(candidate, middle),
                 speed,
                 shapes,
                 accumulation=candidate.gradient_accumulation_steps,
@@ -230,54 +226,39 @@ class Forecaster:
             return None
         epoch = self._epoch(candidate)
         middle = self._scored(epoch.middle)
-        law = self._thrifty_law(candidate, middle) if self.thrifty else self._time_law(candidate, middle)
         return TimeParts(
-            law=law,
+            law=self._law_of_time(candidate, middle),
             epoch=self._scored_epoch(epoch),
             useful_tokens=int(epoch.labels.sum()),
             accumulation=candidate.gradient_accumulation_steps,
+        )
+
+    def trace_ahead(self, candidates: Iterable[Candidate], *, until: float = math.inf) -> None:
+        """Trace what the time of these candidates takes, several steps at once, in their order.
+
+        until: of time.monotonic(); what has not begun then is not predicted: time_parts raises NotPredicted.
+        """
+        if self._known_speed is None or self.lengths is None:
+            return
+        requests: dict[Identity, ProfileRequest] = {}
+        for candidate in candidates:
+            if not candidate.activation_offloading:
+                for step in self._timed_steps(candidate, self._scored(self._epoch(candidate).middle)):
+                    request = self._profile_request(*step)
+                    requests.setdefault(request.identity, request)
+        self._untimed = trace_missing(
+            requests.values(),
+            home=self.home,
+            progress=self.progress,
+            until=until,
+            processes=self.hardware.cores,
         )
 
     def step_seconds(self, parts: Sequence[TimeParts]) -> Any:
         """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells."""
         assert self._known_speed is not None
         assert self._calibration is not None
-        speed, _ = self._known_speed
-        epochs = list({id(each.epoch): each.epoch for each in parts}.values())
-        epoch_places = {id(epoch): place for place, epoch in enumerate(epochs)}
-        grid = length_grid(max(int(epoch.positions.max()) for epoch in epochs))
-        tables: list[TimeTable] = []
-        places: dict[tuple[int, int], int | None] = {}
-        for each in parts:
-            key = id(each.law), int(each.epoch.rows[0])
-            if key not in places:
-                try:
-                    tables.append(tabulate(each.law, speed, key[1], grid))
-                    places[key] = len(tables) - 1
-                except KeyError:  # an operation that a probe could not measure
-                    places[key] = None
-        table_of = [places[id(each.law), int(each.epoch.rows[0])] for each in parts]
-        known = np.array([place is not None for place in table_of])
-        found = np.full((len(parts), len(SPENT)), np.nan)
-        if known.any():
-            spreads = np.stack([spread(epoch, grid) for epoch in epochs])
-
-            def new_shapes(epoch: int, table: int) -> float:
-                if not tables[table].making_s.any():
-                    return 0.0
-                return epochs[epoch].new_shapes(remembered(spreads[epoch].sum(axis=0) @ tables[table].kernels))
-
-            of_known = [(epoch_places[id(p.epoch)], t) for p, t in zip(parts, table_of, strict=True) if t is not None]
-            news = {pair: new_shapes(*pair) for pair in set(of_known)}
-            found[known] = step_seconds(
-                tables,
-                np.array([table for _, table in of_known]),
-                spreads,
-                np.array([epoch for epoch, _ in of_known]),
-                new_shapes=np.array([news[pair] for pair in of_known]),
-                accumulation=np.array([each.accumulation for each in parts])[known],
-            )
-        return found * np.exp(self._calibration.logarithms)
+        return planned_seconds(parts, self._known_speed[0]) * np.exp(self._calibration.logarithms)
 
     def _scored(self, batch: Batch) -> Batch:
         """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""
@@ -306,14 +287,14 @@ class Forecaster:
         )
 
     def _profile(self, request: ProfileRequest) -> Profile:
-        key = key_of(describe_request(request))
+        key = request.identity
         if key not in self._profiles:
             self._profiles[key] = load_profile(request, home=self.home, progress=self.progress)
         return self._profiles[key]
 
     def _deep_profile(self, request: ProfileRequest) -> Profile:
         """The profile with all layers. It is made once for the batches that share it."""
-        key = key_of(describe_request(request))
+        key = request.identity
         if key not in self._deep_profiles:
             self._deep_profiles[key] = deepen(self._profile(request), self.facts.layers)
         return self._deep_profiles[key]
@@ -322,26 +303,27 @@ class Forecaster:
         """The law at full depth, for all candidates of this one's case."""
         request = self._profile_request(candidate, batch)
         layers, accumulation = self.facts.layers, candidate.gradient_accumulation_steps
-        question = {"profile": describe_request(request), "layers": layers, "accumulation": accumulation}
-        if (key := key_of(question)) not in self._laws:
+        if (key := (*request.identity, accumulation)) not in self._laws:
+            question = {"profile": describe_request(request), "layers": layers, "accumulation": accumulation}
 
             def answer() -> dict[str, Any]:
                 return memory_law(self._profile(request), layers=layers, accumulation=accumulation).to_dict()
 
-            path = self.home / "profiles" / "laws" / f"{key}.json"
+            path = self.home / "profiles" / "laws" / f"{key_of(question)}.json"
             self._laws[key] = law_from_dict(store.remember(path, question, answer, self.progress))
         return self._laws[key]
 
-    def _thrifty_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
-        """The law of a candidate from a step with the usual optimizer, and from a plain one with its own."""
+    def _timed_steps(self, candidate: Candidate, batch: Batch) -> list[tuple[Candidate, Batch]]:
+        """What is traced for the time of a candidate: it, or (thrifty) one with the usual optimizer and a plain one."""
+        if not self.thrifty:
+            return [(candidate, batch)]
         usual = replace(
             candidate,
             optimizer=USUAL_OPTIMIZER,
             gradient_accumulation_steps=max(2, candidate.gradient_accumulation_steps),
         )
-        law = self._time_law(usual, batch)
         if candidate.optimizer == USUAL_OPTIMIZER:
-            return law
+            return [(usual, batch)]
         plain = replace(
             usual,
             optimizer=candidate.optimizer,
@@ -353,7 +335,14 @@ class Forecaster:
             per_device_train_batch_size=1,
         )
         few = Batch(rows=1, positions=batch.positions, labels=min(batch.labels, TILE))
-        end = self._time_law(plain, few)
+        return [(usual, batch), (plain, few)]
+
+    def _law_of_time(self, candidate: Candidate, batch: Batch) -> TimeLaw:
+        """The law of a candidate's steps; of a plain step, where there is one, only how it ends."""
+        law, *plain = [self._time_law(*step) for step in self._timed_steps(candidate, batch)]
+        if not plain:
+            return law
+        [end] = plain
         if (key := (id(law), id(end))) not in self._joined_laws:
             self._joined_laws[key] = replace(law, step_end=end.step_end)
         return self._joined_laws[key]
@@ -363,15 +352,17 @@ class Forecaster:
         request = self._profile_request(candidate, batch)
         layers, accumulation, tf32 = self.facts.layers, candidate.gradient_accumulation_steps, candidate.tf32
         selective = candidate.checkpointing == "selective"
-        question = {
-            "profile": describe_request(request),
-            "layers": layers,
-            "accumulation": accumulation,
-            "tf32": tf32,
-            "selective": selective,
-            "format": TIME_FORMAT,
-        }
-        if (key := key_of(question)) not in self._time_laws:
+        if (problem := self._untimed.get(request.identity)) is not None:
+            raise problem
+        if (key := (*request.identity, accumulation, tf32, selective)) not in self._time_laws:
+            question = {
+                "profile": describe_request(request),
+                "layers": layers,
+                "accumulation": accumulation,
+                "tf32": tf32,
+                "selective": selective,
+                "format": TIME_FORMAT,
+            }
 
             def answer() -> dict[str, Any]:
                 law = time_law(
@@ -379,7 +370,7 @@ class Forecaster:
                 )
                 return law.to_dict()
 
-            path = self.home / "profiles" / "time" / f"{key}.json"
+            path = self.home / "profiles" / "time" / f"{key_of(question)}.json"
             self._time_laws[key] = time_law_from_dict(store.remember(path, question, answer, self.progress))
         return self._time_laws[key]
 

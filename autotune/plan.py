@@ -5,6 +5,7 @@ offset for each method (core/calibrate.py). A candidate that cannot be predicted
 say. How fast candidates are is predicted as well, for a sampler that can make use of it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,11 +19,12 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.estimate import MemoryEstimate
 from autotune.core.memory import Peak
 from autotune.core.outcome import Measured, OutOfMemory
+from autotune.core.planning import TimeParts
 from autotune.core.timing import SPENT
 from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
 from autotune.experience import Taught
-from autotune.forecaster import Forecaster, TimeParts
+from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 
 Floats = NDArray[np.float64]
@@ -122,12 +124,17 @@ class Plan:
         )
         return False
 
-    def speeds(self, candidates: Sequence[Candidate]) -> Speeds:
+    def speeds(
+        self, candidates: Sequence[Candidate], *, first: Sequence[Candidate] = (), until: float = math.inf
+    ) -> Speeds:
         """How fast candidates are, as far as it is predicted.
 
-        Costs a trace for each kind of step among them. One that cannot be predicted gets the median of the others: it
-        is for a trial to say.
+        Costs a trace for each kind of step among them, those of `first` before the others; none is begun at `until`
+        (time.monotonic()) or later. One that cannot be predicted gets the median of the others: it is for a trial to
+        say.
         """
+        asked = dict.fromkeys(replace(each, **UNTIMED) for each in (*first, *candidates))
+        self.forecaster.trace_ahead(asked, until=until)
         parts: dict[Candidate, TimeParts | None] = {}
         for candidate in candidates:
             alike = replace(candidate, **UNTIMED)

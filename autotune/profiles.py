@@ -5,7 +5,7 @@ key have one profile. Neither torch nor transformers is imported for a profile t
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +20,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.regime import keeps_documents_apart, regime_of
 from autotune.errors import NotPredicted, first_line
 from autotune.installed import installed
-from autotune.tracer import trace_apart
+from autotune.tracer import trace_apart, trace_many
 
 Loss = Literal["fused", "full_logits"]
 
@@ -64,6 +64,11 @@ class ProfileRequest:
         """The fields by name, as tracer.trace_apart and TraceRequest take them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells a reduced request from others of the same model."""
+        return tuple(value for name, value in self.asked.items() if name != "config")
+
 
 def request_of(
     batch: Batch,
@@ -104,21 +109,50 @@ def load_profile(request: ProfileRequest, *, home: Path, progress: Callable[[str
     request = reduced(request)
 
     def answer() -> dict[str, Any]:
-        words = ", ".join(_kind_of_step(request))
-        progress(f"tracing a training step ({words}); this is done once")
+        progress(f"tracing a training step ({', '.join(_kind_of_step(request))}); this is done once")
         try:
             return trace_apart(request.asked).to_dict()
         except NotPredicted as error:
-            raise NotPredicted(f"a step ({words}) cannot be traced: {first_line(error)}") from error
+            raise _not_traced(request, error) from error
 
     question = describe_request(request)
-    path = home / "profiles" / f"{key_of(question)}.json"
+    path = _path_of(question, home)
     try:
         return profile_from_dict(store.remember(path, question, answer, progress))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         progress(f"{path} holds no profile ({type(error).__name__}: {error}); it is made anew")
         path.unlink()
         return profile_from_dict(store.remember(path, question, answer, progress))
+
+
+def trace_missing(
+    requests: Iterable[ProfileRequest],
+    *,
+    home: Path,
+    progress: Callable[[str], None],
+    until: float,
+    processes: int,
+) -> dict[tuple[Any, ...], NotPredicted]:
+    """Trace the profiles that the cache lacks, several at once, and keep them there.
+
+    until, processes: as tracer.trace_many has them. Returns the reason for each one that was not traced, by its
+    identity.
+    """
+    missing = [each for each in requests if not _path_of(describe_request(each), home).exists()]
+    if not missing:
+        return {}
+    progress(f"tracing {len(missing)} kinds of training steps; this is done once")
+    failed: dict[tuple[Any, ...], NotPredicted] = {}
+    traces = trace_many([request.asked for request in missing], until=until, processes=processes)
+    for request, found in zip(missing, traces, strict=True):
+        if found is None:
+            failed[request.identity] = NotPredicted("no time was left to trace all kinds of steps")
+        elif isinstance(found, NotPredicted):
+            failed[request.identity] = _not_traced(request, found)
+        else:
+            question = describe_request(request)
+            store.remember(_path_of(question, home), question, found.to_dict, progress)
+    return failed
 
 
 def reduced(request: ProfileRequest) -> ProfileRequest:
@@ -177,6 +211,10 @@ def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
         yield "activations offloaded"
 
 
+def _not_traced(request: ProfileRequest, error: NotPredicted) -> NotPredicted:
+    return NotPredicted(f"a step ({', '.join(_kind_of_step(request))}) cannot be traced: {first_line(error)}")
+
+
 def _has_mask(request: ProfileRequest) -> bool:
     return request.masked or request.beyond_window or keeps_documents_apart(request.candidate)
 
@@ -193,6 +231,10 @@ def describe_request(request: ProfileRequest) -> dict[str, Any]:
     """A reduced request and the stack that answers it, as plain values: two equal ones have one profile."""
     versions = installed().versions
     return {**asdict(request), "format": FORMAT, "versions": {name: versions.get(name) for name in STACK}}
+
+
+def _path_of(question: Any, home: Path) -> Path:
+    return home / "profiles" / f"{key_of(question)}.json"
 
 
 def key_of(question: Any) -> str:

@@ -1,6 +1,6 @@
 """What is estimated when only some knobs are said: a complete candidate, legal where it is to run.
 
-Knobs that are not given are TRL's defaults, as the baseline of a search has them. Leaves out the estimating.
+Knobs that are not given are TRL's defaults. Leaves out the estimating.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from autotune.core.context import Context, Installed
 from autotune.core.hardware import Hardware
 from autotune.core.legality import RULES, Rule
 from autotune.core.pins import pins_in_words
-from autotune.core.space import baseline
+from autotune.core.space import defaults
 from autotune.core.workload import DataFacts, Lengths, Workload, too_few_rows
 from autotune.errors import UsageError
 
@@ -53,7 +53,7 @@ def complete(
     method = fixed.get("method", recipe.asked_method)
     workload = replace(workload, recipe=replace(recipe, method=method))
     context = Context(installed=installed, hardware=hardware, workload=workload)
-    start = replace(baseline(workload=workload, hardware=hardware, installed=installed)[0], method=method)
+    start = replace(defaults(workload=workload, hardware=hardware, installed=installed), method=method)
     if not lengths_known:
         start = replace(start, max_length=workload.data.lengths.longest)
     candidate = replace(start, **fixed)

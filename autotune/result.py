@@ -78,6 +78,11 @@ class Findings:
             if any(isinstance(trial.outcome, Measured) for trial in self.trials if trial.role != "baseline"):
                 return "no time was left to measure the best again: the answer is the baseline; raise budget.minutes"
             return "nothing could be measured beside the baseline: the answer is the baseline"
+        if (once := self.verdict.once) is not None:
+            return (
+                f"about {once.ratio:.1f} times TRL's defaults in useful tokens per second, each measured once: no time "
+                "was left to measure them again; raise budget.minutes"
+            )
         if speedup is None:
             outcome = best.outcome
             rate = f"{outcome.useful_tokens_per_s:.0f} useful tokens/s" if isinstance(outcome, Measured) else "a guess"
@@ -88,7 +93,7 @@ class Findings:
 
     @property
     def fallback(self) -> Mapping[str, tuple[Any, Any]]:
-        """Knobs in which the baseline had to leave TRL's defaults to fit in memory: (TRL's value, its own)."""
+        """Knobs in which the baseline had to leave TRL's defaults to run at all: (TRL's value, its own)."""
         return differences(self.defaults, self.baseline.candidate)
 
 
@@ -291,7 +296,7 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append(_losses_line(losses, document["workload"]["fidelity"]))
     if document["baseline_differs"]:
         changes = ", ".join(f"{knob} {own}" for knob, (_, own) in document["baseline_differs"].items())
-        lines.append(f"TRL's defaults did not fit in memory as they are; here they have {changes}")
+        lines.append(f"TRL's defaults were not measured as they are, but with {changes}")
     if document["speedup_by_hand"] is not None:
         interval = document["speedup_by_hand_interval"]
         words = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""

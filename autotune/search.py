@@ -4,6 +4,7 @@ The two best are then measured once more, side by side with the baseline and `by
 measurement is reported: the best of many noisy trials looks better than it is.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from autotune.core.opening import opening
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
 from autotune.core.parity import Parity
 from autotune.core.receipts import Known, receipts, runner_up
-from autotune.core.space import Space, baseline, by_hand, enumerate_space, explain
+from autotune.core.space import Space, baseline, by_hand, defaults, enumerate_space, explain
 from autotune.core.workload import Workload
 from autotune.display import SearchDisplay
 from autotune.errors import AutotuneError
@@ -46,6 +47,8 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     if hardware.other_devices:
         display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
+    if hardware.is_slow_in_bf16:
+        display.line(f"{hardware.name} has no instructions for bf16: TRL's defaults are measured without it")
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
         workload = workload_of(request, progress=display.line)
@@ -194,13 +197,14 @@ class _Sitting:
             return  # nothing was tried, nor will be: there is nothing to predict for
         start, tokens = self._start(first, careful), self.workload.data.lengths.tokens
         references = [c for c in dict.fromkeys((first.candidate, careful.candidate)) if c not in self.legal]
+        begin = opening(self.space.candidates, start, tokens, seed=self.request.seed)
         proposals = Proposals(
             self.space.candidates,
-            opening(self.space.candidates, start, tokens, seed=self.request.seed),
+            begin,
             sampler=self.request.sampler,
             seed=self.request.seed,
             journal=self.request.out / "study.journal",
-            predicted=self._predicted_speeds([*self.space.candidates, *references]),
+            predicted=self._predicted_speeds([*self.space.candidates, *references], first=[*references, *begin]),
             references=references,
         )
         proposals.tell(trial for trial in self._first_measurements() if not self._was_cut_off(trial))
@@ -218,12 +222,14 @@ class _Sitting:
         tried = [trial.outcome for trial in self._first_measurements()]
         return self.budget.has_room(self._spent_s(), tried=tried, reserve_s=self._reserve_s())
 
-    def _predicted_speeds(self, candidates: Sequence[Candidate]) -> Speeds | None:
-        """What the sampler wants to know before it begins; None where it wants nothing."""
+    def _predicted_speeds(self, candidates: Sequence[Candidate], *, first: Sequence[Candidate]) -> Speeds | None:
+        """What the sampler wants to know before it begins; None where it wants nothing. first: to be sure of."""
         if self.request.sampler != "roofline":
             return None
         self.display.line(f"predicting how fast {len(candidates):,} candidates are")
-        return self.plan.speeds(candidates)
+        patience_s = self.budget.tracing_s
+        until = math.inf if patience_s is None else time.monotonic() + patience_s
+        return self.plan.speeds(candidates, first=first, until=until)
 
     def _start(self, first: Trial, careful: Trial) -> Candidate:
         """What the opening batches in other ways: what a careful person would set, else TRL's defaults.
@@ -357,7 +363,7 @@ class _Sitting:
             space=self.space,
             versions=dict(self.installed.versions),
             trials=tuple(trials),
-            defaults=self._baselines()[0],
+            defaults=defaults(workload=self.workload, hardware=self.request.hardware, installed=self.installed),
             baseline=first,
             by_hand=careful,
             verdict=verdict,

@@ -189,7 +189,7 @@ class BudgetSettings:
 class SamplerSettings:
     """How a search proposes."""
 
-    name: str = one_of(("tpe", "roofline", "gp", "random", "grid"), "tpe")
+    name: str = one_of(("roofline", "tpe", "gp", "random", "grid"), "roofline")
     """what proposes the next candidate"""
 
 

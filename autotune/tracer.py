@@ -1,17 +1,20 @@
-"""The tracer: traces training steps in a process of its own, which sees no GPU.
+"""The tracer: traces training steps in processes of its own, which see no GPU.
 
 Where there is a GPU, importing bitsandbytes (hence TRL) takes half a gigabyte of it for the process that does so; the
-one that plans must not. A trace's two parts run beside each other. Leaves out what is kept of it (profiles.py).
+one that plans must not. A trace's two parts run beside each other, and so do several traces. Leaves out what is kept of
+it (profiles.py).
 """
 
 import contextlib
 import io
+import itertools
 import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -20,6 +23,7 @@ from autotune.errors import NotPredicted, UsageError
 from autotune.fork_server import start_fork_server
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+MOST_PROCESSES = 8  # each of half a gigabyte
 
 
 def start_tracer() -> None:
@@ -33,14 +37,42 @@ def trace_apart(asked: Mapping[str, Any]) -> Profile:
     Raises NotPredicted when it cannot be traced, or when what traces it dies, UsageError when the recipe asks for what
     the model has not.
     """
-    with _two_processes(start_fork_server(NO_GPU)) as pool:
-        all_shapes, beside = pool.submit(_all_shapes, dict(asked)), pool.submit(_deeper, dict(asked))
-        try:
-            profile, deeper = all_shapes.result(), beside.result()
-        except BrokenProcessPool:
-            raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
-        except _NotTraced as error:
-            raise NotPredicted(str(error)) from None
+    with _processes(2) as pool:
+        return _join(*_submit(pool, asked))
+
+
+def trace_many(
+    asked: Sequence[Mapping[str, Any]], *, until: float, processes: int
+) -> Iterator[Profile | NotPredicted | None]:
+    """The profiles of several requests, in their order; in place of one that cannot be traced the reason.
+
+    until: of time.monotonic(); in place of what has not begun then is None. processes: at once. Raises UsageError as
+    trace_apart does.
+    """
+    with _processes(min(2 * len(asked), max(2, processes), MOST_PROCESSES)) as pool:
+        submitted = [_submit(pool, each) for each in asked]
+        for futures in submitted:
+            if time.monotonic() >= until:
+                for future in itertools.chain(*submitted):
+                    future.cancel()
+            try:
+                yield None if any(future.cancelled() for future in futures) else _join(*futures)
+            except NotPredicted as error:
+                yield error
+
+
+def _submit(pool: ProcessPoolExecutor, asked: Mapping[str, Any]) -> tuple[Future[Any], Future[Any]]:
+    return pool.submit(_all_shapes, dict(asked)), pool.submit(_deeper, dict(asked))
+
+
+def _join(all_shapes: Future[Any], beside: Future[Any]) -> Profile:
+    """The profile out of a trace's two parts. Raises NotPredicted when one of them did not come to its end."""
+    try:
+        profile, deeper = all_shapes.result(), beside.result()
+    except BrokenProcessPool:
+        raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
+    except _NotTraced as error:
+        raise NotPredicted(str(error)) from None
     try:
         return profile if deeper is None else with_growth(profile, *deeper)
     except ValueError as error:
@@ -69,9 +101,10 @@ def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | Non
 
 
 @contextlib.contextmanager
-def _two_processes(context: Any) -> Iterator[ProcessPoolExecutor]:
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that are gone afterwards, whatever happens. None of them has children, which would outlive it."""
-    with ProcessPoolExecutor(2, mp_context=context, initializer=_die_with_parent) as pool:
+    context = start_fork_server(NO_GPU)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_die_with_parent) as pool:
         try:
             yield pool
         except BaseException:

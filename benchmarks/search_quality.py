@@ -87,7 +87,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     name = table.header["name"]
     words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
     hardware = Hardware.from_dict(table.header["probed"])
-    request = replace(request_of(words), hardware=hardware)
+    request = replace(request_of(words), hardware=hardware, fixed=table.header["fixed"])
     workload = workload_of(request, progress=_say)
     if workload.data.fingerprint != table.header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")

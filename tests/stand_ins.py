@@ -17,10 +17,11 @@ from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
+from autotune.core.planning import TimeParts
 from autotune.core.recipe import Recipe
 from autotune.core.timing import SPENT
 from autotune.core.units import MIB
-from autotune.forecaster import Forecaster, TimeParts
+from autotune.forecaster import Forecaster
 from autotune.plan import Speeds
 from autotune.search_request import SearchRequest
 from autotune.task import Compare
@@ -152,6 +153,7 @@ def predict_seconds(
 
     monkeypatch.setattr(Forecaster, "time_parts", time_parts)
     monkeypatch.setattr(Forecaster, "step_seconds", step_seconds)
+    monkeypatch.setattr(Forecaster, "trace_ahead", lambda forecaster, candidates, *, until: None)
 
 
 def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:

@@ -119,18 +119,16 @@ def test_a_sweep_is_one_table(model: Path, home: Path, capsys: pytest.CaptureFix
     assert all(line.isprintable() for line in (heading, *rows))
 
 
-def test_a_warm_estimate_imports_no_library_and_takes_no_second(model: Path, home: Path) -> None:
-    """What is in the cache is answered without torch, transformers, trl or peft, in a second of CPU time."""
+def test_a_warm_estimate_imports_no_library(model: Path, home: Path) -> None:
+    """What is in the cache is answered without torch, transformers, trl or peft."""
     words = ["estimate", f"model={model}", *WORDS, f"home={home}"]
     code = (
-        "import sys, time; from autotune.cli import main; code = main(sys.argv[1:]); "
-        "print(code, time.process_time(), *{'torch', 'transformers', 'trl', 'peft'} & set(sys.modules))"
+        "import sys; from autotune.cli import main; code = main(sys.argv[1:]); "
+        "print(code, *{'torch', 'transformers', 'trl', 'peft'} & set(sys.modules))"
     )
     main(words)
     done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
-    status, seconds, *loaded = done.stdout.splitlines()[-1].split()
-    assert (status, loaded) == ("0", [])
-    assert float(seconds) < 1.0
+    assert done.stdout.splitlines()[-1].split() == ["0"]
 
 
 def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
@@ -196,6 +194,10 @@ def test_emulated_bf16_is_remarked(home: Path) -> None:
     assert not any("emulated" in line for line in summary_lines(ask(home)))
     pure = ask(home, old, fixed={**PINS, "mixed_precision": "no", "weights_dtype": "bfloat16"})
     assert said in summary_lines(pure)
+    slow = summary_lines(ask(home, replace(CPU, supports_bf16=False)))
+    assert any(
+        line.endswith("candidate.mixed_precision=no candidate.weights_dtype=float32 is faster there") for line in slow
+    )
     fp16 = ask(home, old, fixed={**PINS, "mixed_precision": "fp16"})
     assert not any("emulated" in line for line in summary_lines(fp16))
 

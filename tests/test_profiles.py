@@ -12,7 +12,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.profile import Profile
 from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted
-from autotune.profiles import ProfileRequest, describe_request, key_of, load_profile, reduced, request_of
+from autotune.profiles import ProfileRequest, describe_request, key_of, load_profile, reduced, request_of, trace_missing
 from tests.core.test_profile import step
 
 CANDIDATE = Candidate(max_length=300, per_device_train_batch_size=4, gradient_accumulation_steps=3, method="lora")
@@ -90,6 +90,30 @@ def test_a_file_that_is_not_ours_is_made_anew(traced: list[Any], tmp_path: Path,
     assert "made anew" in said[0]
     assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
     assert len(traced) == 2
+
+
+def test_what_is_missing_is_traced_together(traced: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is in the cache is not traced again; of what is not traced then, the reason."""
+    requests = [reduced(replace(REQUEST, candidate=replace(CANDIDATE, checkpointing=c))) for c in ("off", "full")]
+    late, broken = (reduced(replace(REQUEST, masked=False, loss=loss)) for loss in ("fused", "full_logits"))
+    many: list[Any] = []
+
+    def trace_many(asked: Any, *, until: float, processes: int) -> list[Any]:
+        many.extend(asked)
+        return [step(7), None, NotPredicted("CheckpointError: they differ\n  - ...")]
+
+    monkeypatch.setattr("autotune.profiles.trace_many", trace_many)
+    said: list[str] = []
+    here: dict[str, Any] = {"home": tmp_path, "progress": said.append}
+    load_profile(requests[0], **here)
+    failed = trace_missing([*requests, late, broken], **here, until=9.0, processes=2)
+    assert [each["candidate"].checkpointing for each in many] == ["full", "off", "off"]
+    assert load_profile(requests[1], **here) == step(7)
+    assert {identity: str(why).rpartition(": ")[2] for identity, why in failed.items()} == {
+        late.identity: "no time was left to trace all kinds of steps",
+        broken.identity: "they differ",
+    }
+    assert said[1:] == ["tracing 3 kinds of training steps; this is done once"]
 
 
 def test_what_cannot_be_traced_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

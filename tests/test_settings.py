@@ -161,7 +161,7 @@ def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
     assert (request.data, dict(request.columns)) == (str(Path.home() / "rows.jsonl"), {"question": "q"})
     assert (request.out, request.home) == (tmp_path / "new", Path.home() / "cache")
     assert (request.model, request.fidelity, request.seed) == ("tiny", Fidelity.exact, 42)
-    assert (request.minutes, request.trials, request.sampler) == (30.0, None, "tpe")
+    assert (request.minutes, request.trials, request.sampler) == (30.0, None, "roofline")
 
 
 def test_an_incomplete_search_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
-from autotune.core.batches import sampled_order
+from autotune.core.batches import balanced, sampled_order
 from autotune.sft import GroupedByLength
 from tests.core.examples import candidate
 
@@ -32,3 +32,15 @@ def test_the_simulated_groups_are_those_of_the_sampler(rows: int) -> None:
     drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(0)).numpy()
     simulated = drawn[sampled_order(lengths[drawn], asked)]
     assert np.count_nonzero(simulated != np.array(real)) <= 2
+
+
+@pytest.mark.parametrize(("micro_batches", "longest"), [(2, 200), (4, 4000), (8, 4000), (3, 30)])
+def test_rebalanced_steps_are_those_of_the_sampler(micro_batches: int, longest: int) -> None:
+    """As many rows in each micro-batch of a hundred steps as transformers puts there, in its order of cost or not."""
+    steps, rows = 100, 24
+    tokens = np.random.default_rng(1).integers(1, longest, (steps, rows))
+    sampler = BatchRebalanceSampler(tokens.ravel().tolist(), rows, 1, micro_batches, shuffle=False)
+    real = np.array([len(each) for each in sampler]).reshape(steps, micro_batches)
+    found = balanced(-np.sort(-tokens, axis=1), micro_batches)
+    assert np.sort(found, axis=1).tolist() == np.sort(real, axis=1).tolist()
+    assert (found != rows // micro_batches).any()

@@ -1,6 +1,7 @@
 """The tracer: what comes back from the process that traces, and that it is gone afterwards."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def test_two_processes_find_what_one_finds() -> None:
     assert tracer.trace_apart(asked()) == trace(TraceRequest(**asked()))
     left = {child.pid for child in psutil.Process().children(recursive=True)} - before
     assert len(left) <= 2  # the fork server and its resource tracker, where this was their first use
+
+
+def test_many_traces_at_once() -> None:
+    """Each is what it is alone, in the order that was asked; what has not begun in time is left out."""
+    several = [asked(), asked(num_hidden_layers=2), asked(num_hidden_layers=0)]
+    first, second, third = tracer.trace_many(several, until=math.inf, processes=4)
+    assert (first, second) == tuple(trace(TraceRequest(**each)) for each in several[:2])
+    assert isinstance(third, NotPredicted)
+    assert list(tracer.trace_many(4 * [asked()], until=0.0, processes=2))[-1] is None
 
 
 def test_an_interrupted_trace_leaves_no_process(tmp_path: Path) -> None:

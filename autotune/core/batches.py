@@ -21,6 +21,7 @@ from autotune.core.workload import Lengths
 
 Integers = NDArray[np.int64]
 GROUP_STEPS, LEAST_GROUPS = 50, 4  # transformers' LengthGroupedSampler sorts within so many steps, or makes four groups
+ATTENTION_COST = 0.001  # transformers' BatchRebalanceSampler: of a position, for each position of its row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,12 @@ class Epoch:
     positions: Integers
     labels: Integers
 
+    def by_rows(self) -> "list[Epoch]":
+        """Its micro-batches apart by how many rows they have, which differs under batch rebalancing alone."""
+        if self.rows.min() == self.rows.max():
+            return [self]
+        return [self._where(self.rows == rows) for rows in np.unique(self.rows)]
+
     def batches(self, most: int) -> list[Batch]:
         """The first of them."""
         columns = (self.rows[:most].tolist(), self.positions[:most].tolist(), self.labels[:most].tolist())
@@ -82,9 +89,14 @@ class Epoch:
 
     @property
     def middle(self) -> Batch:
-        """The micro-batch of the median size."""
-        place = int(np.argsort(self.rows * self.positions)[len(self.rows) // 2])
-        return Batch(rows=int(self.rows[place]), positions=int(self.positions[place]), labels=int(self.labels[place]))
+        """The micro-batch of the median size, of those with several rows if there are any: one row is a case apart."""
+        places = np.flatnonzero((self.rows > 1) | (self.rows.max() == 1))
+        return self._at(int(places[np.argsort((self.rows * self.positions)[places])[len(places) // 2]]))
+
+    @property
+    def largest(self) -> Batch:
+        """The micro-batch of the most positions."""
+        return self._at(int(np.argmax(self.rows * self.positions)))
 
     @property
     def monomials(self) -> NDArray[np.float64]:
@@ -92,9 +104,15 @@ class Epoch:
         columns: Any = (self.rows, self.positions, self.labels)
         return np.stack(np.broadcast_arrays(*monomials(*columns)), axis=1).astype(np.float64)
 
+    def _at(self, place: int) -> Batch:
+        return Batch(rows=int(self.rows[place]), positions=int(self.positions[place]), labels=int(self.labels[place]))
+
+    def _where(self, kept: NDArray[np.bool_]) -> "Epoch":
+        return Epoch(rows=self.rows[kept], positions=self.positions[kept], labels=self.labels[kept])
+
 
 def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
-    """Deal the rows of a dataset out to micro-batches of full size. Packed rows keep the dataset's mean of labels."""
+    """Deal the rows of a dataset out to micro-batches. Packed rows keep the dataset's mean of labels."""
     tokens = np.minimum(lengths.tokens, candidate.max_length)
     labels = np.minimum(lengths.labels, tokens - 1)
     if candidate.packs:
@@ -102,17 +120,61 @@ def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoc
         share = labels.sum() / tokens.sum()
         tokens = packed.row_tokens
         labels = np.rint(tokens * share).astype(np.int64)
-    rows = min(candidate.per_device_train_batch_size, len(tokens))
     order = np.random.default_rng(seed).permutation(len(tokens))
-    order = order[sampled_order(tokens[order], candidate)][: len(tokens) // rows * rows].reshape(-1, rows)
-    of_batch = tokens[order]
+    dealt, rows = deal(tokens[order], candidate)
+    order, starts = order[dealt], rows.cumsum() - rows
     apart = keeps_documents_apart(candidate)
-    longest = of_batch.sum(axis=1) if apart else of_batch.max(axis=1)
+    together = np.add if apart else np.maximum
     return Epoch(
-        rows=np.full(len(order), 1 if apart else rows),
-        positions=_up(longest, candidate.pad_to_multiple_of),
-        labels=labels[order].sum(axis=1),
+        rows=np.ones_like(rows) if apart else rows,
+        positions=_up(together.reduceat(tokens[order], starts), candidate.pad_to_multiple_of),
+        labels=np.add.reduceat(labels[order], starts),
     )
+
+
+def deal(tokens: Integers, candidate: Candidate) -> tuple[Integers, Integers]:
+    """Where the samplers move rows that came in a random order, and how many rows of that each micro-batch has, (C,).
+
+    What fills no micro-batch is left out; under batch rebalancing, what fills no step. There must be a row.
+    """
+    order = sampled_order(tokens, candidate)
+    if candidate.batching == "batch_rebalance":
+        step = min(candidate.rows_per_step, len(tokens))
+        of_steps = tokens[order[: len(tokens) // step * step]].reshape(-1, step)
+        rows = balanced(of_steps, -(-step // candidate.per_device_train_batch_size)).ravel()
+    else:
+        size = min(candidate.per_device_train_batch_size, len(tokens))
+        rows = np.full(len(tokens) // size, size)
+    return order[: rows.sum()], rows
+
+
+def balanced(tokens: Integers, micro_batches: int) -> Integers:
+    """How many rows each micro-batch of a step gets under batch rebalancing, longest first, (steps, micro_batches).
+
+    tokens: of the rows of each step, longest first, (steps, rows). It is transformers' BatchRebalanceSampler for one
+    device: the costliest micro-batch gives a row to the cheapest until it has one left, and of all divisions that were
+    met the one is taken where costs differ least. For more devices it is about that.
+    """
+    steps, rows = tokens.shape
+    sizes = np.tile(rows // micro_batches + (np.arange(micro_batches) < rows % micro_batches), (steps, 1))
+    found, least = sizes.copy(), np.full(steps, np.inf)
+    going, last, earlier = np.arange(steps), np.zeros_like(sizes), np.zeros_like(sizes)
+    for _ in range(max(30 * micro_batches, rows)):
+        longest = np.take_along_axis(tokens, sizes.cumsum(axis=1) - sizes, axis=1)
+        costs = sizes * longest + ATTENTION_COST * sizes * longest * longest
+        each, high, low = np.arange(len(going)), costs.argmax(axis=1), costs.argmin(axis=1)
+        apart = costs[each, high] - costs[each, low]
+        better = apart < least[going]
+        found[going[better]], least[going[better]] = sizes[better], apart[better]
+        turns_back = (sizes == earlier).all(axis=1)
+        changes = np.flatnonzero((apart > 0) & (sizes[each, high] > 1) & ~turns_back)
+        if not len(changes):
+            break
+        going, tokens, earlier, last = going[changes], tokens[changes], last[changes], sizes[changes]
+        sizes, each = last.copy(), np.arange(len(going))
+        sizes[each, high[changes]] -= 1
+        sizes[each, low[changes]] += 1
+    return found
 
 
 def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:

@@ -11,6 +11,7 @@ from autotune.core.outcome import Measured, Outcome
 TRIAL_SHARE = 1 / 15  # of the time, for one trial
 TRIAL_S = 60.0  # for one trial when only their number is limited
 BASELINE_SHARE = 0.4  # of the time, at which even the baseline is given up
+TRACING_SHARE = 0.2  # of the time, after which no further kind of step is traced for the prediction of time
 REPEAT_SHARE = 0.5  # of the time, at most, for the second measurement
 COMPARISON_SHARE = 0.2  # of the time, at most, for comparing losses; it is left out where it would take more
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
@@ -31,6 +32,11 @@ class Budget:
     def share_s(self) -> float:
         """Seconds that one trial may measure for."""
         return TRIAL_S if self.seconds is None else self.seconds * TRIAL_SHARE
+
+    @property
+    def tracing_s(self) -> float | None:
+        """Seconds in which the kinds of steps may be traced; None without a limit."""
+        return None if self.seconds is None else self.seconds * TRACING_SHARE
 
     def left_s(self, spent_s: float) -> float | None:
         """Seconds that are left, None without a limit."""
@@ -56,11 +62,11 @@ class Budget:
         return self.trials is None or len(tried) < self.trials
 
     def has_room(self, spent_s: float, *, tried: Sequence[Outcome], reserve_s: float) -> bool:
-        """Whether one more trial is allowed, as long as the median one, with `reserve_s` left after it."""
+        """Whether one more trial is allowed, as long as the (lower) median one, with `reserve_s` left after it."""
         if not self.allows(tried):
             return False
         left = self.left_s(spent_s)
-        usual_s = sorted(outcome.wall_s for outcome in tried)[len(tried) // 2]
+        usual_s = sorted(outcome.wall_s for outcome in tried)[(len(tried) - 1) // 2]
         return left is None or left - reserve_s > usual_s
 
     def reserve_s(self, contenders: Sequence[Measured]) -> float:

@@ -12,7 +12,7 @@ standard error s sqrt(2/K) (Montgomery, Design and Analysis of Experiments, 8th 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 import numpy as np
 
@@ -39,8 +39,11 @@ class Speedup:
 
 
 def reference(outcome: Measured) -> float:
-    """The reference product's rate around a trial, flop/s."""
-    return fmean(outcome.reference_flops_per_s)
+    """The reference product's rate around a trial, flop/s: the better of before and after.
+
+    What gets in between for a fifth of a second only ever slows it, and says nothing of a trial of seconds.
+    """
+    return max(outcome.reference_flops_per_s)
 
 
 def corrected_rates(outcomes: Sequence[Measured], usual: float | None = None) -> list[float]:

@@ -164,6 +164,11 @@ class Hardware:
         """Whether the rates were measured and nothing speaks against them."""
         return bool(self.rates) and not self.doubts
 
+    @property
+    def is_slow_in_bf16(self) -> bool:
+        """Whether bf16 takes many times as long as fp32: a CPU without instructions for it."""
+        return self.kind == "cpu" and not self.supports_bf16
+
     def curve(self, what: What, dtype: RateDtype) -> tuple[RatePoint, ...]:
         """The points of one operation in one dtype, by work; empty when it was not measured."""
         points = (point for point in self.rates if point.what == what and point.dtype == dtype)

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.batches import sampled_order
+from autotune.core.batches import deal
 from autotune.core.candidate import Candidate
 
 LITTLE_PADDING = 0.05  # share of positions: what a grouped epoch of short chats still pads
@@ -44,12 +44,9 @@ def padded_share(tokens: Sequence[int] | NDArray[np.int64], candidate: Candidate
     if candidate.packs or candidate.batching == "padding_free":
         return 0.0
     lengths = np.minimum(tokens, candidate.max_length)
-    size = candidate.per_device_train_batch_size
-    lengths = lengths[sampled_order(lengths, candidate)]
-    rows = lengths[: len(lengths) // size * size].reshape(-1, size)
-    if not len(rows):
-        return 0.0
-    return 1 - float(rows.sum()) / float(rows.max(axis=1).sum() * size)
+    order, rows = deal(lengths, candidate)
+    longest = np.maximum.reduceat(lengths[order], rows.cumsum() - rows)
+    return 1 - float(lengths[order].sum()) / float(rows @ longest)
 
 
 def _apart_from_batching(candidate: Candidate, start: Candidate) -> Candidate:

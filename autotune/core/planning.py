@@ -9,8 +9,10 @@ are those between few labels and all of them: within a hundredth of estimate_tim
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from autotune.core.batches import Epoch
 from autotune.core.profile import MONOMIALS, monomials
 from autotune.core.regime import TILE
 from autotune.core.speed import BOUNDS, Speed
-from autotune.core.timing import SPENT, TimeLaw, host_seconds, making, seconds
+from autotune.core.timing import SPENT, TimeLaw, host_seconds, making, remembered, seconds
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -27,6 +29,19 @@ Integers = NDArray[np.int64]
 SHORTEST = 16  # tokens: of the grid
 RATIO = 1.12  # between its lengths
 LABELS = (0.1, 1.0)  # shares of the positions that are scored, between which seconds are a line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeParts:
+    """What a candidate's seconds are made of. epoch: with the labels that the loss scores. useful_tokens: of it.
+
+    Candidates that are alike in one of them have the same object.
+    """
+
+    law: TimeLaw
+    epoch: Epoch
+    useful_tokens: int
+    accumulation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +57,58 @@ class TimeTable:
     host_s: float
     making_s: Floats
     kernels: Floats
+
+
+class _Piece(NamedTuple):
+    """Of the candidate at a place, the micro-batches with the same number of rows."""
+
+    place: int
+    whole: TimeParts
+    epoch: Epoch
+
+    @property
+    def table(self) -> tuple[int, int]:
+        return id(self.whole.law), int(self.epoch.rows[0])
+
+
+def planned_seconds(parts: Sequence[TimeParts], speed: Speed) -> Floats:
+    """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells.
+
+    Micro-batches with different numbers of rows, as batch rebalancing makes them, are timed apart, each as if all of
+    the step were such; the step is their mean.
+    """
+    grid = length_grid(max(int(each.epoch.positions.max()) for each in parts))
+    apart = {id(each.epoch): each.epoch.by_rows() for each in parts}
+    pieces = [_Piece(place, each, epoch) for place, each in enumerate(parts) for epoch in apart[id(each.epoch)]]
+    spreads = {id(epoch): spread(epoch, grid) for epochs in apart.values() for epoch in epochs}
+    tables: dict[tuple[int, int], TimeTable] = {}
+    for key, law in {piece.table: piece.whole.law for piece in pieces}.items():
+        with suppress(KeyError):  # an operation that a probe could not measure
+            tables[key] = tabulate(law, speed, key[1], grid)
+
+    @cache
+    def new_shapes(whole: Epoch, epoch: Epoch, table: tuple[int, int]) -> float:
+        if not tables[table].making_s.any():
+            return 0.0
+        return whole.new_shapes(remembered(spreads[id(epoch)].sum(axis=0) @ tables[table].kernels))
+
+    found = np.full((len(pieces), len(SPENT)), np.nan)
+    known = [place for place, piece in enumerate(pieces) if piece.table in tables]
+    if known:
+        of_table = {key: place for place, key in enumerate(tables)}
+        of_spread = {key: place for place, key in enumerate(spreads)}
+        timed = [pieces[place] for place in known]
+        found[known] = step_seconds(
+            list(tables.values()),
+            np.array([of_table[piece.table] for piece in timed]),
+            np.stack(list(spreads.values())),
+            np.array([of_spread[id(piece.epoch)] for piece in timed]),
+            new_shapes=np.array([new_shapes(piece.whole.epoch, piece.epoch, piece.table) for piece in timed]),
+            accumulation=np.array([piece.whole.accumulation for piece in timed]),
+        )
+    shares = np.array([len(piece.epoch.rows) / len(piece.whole.epoch.rows) for piece in pieces])
+    begins = np.flatnonzero(np.diff([piece.place for piece in pieces], prepend=-1))
+    return np.add.reduceat(found * shares[:, None], begins)
 
 
 def length_grid(longest: int) -> Integers:

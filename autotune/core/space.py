@@ -145,17 +145,26 @@ def explain(space: Space) -> tuple[str, ...]:
     )
 
 
-def baseline(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:
-    """TRL's defaults at the recipe's effective batch and coverage, and what to fall back on while it does not fit.
+def defaults(*, workload: Workload, hardware: Hardware, installed: Installed) -> Candidate:
+    """TRL's defaults at the recipe's effective batch and coverage.
 
-    trl 1.16 and transformers 5.23: fp32 weights, bf16 autocast (emulated where the GPU has none), checkpointing, rows
-    in random order, fused AdamW, sdpa, no loader workers, 8 rows. First the base under adapters becomes bf16, then
-    the micro-batch is halved.
+    trl 1.16 and transformers 5.23: fp32 weights, bf16 autocast (emulated where the device has none), checkpointing,
+    rows in random order, fused AdamW, sdpa, no loader workers, 8 rows.
     """
     context = Context(installed=installed, hardware=hardware, workload=workload)
-    first = replace(_start(context), tuned_allocator=False)
-    if workload.model.supports_checkpointing:
-        first = replace(first, checkpointing="full")
+    found = replace(_start(context), tuned_allocator=False)
+    return replace(found, checkpointing="full") if workload.model.supports_checkpointing else found
+
+
+def baseline(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:
+    """TRL's defaults, and what to fall back on while they do not fit.
+
+    On a CPU that is slow in bf16 they are without autocast, or a step of a small model could take a minute. First the
+    base under adapters becomes bf16, then the micro-batch is halved.
+    """
+    first = defaults(workload=workload, hardware=hardware, installed=installed)
+    if hardware.is_slow_in_bf16:
+        first = replace(first, mixed_precision="no")
     if first.method == "full":
         return tuple(_halvings(first))
     return (first, *_halvings(replace(first, weights_dtype="bfloat16")))
@@ -164,12 +173,14 @@ def baseline(*, workload: Workload, hardware: Hardware, installed: Installed) ->
 def by_hand(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:
     """What a careful person would set: the first of these that fits.
 
-    The base under adapters in bf16, rows grouped by length, the largest micro-batch without checkpointing, halved
-    while it does not fit; when none fits, the same with checkpointing.
+    The base under adapters in bf16 where that is fast, rows grouped by length, the largest micro-batch without
+    checkpointing, halved while it does not fit; when none fits, the same with checkpointing.
     """
     context = Context(installed=installed, hardware=hardware, workload=workload)
     start = replace(_start(context), batching="group_by_length", tuned_allocator=False)
-    if start.method != "full":
+    if hardware.is_slow_in_bf16:
+        start = replace(start, mixed_precision="no")
+    elif start.method != "full":
         start = replace(start, weights_dtype="bfloat16")
     samples = workload.recipe.effective_batch_size
     plain = _halvings(_with_rows(start, samples, samples))
@@ -216,11 +227,12 @@ def _all_values(context: Context) -> Mapping[str, tuple[Any, ...]]:
     hardware, recipe = context.hardware, context.workload.recipe
     on_gpu = hardware.kind == "cuda"
     needs_fp16 = on_gpu and not hardware.supports_bf16  # else bf16 is as fast, and needs no gradient scaler
+    autocast = () if hardware.is_slow_in_bf16 else ("bf16", "fp16") if needs_fp16 else ("bf16",)
     return {
         "batching": BATCHINGS,
         "method": (recipe.method,) if recipe.method else METHODS,
         "weights_dtype": ("float32", "bfloat16", *(("float16",) if needs_fp16 else ())),
-        "mixed_precision": ("bf16", *(("fp16",) if needs_fp16 else ()), "no"),
+        "mixed_precision": (*autocast, "no"),
         "tf32": (False, True),
         "checkpointing": CHECKPOINTINGS,
         "every_n_layers": (1, *(n for n in (2, 4) if n < context.workload.model.layers)),

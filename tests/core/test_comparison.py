@@ -23,6 +23,8 @@ def at(rate: float, *, reference: float = 1.0, error: float | None = 0.01) -> Me
 def test_a_rate_is_corrected_for_the_machines_speed_at_the_time() -> None:
     """Half the reference's rate means that the machine was at half its speed."""
     assert corrected_rates([at(100), at(60, reference=0.5), at(110)]) == pytest.approx([100, 120, 110])
+    disturbed = replace(at(100), reference_flops_per_s=(0.6, 1.0))
+    assert corrected_rates([at(100), disturbed, at(110)]) == pytest.approx([100, 100, 110])
     assert corrected_rates([]) == []
 
 

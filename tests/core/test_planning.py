@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autotune.core.batches import Epoch
-from autotune.core.planning import length_grid, spread, step_seconds, tabulate
+from autotune.core.planning import TimeParts, length_grid, planned_seconds, spread
 from autotune.core.timing import SPENT, estimate_time, time_law
 from tests.core.test_timing import OF_A_CPU, polynomial, product, profile, work
 
@@ -47,32 +47,23 @@ def test_an_epoch_is_spread_over_the_grid() -> None:
 
 def test_many_at_once_are_as_one_by_one() -> None:
     """Every law with every epoch and accumulation, to a hundredth in what seconds are spent on."""
-    grid, speed = length_grid(2048), OF_A_CPU
-    epochs = [epoch(rows, labels) for rows in (1, 8) for labels in (0.2, 0.7, 1.0)]
-    tables = {(place, rows): tabulate(law, speed, rows, grid) for place, law in enumerate(LAWS) for rows in (1, 8)}
-    asked = [
-        (place, number, accumulation)
-        for place in range(len(LAWS))
-        for number in range(len(epochs))
+    uneven = replace(epoch(1, 1.0), rows=RNG.integers(1, 9, 200))
+    uneven = replace(uneven, labels=uneven.rows * (uneven.positions - 1))
+    epochs = [uneven, *(epoch(rows, labels) for rows in (1, 8) for labels in (0.2, 0.7, 1.0))]
+    parts = [
+        TimeParts(law=law, epoch=each, useful_tokens=1, accumulation=accumulation)
+        for law in LAWS
+        for each in epochs
         for accumulation in (1, 4)
     ]
-    keys = list(tables)
-    found = step_seconds(
-        list(tables.values()),
-        np.array([keys.index((place, int(epochs[number].rows[0]))) for place, number, _ in asked]),
-        np.stack([spread(each, grid) for each in epochs]),
-        np.array([number for _, number, _ in asked]),
-        new_shapes=np.full(len(asked), 0.25),
-        accumulation=np.array([accumulation for _, _, accumulation in asked]),
-    )
-    for row, (place, number, accumulation) in zip(found, asked, strict=True):
+    for row, each in zip(planned_seconds(parts, OF_A_CPU), parts, strict=True):
         alone = estimate_time(
-            LAWS[place],
-            speed,
-            epochs[number].monomials,
-            accumulation=accumulation,
+            each.law,
+            OF_A_CPU,
+            each.epoch.monomials,
+            accumulation=each.accumulation,
             useful_tokens=None,
-            new_shapes=lambda remembered: 0.25,
+            new_shapes=each.epoch.new_shapes,
         )
         expected = [alone.spent[one] for one in SPENT]
         assert row.sum() == pytest.approx(alone.step_s, rel=0.01)

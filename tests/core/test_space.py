@@ -25,6 +25,7 @@ from autotune.core.space import (
     Space,
     baseline,
     by_hand,
+    defaults,
     enumerate_space,
     explain,
 )
@@ -273,6 +274,20 @@ def test_by_hand() -> None:
         ("full", "random", 1),
     ]
     assert {c.weights_dtype for c in found} == {"bfloat16"}
+
+
+def test_a_cpu_that_is_slow_in_bf16_computes_in_fp32() -> None:
+    """The references and the space are without autocast, the base under adapters stays fp32; TRL's default is bf16."""
+    slow, work = replace(CPU, supports_bf16=False), workload(method="lora", effective_batch_size=4)
+    here: dict[str, Any] = {"workload": work, "hardware": slow, "installed": PLAIN}
+    assert defaults(**here).mixed_precision == "bf16"
+    first, *_ = baseline(**here)
+    assert first == replace(defaults(**here), mixed_precision="no")
+    assert {(c.weights_dtype, c.mixed_precision) for c in by_hand(**here)} == {("float32", "no")}
+    found = enumerate_space(**here, fidelity=Fidelity.close, fixed={}).candidates
+    assert {c.mixed_precision for c in found} == {"no"}
+    pinned = enumerate_space(**here, fidelity=Fidelity.close, fixed={"mixed_precision": "bf16"}).candidates
+    assert {c.mixed_precision for c in pinned} == {"bf16"}
 
 
 @law

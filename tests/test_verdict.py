@@ -1,0 +1,52 @@
+"""Who wins, by trials that were made up."""
+
+from dataclasses import replace
+
+import pytest
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Measured
+from autotune.journal import Trial
+from autotune.verdict import Verdict, decide
+from tests.core.examples import candidate
+from tests.stand_ins import measured
+
+BASELINE, FOUND = candidate(), candidate(checkpointing="off")
+
+
+def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Trial:
+    outcome = replace(measured(), useful_tokens_per_s=rate, relative_error=error)
+    return Trial(number=number, role="search" if number else "baseline", candidate=asked, outcome=outcome)
+
+
+def verdict_of(baseline: Trial, found: Trial, rounds: list[list[Measured]]) -> Verdict:
+    return decide(
+        baseline=baseline,
+        by_hand=baseline,
+        contenders=[baseline, found],
+        rounds=rounds,
+        ranked=[found],
+        may_win=lambda candidate: True,
+        keeps_pins=lambda candidate: True,
+    )
+
+
+@pytest.mark.parametrize(("rate", "error", "wins"), [(300, 0.02, True), (115, 0.02, False), (150, 0.2, False)])
+def test_without_a_second_measurement_only_one_that_is_far_ahead_wins(rate: float, error: float, wins: bool) -> None:
+    """Three times as fast is no luck; a seventh more may be, and so may a half where steps differ by a fifth."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, rate, error)
+    verdict = verdict_of(baseline, found, [])
+    assert verdict.best is (found if wins else baseline)
+    assert (verdict.once is not None) == wins
+    assert verdict.speedup is None
+    if verdict.once is not None:
+        assert verdict.once.ratio == pytest.approx(rate / 100)
+
+
+def test_the_second_measurement_decides_where_there_is_one() -> None:
+    """What looked three times as fast at first, and is slower in every round, does not win."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, 300)
+    again = [replace(measured(), useful_tokens_per_s=rate) for rate in (100, 90)]
+    verdict = verdict_of(baseline, found, [again, again])
+    assert verdict.best is baseline
+    assert verdict.once is None
