@@ -170,7 +170,8 @@ def _training(found: Forecast) -> str:
 def _heading(found: Forecast) -> Iterator[str]:
     memory, room, model = found.memory, found.memory.room, found.model
     yield f"{model.name}, {model.parameters:,} parameters: {short_name(found.candidate)}"
-    rows = "full rows" if found.data is None else f"the longest rows of {found.data}"
+    kind = "largest of an epoch" if found.batch.rows > found.candidate.per_device_train_batch_size else "longest rows"
+    rows = "full rows" if found.data is None else f"the {kind} of {found.data}"
     yield f"micro-batch {found.batch.rows} x {found.batch.positions} positions, {rows}; loss {found.loss}"
     if not found.candidate.packs and found.candidate.rows_per_step != found.asked_samples:
         knobs = found.candidate
@@ -197,12 +198,12 @@ def _emulated(found: Forecast) -> str | None:
     """A hint where the device has no instructions for what the candidate computes in."""
     knobs, hardware = found.candidate, found.hardware
     in_bf16 = knobs.mixed_precision == "bf16" or (knobs.mixed_precision, knobs.weights_dtype) == ("no", "bfloat16")
-    if hardware.supports_bf16 or not in_bf16:
+    if in_bf16 and hardware.is_slow_in_bf16:
+        return f"{hardware.name} is slow in bf16; faster: candidate.mixed_precision=no candidate.weights_dtype=float32"
+    if hardware.kind != "cuda" or hardware.supports_bf16 or not in_bf16:
         return None
-    emulated = f"{hardware.name} has no instructions for bf16, which is emulated"
-    if hardware.kind == "cpu":
-        return f"{emulated}; candidate.mixed_precision=no candidate.weights_dtype=float32 is faster there"
-    return emulated if knobs.method in QUANTIZED else f"{emulated}; it has them for candidate.mixed_precision=fp16"
+    fp16 = "" if knobs.method in QUANTIZED else "; it has them for candidate.mixed_precision=fp16"
+    return f"{hardware.name} has no instructions for bf16, which is emulated{fp16}"
 
 
 def _items(found: Forecast) -> Iterator[str]:

@@ -8,6 +8,7 @@ disk, so with all of it there neither torch nor transformers is imported. Leaves
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from autotune.core.planning import TimeParts, planned_seconds
 from autotune.core.profile import Profile, deepen
 from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
-from autotune.core.regime import TILE
+from autotune.core.regime import TILE, regime_of
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
@@ -33,11 +34,20 @@ from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, ti
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.experience import Taught
-from autotune.profiles import Loss, ProfileRequest, describe_request, key_of, load_profile, request_of, trace_missing
+from autotune.profiles import (
+    TRACED_KNOBS,
+    Loss,
+    ProfileRequest,
+    describe_request,
+    key_of,
+    load_profile,
+    request_of,
+    trace_missing,
+)
 from autotune.task import allocator_conf
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
-BATCHED_BY = (  # knobs that decide what the micro-batches are
+BATCHED_BY = attrgetter(  # knobs that decide what the micro-batches are
     "batching",
     "max_length",
     "packed_length",
@@ -46,6 +56,7 @@ BATCHED_BY = (  # knobs that decide what the micro-batches are
     "gradient_accumulation_steps",
     "devices",
 )
+TIMED_BY = attrgetter(*TRACED_KNOBS, "tf32", "gradient_accumulation_steps")  # and, besides the micro-batch, the law
 Identity = tuple[Any, ...]  # of a request, and of what is made of its profile
 USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
 
@@ -74,6 +85,20 @@ class TimeForecast:
         if recipe.max_steps is not None:
             return recipe.max_steps
         return None if self.estimate.steps is None else recipe.epochs * self.estimate.steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Dealt:
+    """What candidates that batch alike make of the dataset.
+
+    epoch: with the labels that the loss scores. useful_tokens: of it. middle: of its micro-batches. kind: what the law
+    depends on.
+    """
+
+    epoch: Epoch
+    useful_tokens: int
+    middle: Batch
+    kind: tuple[Any, ...]
 
 
 def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
@@ -111,9 +136,9 @@ class Forecaster:
     _laws: dict[Identity, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[Identity, TimeLaw] = field(default_factory=dict)
     _joined_laws: dict[tuple[int, int], TimeLaw] = field(default_factory=dict)
-    _epochs: dict[tuple[Any, ...], Epoch] = field(default_factory=dict)
-    _scored_epochs: dict[int, Epoch] = field(default_factory=dict)  # by the id of one of `_epochs`
-    _untimed: dict[Identity, NotPredicted] = field(default_factory=dict)  # why, by a profile's identity
+    _laws_of_kinds: dict[tuple[Any, ...], TimeLaw | str] = field(default_factory=dict)  # or why there is none
+    _dealt: dict[tuple[Any, ...], _Dealt] = field(default_factory=dict)
+    _untimed: dict[Identity, str] = field(default_factory=dict)  # why, by a profile's identity
     _known_speed: tuple[Speed, TimePrior] | None = field(init=False)
     _calibration: TimeCalibration | None = field(init=False, default=None)
 
@@ -134,8 +159,9 @@ class Forecaster:
             return self._scored(full_batch(candidate))
         worst = [worst_batch(candidate, self.lengths)]
         if candidate.batching == "batch_rebalance":  # which gives short rows so many that they may take more room
-            worst.append(self._epoch(candidate).largest)
-        return self._scored(max(worst, key=lambda batch: batch.rows * batch.positions))
+            worst.append(self._deal(candidate).epoch.largest)
+        largest = max(worst, key=lambda batch: batch.rows * batch.positions)
+        return self._scored(replace(largest, labels=max(batch.labels for batch in worst)))
 
     def peak(self, candidate: Candidate) -> Peak:
         """The worst moment of a candidate's step. Raises NotPredicted when it cannot be traced."""
@@ -195,20 +221,21 @@ class Forecaster:
         if candidate.torch_threads not in (None, self.hardware.cores):
             return None
         speed, prior = self._known_speed
-        epoch = None if self.lengths is None else self._epoch(candidate)
-        whole = self.batch(candidate)
-        middle = whole if epoch is None else self._scored(epoch.middle)
-        shapes = np.array([whole.monomials], dtype=np.float64)
-        if epoch is not None:
-            shapes = self._scored_epoch(epoch).monomials
+        of_the_epoch: dict[str, Any] = {"useful_tokens": None}
+        if self.lengths is None:
+            middle = self.batch(candidate)
+            shapes = np.array([middle.monomials], dtype=np.float64)
+        else:
+            dealt = self._deal(candidate)
+            middle, shapes = dealt.middle, dealt.epoch.monomials
+            of_the_epoch = {"useful_tokens": dealt.useful_tokens, "new_shapes": dealt.epoch.new_shapes}
         try:
             estimate = estimate_time(
                 self._law_of_time(candidate, middle),
                 speed,
                 shapes,
                 accumulation=candidate.gradient_accumulation_steps,
-                useful_tokens=None if epoch is None else int(epoch.labels.sum()),
-                **({} if epoch is None else {"new_shapes": epoch.new_shapes}),
+                **of_the_epoch,
             )
         except KeyError:  # an operation that a probe could not measure
             return None
@@ -224,12 +251,18 @@ class Forecaster:
         """What `step_seconds` wants of a candidate; None where nothing tells. Raises as `time` does."""
         if self._known_speed is None or self.lengths is None or candidate.activation_offloading:
             return None
-        epoch = self._epoch(candidate)
-        middle = self._scored(epoch.middle)
+        dealt = self._deal(candidate)
+        if (key := (*dealt.kind, *TIMED_BY(candidate))) not in self._laws_of_kinds:
+            try:
+                self._laws_of_kinds[key] = self._law_of_time(candidate, dealt.middle)
+            except NotPredicted as error:
+                self._laws_of_kinds[key] = str(error)
+        if isinstance(law := self._laws_of_kinds[key], str):
+            raise NotPredicted(law)
         return TimeParts(
-            law=self._law_of_time(candidate, middle),
-            epoch=self._scored_epoch(epoch),
-            useful_tokens=int(epoch.labels.sum()),
+            law=law,
+            epoch=dealt.epoch,
+            useful_tokens=dealt.useful_tokens,
             accumulation=candidate.gradient_accumulation_steps,
         )
 
@@ -240,12 +273,13 @@ class Forecaster:
         """
         if self._known_speed is None or self.lengths is None:
             return
-        requests: dict[Identity, ProfileRequest] = {}
+        kinds: dict[tuple[Any, ...], tuple[Candidate, Batch]] = {}
         for candidate in candidates:
             if not candidate.activation_offloading:
-                for step in self._timed_steps(candidate, self._scored(self._epoch(candidate).middle)):
-                    request = self._profile_request(*step)
-                    requests.setdefault(request.identity, request)
+                dealt = self._deal(candidate)
+                kinds.setdefault((*dealt.kind, *TIMED_BY(candidate)), (candidate, dealt.middle))
+        steps = [self._profile_request(*step) for kind in kinds.values() for step in self._timed_steps(*kind)]
+        requests = {request.identity: request for request in steps}
         self._untimed = trace_missing(
             requests.values(),
             home=self.home,
@@ -262,17 +296,11 @@ class Forecaster:
 
     def _scored(self, batch: Batch) -> Batch:
         """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""
-        if self.hardware.kind == "cuda" and self.loss == "fused":
-            return batch
-        return replace(batch, labels=batch.rows * (batch.positions - 1))
+        return replace(batch, labels=batch.rows * (batch.positions - 1)) if self._scores_all else batch
 
-    def _scored_epoch(self, epoch: Epoch) -> Epoch:
-        """The same of all micro-batches of an epoch."""
-        if self.hardware.kind == "cuda" and self.loss == "fused":
-            return epoch
-        if id(epoch) not in self._scored_epochs:
-            self._scored_epochs[id(epoch)] = replace(epoch, labels=epoch.rows * (epoch.positions - 1))
-        return self._scored_epochs[id(epoch)]
+    @property
+    def _scores_all(self) -> bool:
+        return self.hardware.kind == "cpu" or self.loss != "fused"
 
     def _profile_request(self, candidate: Candidate, batch: Batch) -> ProfileRequest:
         return request_of(
@@ -343,7 +371,7 @@ class Forecaster:
         if not plain:
             return law
         [end] = plain
-        if (key := (id(law), id(end))) not in self._joined_laws:
+        if (key := (id(law), id(end))) not in self._joined_laws:  # so that a law is one object
             self._joined_laws[key] = replace(law, step_end=end.step_end)
         return self._joined_laws[key]
 
@@ -353,7 +381,7 @@ class Forecaster:
         layers, accumulation, tf32 = self.facts.layers, candidate.gradient_accumulation_steps, candidate.tf32
         selective = candidate.checkpointing == "selective"
         if (problem := self._untimed.get(request.identity)) is not None:
-            raise problem
+            raise NotPredicted(problem)
         if (key := (*request.identity, accumulation, tf32, selective)) not in self._time_laws:
             question = {
                 "profile": describe_request(request),
@@ -376,15 +404,24 @@ class Forecaster:
 
     def _steps(self, candidate: Candidate, worst: Batch, micro_steps: int) -> list[list[Batch]]:
         """The optimizer steps that the allocator sees: some as they are drawn, then the worst batch, twice."""
-        drawn = [] if self.lengths is None else self._epoch(candidate).batches(DRAWN_STEPS * micro_steps)
-        scored = list(map(self._scored, drawn))
-        steps = [scored[i : i + micro_steps] for i in range(0, len(scored) - micro_steps + 1, micro_steps)]
+        drawn = [] if self.lengths is None else self._deal(candidate).epoch.batches(DRAWN_STEPS * micro_steps)
+        steps = [drawn[i : i + micro_steps] for i in range(0, len(drawn) - micro_steps + 1, micro_steps)]
         return [*steps, [worst] * micro_steps, [worst] * micro_steps]
 
-    def _epoch(self, candidate: Candidate) -> Epoch:
-        """The epoch's micro-batches; of the dataset it needs the lengths. Candidates that batch alike share them."""
+    def _deal(self, candidate: Candidate) -> _Dealt:
+        """What the candidate makes of the dataset, of which that needs the lengths."""
         assert self.lengths is not None
-        key = tuple(getattr(candidate, knob) for knob in BATCHED_BY)
-        if key not in self._epochs:
-            self._epochs[key] = simulate_epoch(candidate, self.lengths, seed=self.seed)
-        return self._epochs[key]
+        if (key := BATCHED_BY(candidate)) not in self._dealt:
+            epoch = simulate_epoch(candidate, self.lengths, seed=self.seed)
+            useful_tokens = int(epoch.labels.sum())
+            if self._scores_all:
+                epoch = replace(epoch, labels=epoch.rows * (epoch.positions - 1))
+            middle = epoch.middle
+            regime = regime_of(middle.rows, middle.positions, self.facts.window, labels=middle.labels)
+            self._dealt[key] = _Dealt(
+                epoch=epoch,
+                useful_tokens=useful_tokens,
+                middle=middle,
+                kind=(regime, is_masked(candidate, self.lengths), candidate.packs and candidate.batching),
+            )
+        return self._dealt[key]

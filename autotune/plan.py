@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
     "torch_threads": None,
     "tuned_allocator": True,
 }
+_UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,24 +135,23 @@ class Plan:
         (time.monotonic()) or later. One that cannot be predicted gets the median of the others: it is for a trial to
         say.
         """
-        asked = dict.fromkeys(replace(each, **UNTIMED) for each in (*first, *candidates))
-        self.forecaster.trace_ahead(asked, until=until)
+        timed = list(map(_timed, candidates))
+        self.forecaster.trace_ahead(dict.fromkeys((*map(_timed, first), *timed)), until=until)
         parts: dict[Candidate, TimeParts | None] = {}
-        for candidate in candidates:
-            alike = replace(candidate, **UNTIMED)
+        for candidate, alike in zip(candidates, timed, strict=True):
             if alike not in parts:
                 parts[alike] = self._predicted(candidate, partial(self.forecaster.time_parts, alike))
         found = {alike: each for alike, each in parts.items() if each is not None}
         seconds = dict(zip(found, self.forecaster.step_seconds(list(found.values())), strict=True)) if found else {}
         nothing = np.full(len(SPENT), np.nan)
-        spent = np.array([seconds.get(replace(candidate, **UNTIMED), nothing) for candidate in candidates])
+        spent = np.array([seconds.get(alike, nothing) for alike in timed])
         missing = np.isnan(spent).any(axis=1)
-        for candidate, each, is_missing in zip(candidates, spent.tolist(), missing, strict=True):
-            if not is_missing and candidate == replace(candidate, **UNTIMED):
+        for candidate, alike, each, is_missing in zip(candidates, timed, spent.tolist(), missing, strict=True):
+            if not is_missing and candidate is alike:
                 self._spent[candidate] = tuple(each)
         spent[missing] = 1.0 if missing.all() else np.median(spent[~missing], axis=0)
         step_s: Floats = spent.sum(axis=1)
-        tokens = [self._tokens_of_a_step(found.get(replace(candidate, **UNTIMED))) for candidate in candidates]
+        tokens = [self._tokens_of_a_step(found.get(alike)) for alike in timed]
         rates = np.array(tokens) / step_s
         rates[missing] = 1.0 if missing.all() else np.median(rates[~missing])
         return Speeds(rates=rates, step_s=step_s, shares=spent / step_s[:, None])
@@ -257,6 +258,11 @@ class Plan:
         if about not in self._said:
             self._said.add(about)
             self.progress(line)
+
+
+def _timed(candidate: Candidate) -> Candidate:
+    """The candidate that the prediction of time takes it for."""
+    return candidate if _UNTIMED_OF(candidate) == _UNTIMED_VALUES else replace(candidate, **UNTIMED)
 
 
 def miss_line(miss: Miss) -> str:

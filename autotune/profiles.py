@@ -6,6 +6,7 @@ key have one profile. Neither torch nor transformers is imported for a profile t
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -132,7 +133,7 @@ def trace_missing(
     progress: Callable[[str], None],
     until: float,
     processes: int,
-) -> dict[tuple[Any, ...], NotPredicted]:
+) -> dict[tuple[Any, ...], str]:
     """Trace the profiles that the cache lacks, several at once, and keep them there.
 
     until, processes: as tracer.trace_many has them. Returns the reason for each one that was not traced, by its
@@ -142,16 +143,16 @@ def trace_missing(
     if not missing:
         return {}
     progress(f"tracing {len(missing)} kinds of training steps; this is done once")
-    failed: dict[tuple[Any, ...], NotPredicted] = {}
-    traces = trace_many([request.asked for request in missing], until=until, processes=processes)
-    for request, found in zip(missing, traces, strict=True):
-        if found is None:
-            failed[request.identity] = NotPredicted("no time was left to trace all kinds of steps")
-        elif isinstance(found, NotPredicted):
-            failed[request.identity] = _not_traced(request, found)
-        else:
-            question = describe_request(request)
-            store.remember(_path_of(question, home), question, found.to_dict, progress)
+    failed: dict[tuple[Any, ...], str] = {}
+    with closing(trace_many([request.asked for request in missing], until=until, processes=processes)) as traces:
+        for request, found in zip(missing, traces, strict=True):
+            if found is None:
+                failed[request.identity] = "no time was left to trace all kinds of steps"
+            elif isinstance(found, NotPredicted):
+                failed[request.identity] = str(_not_traced(request, found))
+            else:
+                question = describe_request(request)
+                store.remember(_path_of(question, home), question, found.to_dict, progress)
     return failed
 
 

@@ -35,7 +35,7 @@ MOST_GAINS = 4  # that are named
 class Findings:
     """All that a search knows at its end.
 
-    model, data: as they were asked for. defaults: TRL's; the baseline has them unless they do not fit in memory.
+    model, data: as they were asked for. defaults: TRL's, which the baseline may have had to leave.
     by_hand: what a careful person would set; the baseline's own trial where there was no room for one.
     estimates: what was predicted of each trial, by its number, uncalibrated. calibrations: by method.
     parity: losses of the winner beside the baseline's, or why there are none; None where the baseline won.
@@ -93,7 +93,7 @@ class Findings:
 
     @property
     def fallback(self) -> Mapping[str, tuple[Any, Any]]:
-        """Knobs in which the baseline had to leave TRL's defaults to run at all: (TRL's value, its own)."""
+        """Knobs in which the baseline had to leave TRL's defaults: (TRL's value, its own)."""
         return differences(self.defaults, self.baseline.candidate)
 
 
@@ -111,6 +111,7 @@ def result_document(findings: Findings, out: Path) -> dict[str, Any]:
         "speedup_interval": _interval(verdict.speedup),
         "speedup_by_hand": verdict.speedup_by_hand.ratio if verdict.speedup_by_hand else None,
         "speedup_by_hand_interval": _interval(verdict.speedup_by_hand),
+        "speedup_once": _once(verdict.once),
         "second_measurement": {str(number): list(rates) for number, rates in verdict.repeats.items()},
         "trials": [_trial(trial, findings) for trial in findings.trials],
         "losses": _losses(findings),
@@ -328,6 +329,10 @@ def _trial(trial: Trial, findings: Findings) -> dict[str, Any]:
         "estimate": findings.estimates.get(trial.number),
         "outcome": outcome_to_dict(trial.outcome),
     }
+
+
+def _once(speedup: Speedup | None) -> dict[str, float] | None:
+    return None if speedup is None else {"ratio": speedup.ratio, "low": speedup.low, "high": speedup.high}
 
 
 def _interval(speedup: Speedup | None) -> list[float] | None:

@@ -4,7 +4,6 @@ The two best are then measured once more, side by side with the baseline and `by
 measurement is reported: the best of many noisy trials looks better than it is.
 """
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,7 +47,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
     if hardware.other_devices:
         display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
     if hardware.is_slow_in_bf16:
-        display.line(f"{hardware.name} has no instructions for bf16: TRL's defaults are measured without it")
+        display.line(f"{hardware.name} is slow in bf16: TRL's defaults are measured without it")
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
         workload = workload_of(request, progress=display.line)
@@ -227,9 +226,8 @@ class _Sitting:
         if self.request.sampler != "roofline":
             return None
         self.display.line(f"predicting how fast {len(candidates):,} candidates are")
-        patience_s = self.budget.tracing_s
-        until = math.inf if patience_s is None else time.monotonic() + patience_s
-        return self.plan.speeds(candidates, first=first, until=until)
+        patience_s = self.budget.tracing_s(self._spent_s(), reserve_s=self._reserve_s()) if self._has_room() else 0.0
+        return self.plan.speeds(candidates, first=first, until=time.monotonic() + patience_s)
 
     def _start(self, first: Trial, careful: Trial) -> Candidate:
         """What the opening batches in other ways: what a careful person would set, else TRL's defaults.

@@ -7,13 +7,12 @@ it (profiles.py).
 
 import contextlib
 import io
-import itertools
 import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -38,27 +37,51 @@ def trace_apart(asked: Mapping[str, Any]) -> Profile:
     the model has not.
     """
     with _processes(2) as pool:
-        return _join(*_submit(pool, asked))
+        try:
+            return _join(*_submit(pool, asked))
+        except BrokenProcessPool:
+            raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
 
 
 def trace_many(
     asked: Sequence[Mapping[str, Any]], *, until: float, processes: int
-) -> Iterator[Profile | NotPredicted | None]:
+) -> Generator[Profile | NotPredicted | None, None, None]:
     """The profiles of several requests, in their order; in place of one that cannot be traced the reason.
 
     until: of time.monotonic(); in place of what has not begun then is None. processes: at once. Raises UsageError as
     trace_apart does.
     """
-    with _processes(min(2 * len(asked), max(2, processes), MOST_PROCESSES)) as pool:
-        submitted = [_submit(pool, each) for each in asked]
-        for futures in submitted:
-            if time.monotonic() >= until:
-                for future in itertools.chain(*submitted):
-                    future.cancel()
-            try:
-                yield None if any(future.cancelled() for future in futures) else _join(*futures)
-            except NotPredicted as error:
-                yield error
+    done, count = 0, min(2 * len(asked), max(2, processes), MOST_PROCESSES)
+    while done < len(asked):
+        with _processes(count) as pool:
+            for found in _trace_in(pool, asked[done:], until=until, ahead=count):
+                if isinstance(found, BrokenProcessPool):
+                    break
+                done += 1
+                yield found
+            else:
+                return
+        try:  # whichever it was that died took the others with it
+            yield trace_apart(asked[done])
+        except NotPredicted as error:
+            yield error
+        done += 1
+
+
+def _trace_in(
+    pool: ProcessPoolExecutor, asked: Sequence[Mapping[str, Any]], *, until: float, ahead: int
+) -> Iterator[Profile | NotPredicted | BrokenProcessPool | None]:
+    """Trace in order, `ahead` requests at a time, so that no process waits for the next."""
+    begun: list[tuple[Future[Any], Future[Any]]] = []
+    for place in range(len(asked)):
+        try:
+            while len(begun) < min(len(asked), place + ahead) and time.monotonic() < until:
+                begun.append(_submit(pool, asked[len(begun)]))
+            yield _join(*begun[place]) if place < len(begun) else None
+        except BrokenProcessPool as error:
+            yield error
+        except NotPredicted as error:
+            yield error
 
 
 def _submit(pool: ProcessPoolExecutor, asked: Mapping[str, Any]) -> tuple[Future[Any], Future[Any]]:
@@ -66,11 +89,9 @@ def _submit(pool: ProcessPoolExecutor, asked: Mapping[str, Any]) -> tuple[Future
 
 
 def _join(all_shapes: Future[Any], beside: Future[Any]) -> Profile:
-    """The profile out of a trace's two parts. Raises NotPredicted when one of them did not come to its end."""
+    """The profile out of a trace's two parts. Raises NotPredicted, and BrokenProcessPool when a process died."""
     try:
         profile, deeper = all_shapes.result(), beside.result()
-    except BrokenProcessPool:
-        raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
     except _NotTraced as error:
         raise NotPredicted(str(error)) from None
     try:

@@ -7,10 +7,10 @@ Leaves out measuring (search.py) and saying it (result.py).
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.comparison import Speedup, speedup
+from autotune.core.comparison import Speedup, corrected_rates, speedup
 from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.journal import Trial
@@ -46,6 +46,8 @@ def decide(
 ) -> Verdict:
     """Choose the fastest contender that may win; the baseline unless one is really faster.
 
+    Without a second measurement it is the fastest of the first, if that is far ahead.
+
     by_hand: the baseline's own trial where there was none. rounds: outcomes of all contenders, in their order.
     ranked: measured trials of the space, fastest first, for when there was no second measurement.
     keeps_pins: whether a candidate has what the user fixed; a baseline that has not cannot be the answer.
@@ -64,14 +66,13 @@ def decide(
     best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
     over_baseline = against(best, baseline) if best else None
     baseline_will_do = isinstance(baseline.outcome, Measured) and keeps_pins(baseline.candidate)
-    fastest = next((trial for trial in ranked if trial is not baseline), by_hand)
-    once = None if rounds else _far_ahead(fastest, baseline)
-    if once is not None:
-        best = fastest
+    once = None
+    if not rounds and (ahead := _far_ahead([t for t in (by_hand, *ranked) if may_win(t.candidate)], baseline)):
+        best, once = ahead
     elif baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
         best = baseline
     elif best is None:
-        best = fastest
+        best = next(iter([*ranked, by_hand]))
     return Verdict(
         best=best,
         once=once,
@@ -84,11 +85,20 @@ def decide(
     )
 
 
-def _far_ahead(trial: Trial, baseline: Trial) -> Speedup | None:
-    """How far, by the only trial of each, with the error of its own steps; None where luck could be as much."""
-    outcomes = [each.outcome for each in (baseline, trial) if isinstance(each.outcome, Measured)]
-    once = speedup([outcomes], 1, 0) if len(outcomes) == 2 else None
-    return once if once is not None and once.low > FAR_AHEAD else None
+def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup] | None:
+    """The fastest, and how far it is ahead by the only trial of each; None where that could be luck.
+
+    Rates are corrected for how fast the machine was; the errors are those of each trial's own steps.
+    """
+    ran = [trial for trial in (baseline, *trials) if isinstance(trial.outcome, Measured)]
+    if baseline not in ran:
+        return None
+    outcomes = [trial.outcome for trial in ran if isinstance(trial.outcome, Measured)]
+    rates = corrected_rates(outcomes)
+    row = [replace(outcome, useful_tokens_per_s=rate) for outcome, rate in zip(outcomes, rates, strict=True)]
+    fastest = rates.index(max(rates))
+    once = speedup([row], fastest, 0) if fastest else None
+    return (ran[fastest], once) if once is not None and once.low > FAR_AHEAD else None
 
 
 def cannot_start(trial: Trial) -> AutotuneError:

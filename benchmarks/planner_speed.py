@@ -2,7 +2,8 @@
 
     python benchmarks/planner_speed.py --json
 
-Planning is the peak of memory and the seconds of a step of each, with tables made anew. A decision is that of
+Planning is the peak of memory and the seconds of a step of each, with tables made anew. A space is planned as a search
+does it, from its enumeration to a prediction of each candidate, its kinds of steps traced before. A decision is that of
 `RooflineSampler` with so many trials behind it. The estimate is that of an 8B with LoRA on an A100: cold with an empty
 cache, warm with a full one, each by processes of its own: the command, the fork server that it starts, and those that
 trace. `own_s` is the processor time of all of them, `wall_s` what the clock shows (others delay it), `peak_mib` the
@@ -17,10 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -29,20 +32,32 @@ import yaml
 
 from autotune.catalogue import CONF
 from autotune.core.batches import Epoch
+from autotune.core.candidate import Fidelity
+from autotune.core.context import Installed
 from autotune.core.gpu_specs import read_gpu_spec
+from autotune.core.hardware import Hardware
 from autotune.core.memory import law_from_dict, peaks
 from autotune.core.planning import length_grid, spread, step_seconds, tabulate
 from autotune.core.profile import monomials
 from autotune.core.published import published_speed
+from autotune.core.recipe import Recipe
+from autotune.core.space import enumerate_space
 from autotune.core.speed import Speed
 from autotune.core.timing import TimeLaw, time_law_from_dict
 from autotune.core.units import MIB
+from autotune.core.workload import Lengths, ModelFacts, Workload
+from autotune.forecaster import Forecaster
 from autotune.installed import installed
+from autotune.models import resolve_architecture
+from autotune.plan import Plan
+from autotune.proposal import stand_in_data
 from autotune.roofline import RooflineSampler
 
 GPU = "a100_80gb"
-ESTIMATE = ("model=llama_3_1_8b", f"hardware={GPU}", "recipe.method=lora", "format=json")
+MODEL = "llama_3_1_8b"
+ESTIMATE = (f"model={MODEL}", f"hardware={GPU}", "recipe.method=lora", "format=json")
 CANDIDATES = 100_000
+TOKENS, ROWS_OF_DATA = (20, 2000), 10_000  # of the dataset whose space is planned
 ROWS, EPOCHS, STEPS, LONGEST = (1, 2, 4, 8, 16, 32, 64), 20, 1000, 8192  # of planned candidates; positions
 SPACE, TRIALS = {"a": 10, "b": 10, "c": 5, "d": 4}, 200  # 2000 candidates that a sampler decides among
 REPEATS = 20
@@ -59,12 +74,16 @@ def main() -> None:
         cold, warm = watched(command), watched(command)
         laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
         memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
+        config, facts = resolve_architecture(MODEL, None, home=Path(home), progress=lambda line: None)
     gpu = read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{GPU}.yaml").read_text(encoding="utf-8"))["gpu"])
-    planned_s = memory_s(memory), time_s(time_law_from_dict(seconds), published_speed(gpu.peaks))
+    law = time_law_from_dict(seconds)
+    planned_s = memory_s(memory), time_s(law, published_speed(gpu.peaks))
+    space = plan_space(law, config, facts, gpu.hardware(cores=8))
     result = {
         "candidates": CANDIDATES,
         "memory_s": planned_s[0],
         "time_s": planned_s[1],
+        "space": space,
         "decision_s": decision_s(),
         "cold": cold,
         "warm": warm,
@@ -76,6 +95,8 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{CANDIDATES:,} candidates: memory in {planned_s[0]:.3f} s, time in {planned_s[1]:.3f} s")
+    print(f"a space of {space['candidates']:,} candidates: enumerated in {space['enumerated_s']:.2f} s, "
+          f"seconds of each in {space['planned_s']:.2f} s")  # fmt: skip
     print(f"a decision among {prod(SPACE.values())} behind {TRIALS} trials: {result['decision_s']:.3f} s")
     for name, spent in (("cold", cold), ("warm", warm)):
         print(f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
@@ -147,6 +168,35 @@ def time_s(law: TimeLaw, speed: Speed) -> float:
         )
 
     return _median_s(plan)
+
+
+def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware: Hardware) -> dict[str, Any]:
+    """Seconds in which all candidates of LoRA on a made-up dataset are listed, and their speeds predicted.
+
+    As by a search that has every kind of step in its cache already: nothing is traced or read, and all have one law.
+    """
+    tokens = np.random.default_rng(0).integers(*TOKENS, ROWS_OF_DATA)
+    data = replace(stand_in_data(TOKENS[1]), lengths=Lengths(tokens=tokens, labels=tokens - 1))
+    recipe = Recipe(method="lora")
+    here: dict[str, Any] = {"workload": Workload(model=facts, data=data, recipe=recipe), "hardware": hardware}
+    started = time.perf_counter()
+    candidates = enumerate_space(**here, installed=Installed(), fidelity=Fidelity.close, fixed={}).candidates
+    enumerated_s = time.perf_counter() - started
+    told: list[str] = []
+    forecaster = Forecaster(
+        config=config, facts=facts, lengths=data.lengths, recipe=recipe, loss="fused", hardware=hardware, seed=0,
+        home=Path(), progress=told.append, thrifty=True,
+    )  # fmt: skip
+    with (
+        patch("autotune.forecaster.trace_missing", lambda requests, **rest: {}),
+        patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch: law),
+    ):
+        started = time.perf_counter()
+        Plan(forecaster=forecaster, progress=told.append).speeds(candidates)
+        planned_s = time.perf_counter() - started
+    if told:  # some were not predicted, which is quick
+        raise RuntimeError("; ".join(told))
+    return {"candidates": len(candidates), "enumerated_s": enumerated_s, "planned_s": planned_s}
 
 
 def decision_s() -> float:

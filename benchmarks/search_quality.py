@@ -23,8 +23,10 @@ from record_table import SPACES, request_of
 from replays import RULES, World, outcomes_of, regret_after, replay, seconds_to
 from table import Table, load
 
+from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.opening import opening
+from autotune.core.recipe import Recipe
 from autotune.core.space import baseline, enumerate_space
 from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
@@ -87,7 +89,15 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     name = table.header["name"]
     words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
     hardware = Hardware.from_dict(table.header["probed"])
-    request = replace(request_of(words), hardware=hardware, fixed=table.header["fixed"])
+    recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in table.header["recipe"].items()}
+    request = replace(
+        request_of(words),
+        hardware=hardware,
+        recipe=Recipe(**recipe),
+        fidelity=Fidelity[table.header["fidelity"]],
+        fixed=table.header["fixed"],
+        seed=table.header["seed"],
+    )
     workload = workload_of(request, progress=_say)
     if workload.data.fingerprint != table.header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")

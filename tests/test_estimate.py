@@ -18,6 +18,7 @@ from autotune.errors import UsageError
 from autotune.estimate import EstimateRequest, Forecast, estimate
 from autotune.forecast import document, summary_lines
 from tests.core.examples import CPU
+from tests.core.test_space import SLOW_IN_BF16
 from tests.core.test_timing import MACHINE
 
 CONFIG = LlamaConfig(
@@ -194,10 +195,8 @@ def test_emulated_bf16_is_remarked(home: Path) -> None:
     assert not any("emulated" in line for line in summary_lines(ask(home)))
     pure = ask(home, old, fixed={**PINS, "mixed_precision": "no", "weights_dtype": "bfloat16"})
     assert said in summary_lines(pure)
-    slow = summary_lines(ask(home, replace(CPU, supports_bf16=False)))
-    assert any(
-        line.endswith("candidate.mixed_precision=no candidate.weights_dtype=float32 is faster there") for line in slow
-    )
+    slow = summary_lines(ask(home, replace(CPU, rates=SLOW_IN_BF16)))
+    assert "example is slow in bf16; faster: candidate.mixed_precision=no candidate.weights_dtype=float32" in slow
     fp16 = ask(home, old, fixed={**PINS, "mixed_precision": "fp16"})
     assert not any("emulated" in line for line in summary_lines(fp16))
 

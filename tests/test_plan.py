@@ -1,5 +1,6 @@
 """The plan of a search: a candidate fits as `autotune estimate` says that it fits, on the device and on the host."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
 from autotune.journal import Trial
 from autotune.plan import Plan
-from tests.core.examples import A100, CPU, candidate
+from autotune.profiles import ProfileRequest
+from tests.core.examples import A100, CPU, candidate, lengths
+from tests.core.test_timing import MACHINE
 from tests.stand_ins import forecaster, measured, predict_seconds
 
 PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
@@ -124,6 +127,24 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
     assert np.allclose(speeds.shares, [0.1, 0.6, 0.2, 0.1])
     assert len(asked) == 4
     assert len(said) == 1
+
+
+def test_kinds_of_steps_are_traced_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, in the order of who has it; one that there was no time for is not predicted, nor traced after all."""
+    asked: list[ProfileRequest] = []
+
+    def trace_missing(requests: Iterable[ProfileRequest], **rest: Any) -> dict[Any, str]:
+        asked.extend(requests)
+        return {asked[-1].identity: "no time"}
+
+    monkeypatch.setattr("autotune.forecaster.trace_missing", trace_missing)
+    found = replace(forecaster(MACHINE), lengths=lengths([90, 100, 110, 120]), thrifty=True)
+    full, off = candidate(checkpointing="full"), candidate(checkpointing="off")
+    found.trace_ahead([full, replace(full, max_length=99), off], until=1.0)
+    assert [each.candidate.checkpointing for each in asked] == ["full", "off"]
+    for _ in range(2):
+        with pytest.raises(NotPredicted, match="no time"):
+            found.time_parts(off)
 
 
 def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch) -> None:

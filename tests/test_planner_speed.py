@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
-from planner_speed import decision_s, watched
+from planner_speed import decision_s, plan_space, watched
 
+from autotune.core.timing import time_law
 from autotune.core.units import MIB
+from tests.core.examples import workload
+from tests.core.test_timing import MACHINE, product, profile
 
 BURNS_S = 0.5
 HOLDS = 64 * MIB
@@ -38,6 +42,16 @@ def test_a_command_that_fails() -> None:
     """It is no measurement."""
     with pytest.raises(subprocess.CalledProcessError):
         watched([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_a_space_is_planned_as_a_search_plans_it() -> None:
+    """Every candidate of a GPU's space gets a rate; with one law for all, from how it batches alone."""
+    law = time_law(profile(product("forward", 0)), layers=4, accumulation=2)
+    facts, gpu = workload(model={"limit": None}).model, replace(MACHINE, kind="cuda", compute_capability=(8, 0))
+    found = plan_space(law, {}, facts, gpu)
+    assert found["candidates"] > 1000
+    assert found["enumerated_s"] > 0
+    assert found["planned_s"] > 0
 
 
 def test_a_decision_is_timed_behind_all_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Kept profiles: what has one key, what is made anew, and that the reduced request is what is traced."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,9 @@ def test_what_is_missing_is_traced_together(traced: list[Any], monkeypatch: pyte
     late, broken = (reduced(replace(REQUEST, masked=False, loss=loss)) for loss in ("fused", "full_logits"))
     many: list[Any] = []
 
-    def trace_many(asked: Any, *, until: float, processes: int) -> list[Any]:
+    def trace_many(asked: Any, *, until: float, processes: int) -> Iterator[Any]:
         many.extend(asked)
-        return [step(7), None, NotPredicted("CheckpointError: they differ\n  - ...")]
+        yield from [step(7), None, NotPredicted("CheckpointError: they differ\n  - ...")]
 
     monkeypatch.setattr("autotune.profiles.trace_many", trace_many)
     said: list[str] = []
@@ -109,7 +110,7 @@ def test_what_is_missing_is_traced_together(traced: list[Any], monkeypatch: pyte
     failed = trace_missing([*requests, late, broken], **here, until=9.0, processes=2)
     assert [each["candidate"].checkpointing for each in many] == ["full", "off", "off"]
     assert load_profile(requests[1], **here) == step(7)
-    assert {identity: str(why).rpartition(": ")[2] for identity, why in failed.items()} == {
+    assert {identity: why.rpartition(": ")[2] for identity, why in failed.items()} == {
         late.identity: "no time was left to trace all kinds of steps",
         broken.identity: "they differ",
     }

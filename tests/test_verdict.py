@@ -19,14 +19,15 @@ def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Tr
     return Trial(number=number, role="search" if number else "baseline", candidate=asked, outcome=outcome)
 
 
-def verdict_of(baseline: Trial, found: Trial, rounds: list[list[Measured]]) -> Verdict:
+def verdict_of(baseline: Trial, found: Trial, rounds: list[list[Measured]], *, by_hand: Trial | None = None) -> Verdict:
+    """Of a search whose settings by hand may not win."""
     return decide(
         baseline=baseline,
-        by_hand=baseline,
+        by_hand=by_hand or baseline,
         contenders=[baseline, found],
         rounds=rounds,
         ranked=[found],
-        may_win=lambda candidate: True,
+        may_win=lambda candidate: by_hand is None or candidate != by_hand.candidate,
         keeps_pins=lambda candidate: True,
     )
 
@@ -41,6 +42,21 @@ def test_without_a_second_measurement_only_one_that_is_far_ahead_wins(rate: floa
     assert verdict.speedup is None
     if verdict.once is not None:
         assert verdict.once.ratio == pytest.approx(rate / 100)
+
+
+def test_what_may_not_win_does_not_win_at_once() -> None:
+    """Settings by hand outside of what was asked for, however fast; the others are compared without them."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, 200)
+    by_hand = trial(2, candidate(batching="group_by_length"), 400)
+    assert verdict_of(baseline, found, [], by_hand=by_hand).best is found
+
+
+def test_a_machine_that_was_slow_for_the_baseline_makes_nothing_faster() -> None:
+    """Twice the rate when the reference product had twice its rate, too, is no gain."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, 200)
+    assert isinstance(found.outcome, Measured)
+    found = replace(found, outcome=replace(found.outcome, reference_flops_per_s=(2.0, 2.0)))
+    assert verdict_of(baseline, found, []).best is baseline
 
 
 def test_the_second_measurement_decides_where_there_is_one() -> None:

@@ -3,6 +3,7 @@
 Leaves out the clock: what has been spent comes in as seconds.
 """
 
+import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
@@ -33,10 +34,11 @@ class Budget:
         """Seconds that one trial may measure for."""
         return TRIAL_S if self.seconds is None else self.seconds * TRIAL_SHARE
 
-    @property
-    def tracing_s(self) -> float | None:
-        """Seconds in which the kinds of steps may be traced; None without a limit."""
-        return None if self.seconds is None else self.seconds * TRACING_SHARE
+    def tracing_s(self, spent_s: float, *, reserve_s: float) -> float:
+        """Seconds in which the kinds of steps may be traced: never more than half of what is left for trials."""
+        if self.seconds is None:
+            return math.inf
+        return max(0.0, min(TRACING_SHARE * self.seconds, (self.seconds - spent_s - reserve_s) / 2))
 
     def left_s(self, spent_s: float) -> float | None:
         """Seconds that are left, None without a limit."""

@@ -166,8 +166,11 @@ class Hardware:
 
     @property
     def is_slow_in_bf16(self) -> bool:
-        """Whether bf16 takes many times as long as fp32: a CPU without instructions for it."""
-        return self.kind == "cpu" and not self.supports_bf16
+        """Whether a CPU's products took more than twice as long in bf16 as in fp32: it has no instructions for it."""
+        bf16, fp32 = (self.best("matmul", dtype) for dtype in ("bfloat16", "float32"))
+        if self.kind != "cpu" or bf16 is None or fp32 is None:
+            return False
+        return 2 * bf16.per_second < fp32.per_second
 
     def curve(self, what: What, dtype: RateDtype) -> tuple[RatePoint, ...]:
         """The points of one operation in one dtype, by work; empty when it was not measured."""

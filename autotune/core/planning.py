@@ -86,11 +86,12 @@ def planned_seconds(parts: Sequence[TimeParts], speed: Speed) -> Floats:
         with suppress(KeyError):  # an operation that a probe could not measure
             tables[key] = tabulate(law, speed, key[1], grid)
 
-    @cache
-    def new_shapes(whole: Epoch, epoch: Epoch, table: tuple[int, int]) -> float:
-        if not tables[table].making_s.any():
+    share_of_new = cache(Epoch.new_shapes)
+
+    def new_shapes(piece: _Piece) -> float:
+        if not (table := tables[piece.table]).making_s.any():
             return 0.0
-        return whole.new_shapes(remembered(spreads[id(epoch)].sum(axis=0) @ tables[table].kernels))
+        return share_of_new(piece.whole.epoch, remembered(spreads[id(piece.epoch)].sum(axis=0) @ table.kernels))
 
     found = np.full((len(pieces), len(SPENT)), np.nan)
     known = [place for place, piece in enumerate(pieces) if piece.table in tables]
@@ -103,7 +104,7 @@ def planned_seconds(parts: Sequence[TimeParts], speed: Speed) -> Floats:
             np.array([of_table[piece.table] for piece in timed]),
             np.stack(list(spreads.values())),
             np.array([of_spread[id(piece.epoch)] for piece in timed]),
-            new_shapes=np.array([new_shapes(piece.whole.epoch, piece.epoch, piece.table) for piece in timed]),
+            new_shapes=np.array(list(map(new_shapes, timed))),
             accumulation=np.array([piece.whole.accumulation for piece in timed]),
         )
     shares = np.array([len(piece.epoch.rows) / len(piece.whole.epoch.rows) for piece in pieces])

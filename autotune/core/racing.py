@@ -19,7 +19,8 @@ class Pace:
     """The fastest trial so far.
 
     useful_tokens_per_s: of the epoch; relative_error: its standard error's share. reference_flops_per_s: of the product
-    timed around it. steps: number and seconds of each, where a step of that number holds the same samples; else none.
+    timed around it, the better of two, where a running trial has one: that is ended rather too late than too early.
+    steps: number and seconds of each, where a step of that number holds the same samples; else none.
     """
 
     useful_tokens_per_s: float

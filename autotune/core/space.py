@@ -159,15 +159,16 @@ def defaults(*, workload: Workload, hardware: Hardware, installed: Installed) ->
 def baseline(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:
     """TRL's defaults, and what to fall back on while they do not fit.
 
-    On a CPU that is slow in bf16 they are without autocast, or a step of a small model could take a minute. First the
-    base under adapters becomes bf16, then the micro-batch is halved.
+    First the base under adapters becomes bf16, then the micro-batch is halved. A CPU that is slow in bf16 has them
+    without autocast, or a step of a small model could take a minute, and there the micro-batch is halved first.
     """
     first = defaults(workload=workload, hardware=hardware, installed=installed)
     if hardware.is_slow_in_bf16:
         first = replace(first, mixed_precision="no")
-    if first.method == "full":
-        return tuple(_halvings(first))
-    return (first, *_halvings(replace(first, weights_dtype="bfloat16")))
+    in_bf16 = () if first.method == "full" else _halvings(replace(first, weights_dtype="bfloat16"))
+    if first.method == "full" or hardware.is_slow_in_bf16:
+        return (*_halvings(first), *in_bf16)
+    return (first, *in_bf16)
 
 
 def by_hand(*, workload: Workload, hardware: Hardware, installed: Installed) -> tuple[Candidate, ...]:

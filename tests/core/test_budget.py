@@ -1,5 +1,6 @@
 """How a search divides its time."""
 
+import math
 from dataclasses import replace
 
 from hypothesis import given
@@ -38,6 +39,16 @@ def test_trials_and_time_both_end_a_search() -> None:
     assert TRIALS.has_room(1e9, tried=tried[:2], reserve_s=0)
     assert SECONDS.has_room(700, tried=tried, reserve_s=130)
     assert not SECONDS.has_room(700, tried=tried, reserve_s=150)
+    two = [taking(10, beside_s=80), taking(1, beside_s=5)]  # a slow reference, and a quick one: the next may be quick
+    assert SECONDS.has_room(800, tried=two, reserve_s=80)
+
+
+def test_tracing_takes_a_fifth_of_the_time_or_half_of_what_is_left() -> None:
+    """Of 900 seconds 180, of the 100 that trials still have 50, and nothing when they have none."""
+    assert SECONDS.tracing_s(100, reserve_s=200) == 180
+    assert SECONDS.tracing_s(600, reserve_s=200) == 50
+    assert SECONDS.tracing_s(800, reserve_s=200) == 0
+    assert TRIALS.tracing_s(1e9, reserve_s=0) == math.inf
 
 
 @given(spent_s=st.floats(0, 2000), baseline_s=st.floats(0, 1000), reserve_s=st.floats(0, 450))

@@ -15,7 +15,7 @@ from autotune.core import space as module
 from autotune.core.candidate import KNOBS, Candidate, Fidelity
 from autotune.core.context import Context, Installed
 from autotune.core.fidelity import DEPARTURES, SAMPLES_TOLERANCE, fidelity_of, samples_per_step
-from autotune.core.hardware import Hardware
+from autotune.core.hardware import Hardware, RatePoint
 from autotune.core.legality import RULES, first_broken
 from autotune.core.recipe import METHODS
 from autotune.core.shapes import ROW_LENGTHS, SHAPE
@@ -53,6 +53,10 @@ works = st.builds(
 )
 law = settings(deadline=None, max_examples=15)
 large_law = settings(deadline=None, max_examples=5)  # of machines whose spaces take a second to enumerate
+SLOW_IN_BF16 = tuple(
+    RatePoint(what="matmul", dtype=dtype, shape=(512, 512, 512), per_second=rate, spread=0.0)
+    for dtype, rate in (("bfloat16", 2e10), ("float32", 1.8e11))
+)
 LISTED = 20_000  # all of a CPU's space, a part of a GPU's: the laws need no more
 
 
@@ -276,13 +280,15 @@ def test_by_hand() -> None:
     assert {c.weights_dtype for c in found} == {"bfloat16"}
 
 
-def test_a_cpu_that_is_slow_in_bf16_computes_in_fp32() -> None:
-    """The references and the space are without autocast, the base under adapters stays fp32; TRL's default is bf16."""
-    slow, work = replace(CPU, supports_bf16=False), workload(method="lora", effective_batch_size=4)
+def test_a_cpu_that_is_slow_in_bf16_has_no_autocast_to_it() -> None:
+    """The references and the space are without, and the base stays fp32 where it fits; TRL's default is bf16."""
+    slow, work = replace(CPU, rates=SLOW_IN_BF16), workload(method="lora", effective_batch_size=4)
     here: dict[str, Any] = {"workload": work, "hardware": slow, "installed": PLAIN}
     assert defaults(**here).mixed_precision == "bf16"
-    first, *_ = baseline(**here)
+    first, *smaller = baseline(**here)
     assert first == replace(defaults(**here), mixed_precision="no")
+    fallbacks = [(c.weights_dtype, c.per_device_train_batch_size) for c in smaller]
+    assert fallbacks == [("float32", 2), ("float32", 1), ("bfloat16", 4), ("bfloat16", 2), ("bfloat16", 1)]
     assert {(c.weights_dtype, c.mixed_precision) for c in by_hand(**here)} == {("float32", "no")}
     found = enumerate_space(**here, fidelity=Fidelity.close, fixed={}).candidates
     assert {c.mixed_precision for c in found} == {"no"}
