@@ -306,8 +306,10 @@ class _Sitting:
         if len(measured(self._first_measurements())) < 2:
             return 0.0
         references = [trial for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
-        reserve_s = self.budget.reserve_s(measured(self._ranked()[:2] + references))
-        return reserve_s + self._comparison_s()
+        contenders = measured(self._ranked()[:2] + references)
+        if all(trial.role != "search" for trial in self.journal.trials):
+            return self.budget.reserve_s(contenders, rounds=1)  # better something to compare with, and less surely
+        return self.budget.reserve_s(contenders) + self._comparison_s()
 
     # -- the second measurement
 

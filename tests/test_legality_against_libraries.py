@@ -48,7 +48,10 @@ def light_steps() -> Iterator[None]:
 
 
 def sample(workload: Workload, *, seed: int) -> list[Candidate]:
-    """Draw candidates of the free space that show every value of every knob at least once, SAMPLES at least."""
+    """Draw candidates of the free space that show every value of every knob at least once, SAMPLES at least.
+
+    Those that are only for the number are in fp32: bf16 takes many times as long on some CPUs.
+    """
     space = enumerate_space(workload=workload, hardware=CPU, installed=installed(), fidelity=Fidelity.free, fixed={})
     pool = random.Random(seed).sample(space.candidates, POOL)
     unseen = {(knob, value) for knob in KNOBS for value in space.values[knob]}
@@ -59,7 +62,8 @@ def sample(workload: Workload, *, seed: int) -> list[Candidate]:
         assert shown & unseen, f"no candidate has {unseen}"
         chosen.append(best)
         unseen -= shown
-    return chosen + pool[: max(0, SAMPLES - len(chosen))]
+    plain = [c for c in pool if (c.mixed_precision, c.weights_dtype) == ("no", "float32")]
+    return chosen + plain[: max(0, SAMPLES - len(chosen))]
 
 
 def train_a_step(task: Task) -> float:

@@ -71,11 +71,11 @@ class Budget:
         usual_s = sorted(outcome.wall_s for outcome in tried)[(len(tried) - 1) // 2]
         return left is None or left - reserve_s > usual_s
 
-    def reserve_s(self, contenders: Sequence[Measured]) -> float:
-        """Seconds to keep for the planned rounds of the second measurement."""
+    def reserve_s(self, contenders: Sequence[Measured], *, rounds: int = ROUNDS[0]) -> float:
+        """Seconds to keep for so many rounds of the second measurement, without more as many as are planned."""
         if self.seconds is None:
             return 0.0
-        return min(ROUNDS[0] * round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
+        return min(rounds * round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
 
     def has_room_for_comparison(self, needed_s: float) -> bool:
         """Whether comparing losses is worth its time."""

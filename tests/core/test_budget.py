@@ -28,6 +28,7 @@ def test_a_round_takes_what_trials_take_beside_their_steps_and_the_steps() -> No
 def test_the_reserve_is_for_two_rounds_and_never_more_than_half() -> None:
     """Two rounds of 74 s; with steps ten times as long half of the time is the most."""
     assert SECONDS.reserve_s([taking(10), taking(5)]) == 148
+    assert SECONDS.reserve_s([taking(10), taking(5)], rounds=1) == 74
     assert SECONDS.reserve_s([taking(100), taking(50)]) == REPEAT_SHARE * 900
     assert TRIALS.reserve_s([taking(10)]) == 0
 
