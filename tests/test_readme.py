@@ -21,10 +21,10 @@ SMALLER = {
     "model=llama_3_1_8b": "model=tiny",
     "model=qwen2_5_7b": "model=tiny",
     "candidate.max_length=1024,4096": "candidate.max_length=128,256",
-    "budget.minutes=10": "budget.minutes=1",
+    "budget.minutes=10": "budget.minutes=2",
 }
 QUICK = (
-    "budget.minutes=1",
+    "budget.minutes=2",
     "budget.trials=2",
     "recipe.max_steps=3",
     "recipe.effective_batch_size=4",
