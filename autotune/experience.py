@@ -41,7 +41,10 @@ def keep(home: Path, hardware: Hardware, trials: Sequence[Taught]) -> None:
     """Add trials to what is known; one of the same name takes the other's place."""
     if not trials:
         return
-    known = {each.name: each for each in (*recall(home, hardware), *trials)}
+    known: dict[str, Taught] = {}
+    for each in (*recall(home, hardware), *trials):
+        known.pop(each.name, None)  # the latest stand last
+        known[each.name] = each
     latest = list(known.values())[-MOST:]
     document = {"made_with": _made_with(hardware), "trials": [asdict(each) for each in latest]}
     write_text(_path(home, hardware), json.dumps(document))

@@ -39,6 +39,7 @@ from autotune.profiles import (
     Loss,
     ProfileRequest,
     describe_request,
+    is_kept,
     key_of,
     load_profile,
     request_of,
@@ -167,6 +168,10 @@ class Forecaster:
         """The worst moment of a candidate's step. Raises NotPredicted when it cannot be traced."""
         batch = self.batch(candidate)
         return peak(self._law(candidate, batch), batch.monomials)
+
+    def is_traced(self, candidate: Candidate) -> bool:
+        """Whether the candidate's memory is told without a new trace."""
+        return is_kept(self._profile_request(candidate, self.batch(candidate)), self.home)
 
     def law(self, candidate: Candidate) -> MemoryLaw:
         """The law of the candidate's worst micro-batch."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.core.budget import LEAST_S, Budget
+from autotune.core.budget import LEAST_S, Budget, beside_s
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory
 from autotune.core.parity import Parity
@@ -28,19 +28,21 @@ LONGEST = 2  # times the seconds that are expected, until what is left of it is 
 class LossComparison:
     """What a comparison works with.
 
-    out: the search's directory. spent_s: seconds that the search has taken so far. perform: trains a candidate, given
-    the seconds at which it is given up. say: shows a line.
+    out: the search's directory. spent_s: seconds that the search has taken so far. reading_s: seconds of reading the
+    weights, where trials did not. perform: trains a candidate, given the seconds at which it is given up. say: shows a
+    line.
     """
 
     out: Path
     budget: Budget
     spent_s: Callable[[], float]
+    reading_s: float
     perform: Callable[[Candidate, Compare, float], Outcome]
     say: Callable[[str], None]
 
     def reserve_s(self, baseline: Measured, best: Measured) -> float:
         """Seconds to keep for it: none where it would take too many, or time is not limited."""
-        needed = needed_s(baseline, best)
+        needed = needed_s(baseline, best, self.reading_s)
         return needed if self.budget.seconds is not None and self.budget.has_room_for_comparison(needed) else 0.0
 
     def run(self, baseline: Trial, best: Trial) -> Parity | str:
@@ -49,7 +51,7 @@ class LossComparison:
             return kept
         if not isinstance(baseline.outcome, Measured) or not isinstance(best.outcome, Measured):
             return "the baseline was not measured"
-        needed = needed_s(baseline.outcome, best.outcome)
+        needed = needed_s(baseline.outcome, best.outcome, self.reading_s)
         if not self.budget.has_room_for_comparison(needed):
             return f"it would have taken {format_duration(needed)}; raise budget.minutes"
         left_s = self.budget.left_s(self.spent_s())
@@ -99,6 +101,9 @@ def _question(baseline: Candidate, best: Candidate) -> dict[str, Any]:
     return {"baseline": baseline.to_dict(), "best": best.to_dict(), "steps": STEPS}
 
 
-def needed_s(baseline: Measured, best: Measured) -> float:
-    """Seconds that a comparison takes, about: each training loads, and its first step takes as long as two."""
-    return sum(outcome.load_s + (STEPS + 1) * outcome.step_s for outcome in (baseline, best, baseline))
+def needed_s(baseline: Measured, best: Measured, reading_s: float) -> float:
+    """Seconds that a comparison takes, about: each training starts and reads, and its first step takes as long as two.
+
+    reading_s: of each, beside what its trial took to start.
+    """
+    return sum(beside_s(each) + reading_s + (STEPS + 1) * each.step_s for each in (baseline, best, baseline))

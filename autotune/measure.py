@@ -27,6 +27,7 @@ from autotune.malloc import keep_pages
 from autotune.probe_cpu import count_cores
 from autotune.task import Device, Measure, Task, Train, last_checkpoint
 
+USUAL_THREADS = min(torch.get_num_threads(), count_cores())
 REFERENCE_S = 0.2  # seconds of reference products
 REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores; large enough to fill a GPU
 REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
@@ -47,8 +48,8 @@ def train(task: Task, send: Send) -> Outcome:
     else:
         if task.candidate.tuned_allocator:
             keep_pages()
-    torch.set_num_threads(task.candidate.torch_threads or min(torch.get_num_threads(), count_cores()))
     reference_before = reference_flops_per_s(task.device)
+    torch.set_num_threads(task.candidate.torch_threads or USUAL_THREADS)
     memory = MemoryPeaks(task.device)
     clock = StepClock(task, started, send, memory, reference_before)
     trainer = sft.build_trainer(task, callbacks=[clock])
@@ -269,8 +270,10 @@ def limit_allocator(limit_bytes: int | None) -> None:
 def reference_flops_per_s(device: Device) -> float:
     """Rate of one fixed matrix product, the median of 0.2 s: what this device can do at this moment.
 
-    The median, for a process that gets in between for a tenth of a second says nothing of the trial.
+    The median, for a process that gets in between for a tenth of a second says nothing of the trial. On as many
+    threads as usual, whatever the candidate has.
     """
+    torch.set_num_threads(USUAL_THREADS)
     size = REFERENCE_SIZE[device]
     left = torch.ones(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None

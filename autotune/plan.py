@@ -37,6 +37,7 @@ UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
     "torch_threads": None,
     "tuned_allocator": True,
 }
+LEAST_SPREAD = 0.25  # standard deviation of the logarithms of a space's rates: 0.23 and 0.27 in benchmarks/results
 _UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
 
@@ -60,12 +61,14 @@ class Speeds:
     """How fast n candidates are predicted to be.
 
     rates: useful tokens per second, (n,). step_s: seconds of an optimizer step in the mean, (n,). shares: of these
-    seconds, by what they are spent on (timing.SPENT), (n, 4).
+    seconds, by what they are spent on (timing.SPENT), (n, 4). doubt: standard deviations of the rates' logarithms where
+    they are guessed, 0 where they are predicted, (n,).
     """
 
     rates: Floats
     step_s: Floats
     shares: Floats
+    doubt: Floats
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +97,10 @@ class Plan:
         """Whether a candidate is predicted to fit. The first of its kind costs a trace, which takes seconds."""
         fits, _ = self._judge(candidate)
         return fits
+
+    def fits_untraced(self, candidate: Candidate) -> bool:
+        """Whether it is known without a new trace that a candidate is predicted to fit."""
+        return self.forecaster.is_traced(candidate) and self.fits(candidate)
 
     def _judge(self, candidate: Candidate) -> tuple[bool, int]:
         """Whether a candidate is predicted to fit, and the bytes compared with the limit; 0 where none are predicted.
@@ -132,8 +139,8 @@ class Plan:
         """How fast candidates are, as far as it is predicted.
 
         Costs a trace for each kind of step among them, those of `first` before the others; none is begun at `until`
-        (time.monotonic()) or later. One that cannot be predicted gets the median of the others: it is for a trial to
-        say.
+        (time.monotonic()) or later. One that cannot be predicted is guessed to be like the median of the others, and
+        to differ from it as they do: it is for a trial to say.
         """
         timed = list(map(_timed, candidates))
         self.forecaster.trace_ahead(dict.fromkeys((*map(_timed, first), *timed)), until=until)
@@ -154,7 +161,9 @@ class Plan:
         tokens = [self._tokens_of_a_step(found.get(alike)) for alike in timed]
         rates = np.array(tokens) / step_s
         rates[missing] = 1.0 if missing.all() else np.median(rates[~missing])
-        return Speeds(rates=rates, step_s=step_s, shares=spent / step_s[:, None])
+        spread = 0.0 if missing.all() else float(np.log(rates[~missing]).std())
+        doubt = np.where(missing, max(LEAST_SPREAD, spread), 0.0)
+        return Speeds(rates=rates, step_s=step_s, shares=spent / step_s[:, None], doubt=doubt)
 
     @staticmethod
     def _tokens_of_a_step(parts: TimeParts | None) -> float:

@@ -139,7 +139,7 @@ def trace_missing(
     until, processes: as tracer.trace_many has them. Returns the reason for each one that was not traced, by its
     identity.
     """
-    missing = [each for each in requests if not _path_of(describe_request(each), home).exists()]
+    missing = [each for each in requests if not is_kept(each, home)]
     if not missing:
         return {}
     progress(f"tracing {len(missing)} kinds of training steps; this is done once")
@@ -154,6 +154,11 @@ def trace_missing(
                 question = describe_request(request)
                 store.remember(_path_of(question, home), question, found.to_dict, progress)
     return failed
+
+
+def is_kept(request: ProfileRequest, home: Path) -> bool:
+    """Whether the profile of a reduced request is there without a trace."""
+    return _path_of(describe_request(request), home).exists()
 
 
 def reduced(request: ProfileRequest) -> ProfileRequest:

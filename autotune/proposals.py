@@ -78,6 +78,7 @@ class Proposals:
                 [{knob: getattr(candidate, knob) for knob in self.knobs} for candidate in known],
                 predicted.rates,
                 shares=predicted.shares,
+                doubt=predicted.doubt,
                 trial_s=STARTING_S + TRIAL_STEPS * predicted.step_s,
                 feasible=np.arange(len(known)) < len(self.candidates),
                 seed=seed,
@@ -164,7 +165,7 @@ class Proposals:
         can_win = np.ones(len(self.candidates), dtype=bool)
         if self.roofline is not None:
             can_win[:] = False
-            can_win[self.roofline.verdict(self.study).open] = True  # references are not feasible
+            can_win[self.roofline.can_win(self.study)] = True  # references are not feasible
         return can_win
 
     def _next(self) -> Candidate | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from autotune.core.budget import Budget
-from autotune.core.outcome import Measured, Outcome
+from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.journal import Journal, Trial
 from autotune.standings import measured
 from autotune.task import Measure
@@ -20,16 +20,18 @@ from autotune.task import Measure
 class Repeats:
     """What the second measurement works with.
 
-    spent_s: seconds that the search has taken so far. perform: measures a candidate in a role, as the search does.
+    spent_s: seconds that the search has taken so far. patience_s: of a repeat, with time enough. perform: measures a
+    candidate in a role, as the search does.
     """
 
     journal: Journal
     budget: Budget
     spent_s: Callable[[], float]
+    patience_s: float
     perform: Callable[..., Trial]
 
     def run(self, contenders: Sequence[Trial]) -> tuple[list[Trial], list[list[Measured]]]:
-        """Measure all contenders in rounds, back and forth; one that fails now is out.
+        """Measure all contenders in rounds, back and forth; one that fails now is out, and so is a round without time.
 
         Returns who is left, and the rounds in which all of them were measured, in their order.
         """
@@ -50,7 +52,11 @@ class Repeats:
                 break
             for trial in missing[::-1] if attempt % 2 else missing:
                 repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)
+                if self._was_cut_off(repeat):
+                    break
                 done[trial.number] = repeat.outcome
+            if any(trial.number not in done for trial in left):
+                break
             rounds.append(done)
             left = [trial for trial in left if isinstance(done.get(trial.number), Measured)]
             if len(left) < 2:
@@ -66,7 +72,11 @@ class Repeats:
     def _recorded(self, number: int) -> dict[int, Outcome]:
         """The outcomes of a round so far, by the number of the trial that was repeated."""
         repeats = (trial for trial in self.journal.trials if trial.role == "repeat" and trial.round == number)
-        return {trial.of: trial.outcome for trial in repeats if trial.of is not None}
+        return {trial.of: trial.outcome for trial in repeats if trial.of is not None and not self._was_cut_off(trial)}
+
+    def _was_cut_off(self, repeat: Trial) -> bool:
+        """Whether a repeat was killed because the time was up, and not for what it is."""
+        return isinstance(repeat.outcome, TimedOut) and repeat.outcome.limit_s < self.patience_s
 
 
 def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:

@@ -31,28 +31,19 @@ USUAL_ERROR = 0.03  # where a trial has none
 LEAST_TOLERANCE = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the study knows. best: the largest value so far of a feasible one, None before any. open: places that can
-    still win."""
-
-    best: float | None
-    open: NDArray[np.int64]
-
-
 class RooflineSampler(BaseSampler):
     """Samples whole candidates; parameters that no candidate has are sampled at random.
 
     candidates: mappings from parameter names to values, all with the same names. predicted: their values (rates, > 0),
     shape (n,). shares: of each prediction's seconds, those that go into each of the things whose true cost is uncertain
-    but common to all candidates, (n, things). trial_s: seconds that a trial of each takes, (n,); None takes all as
-    equal. feasible: which may be tried, (n,), bool; a candidate that failed or was pruned is not tried again.
-    tolerance: the share by which one must promise to exceed the best to be tried; None is the larger of 1 % and twice
-    the error of the best. confidence: with which those that are ruled out do not. seed: of ties and of other
-    parameters.
+    but common to all candidates, (n, things). doubt: standard deviations of the logarithms of those that are guesses, 0
+    for the others, (n,). trial_s: seconds that a trial of each takes, (n,); None takes all as equal. feasible: those
+    that may be tried, (n,), bool; one that failed or was pruned is not tried again. tolerance: the share by which one
+    must promise to exceed the best to be tried; None is the larger of 1 % and twice the error of the best. confidence:
+    with which those that are ruled out do not. seed: of ties and of other parameters.
 
     The study's values are rates to be maximized, or seconds to be minimized (`predicted` then too). `optimize` ends
-    when nothing can win; with ask and tell, `verdict` says so.
+    when nothing can win; with ask and tell, `can_win` says what can.
     """
 
     def __init__(
@@ -61,6 +52,7 @@ class RooflineSampler(BaseSampler):
         predicted: Sequence[float] | Floats,
         *,
         shares: Floats | None = None,
+        doubt: Floats | None = None,
         trial_s: Sequence[float] | Floats | None = None,
         feasible: Sequence[bool] | NDArray[np.bool_] | None = None,
         tolerance: float | None = None,
@@ -79,7 +71,7 @@ class RooflineSampler(BaseSampler):
         self.trial_s = costs
         self.feasible = np.ones(len(candidates), dtype=bool) if feasible is None else np.asarray(feasible, dtype=bool)
         self.tolerance, self.confidence = tolerance, confidence
-        self._models = {sign: surrogate(self.candidates, sign * np.log(values), shares) for sign in (1.0, -1.0)}
+        self._models = {sign: surrogate(self.candidates, sign * np.log(values), shares, doubt) for sign in (1.0, -1.0)}
         self._space: dict[str, BaseDistribution] = {
             name: CategoricalDistribution(list(dict.fromkeys(candidate[name] for candidate in candidates)))
             for name in candidates[0]
@@ -87,6 +79,7 @@ class RooflineSampler(BaseSampler):
         self._places = {self._key(candidate): place for place, candidate in enumerate(self.candidates)}
         self._random = RandomSampler(seed=seed)
         self._asking = Lock()
+        self._believed: tuple[tuple[Any, ...], Belief] | None = None  # the last belief, and what it follows from
         self._asked: dict[int, int] = {}  # of trials of this process, whose parameters a study knows only later
 
     # -- what a study calls
@@ -116,7 +109,7 @@ class RooflineSampler(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """End `optimize` when nothing can win any more."""
-        if study._thread_local.in_optimize_loop and not len(self.verdict(study, trial, state, values).open):
+        if study._thread_local.in_optimize_loop and not len(self.can_win(study, trial, state, values)):
             study.stop()
 
     # -- what a script calls
@@ -133,10 +126,9 @@ class RooflineSampler(BaseSampler):
         """What is believed of every candidate now: means and deviations of the values' logarithms."""
         return self._believe(self._seen(study.get_trials(deepcopy=False), study))
 
-    def verdict(self, study: Study, *ending: Any) -> Verdict:
-        """The best so far, and what can still win. ending: a trial that is ending, its state and its values."""
-        seen = self._seen(study.get_trials(deepcopy=False), study, *ending)
-        return Verdict(seen.best, np.flatnonzero(self._can_win(seen)))
+    def can_win(self, study: Study, *ending: Any) -> NDArray[np.int64]:
+        """Places of the candidates that can still win. ending: a trial that is ending, its state and its values."""
+        return np.flatnonzero(self._can_win(self._seen(study.get_trials(deepcopy=False), study, *ending)))
 
     def best_next(self, study: Study, allowed: NDArray[np.bool_]) -> int | None:
         """The place of the candidate to try next among those that are allowed, (n,); None when none is left.
@@ -180,14 +172,19 @@ class RooflineSampler(BaseSampler):
         return left & can_still_win(belief, seen.best, tolerance=tolerance, confidence=self.confidence)
 
     def _believe(self, seen: "_Seen") -> Belief:
+        last, key = self._believed, seen.key
+        if last is not None and last[0] == key:  # asked again and again while candidates are ruled out
+            return last[1]
         model = self._models[1.0 if seen.maximize else -1.0]
-        measured = model.believe(seen.places, seen.logarithms, seen.errors)
-        if not len(seen.running):
-            return measured
-        # A trial that runs elsewhere is believed to end as expected, so that two never try the same for one reason.
-        places = np.concatenate([seen.places, seen.running])
-        logarithms = np.concatenate([seen.logarithms, measured.mean[seen.running]])
-        return model.believe(places, logarithms, np.concatenate([seen.errors, np.full(len(seen.running), USUAL_ERROR)]))
+        belief = model.believe(seen.places, seen.logarithms, seen.errors)
+        if len(seen.running):
+            # A trial that runs elsewhere is believed to end as expected, so that two never try the same for one reason.
+            places = np.concatenate([seen.places, seen.running])
+            logarithms = np.concatenate([seen.logarithms, belief.mean[seen.running]])
+            errors = np.concatenate([seen.errors, np.full(len(seen.running), USUAL_ERROR)])
+            belief = model.believe(places, logarithms, errors)
+        self._believed = key, belief
+        return belief
 
     def _seen(self, trials: Sequence[FrozenTrial], study: Study, *ending: Any) -> "_Seen":
         maximize = study.direction == StudyDirection.MAXIMIZE
@@ -243,6 +240,12 @@ class _Seen:
     best: float | None
     best_error: float
     maximize: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a belief follows from: equal for equal measurements."""
+        arrays = (self.places, self.logarithms, self.errors, self.running)
+        return (self.maximize, *(array.tobytes() for array in arrays))
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:

@@ -35,6 +35,8 @@ from autotune.task import Compare, Device, Measure, Task
 from autotune.trial import Workers
 from autotune.verdict import Verdict, cannot_start, decide
 
+READ_PER_S = 250e6  # weights of two bytes: half a GB/s, a slow disk or one in the network
+
 
 def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
     """Find the best candidate within the budget, write the run directory and return result.json's object.
@@ -135,6 +137,7 @@ class _Sitting:
             journal=self.journal,
             budget=self.budget,
             spent_s=lambda: self._spent_s() + comparison_s,  # which is to be left
+            patience_s=self.budget.patience_s(self._baseline_s()),
             perform=self._try,
         )
         contenders, rounds = repeats.run(self._contenders(first, careful))
@@ -172,7 +175,7 @@ class _Sitting:
             known = self._known(candidate)
             if known is None and candidate is not fallbacks[-1] and not self.plan.fits(candidate):
                 continue
-            if known is None and self.journal.trials and not self.budget.allows(self._first_measurements()):
+            if known is None and self.journal.trials and not self.budget.allows(self._tried()):
                 break
             last = known or self._try(candidate, role)
             if not isinstance(last.outcome, OutOfMemory):
@@ -180,8 +183,11 @@ class _Sitting:
         return last
 
     def _known(self, candidate: Candidate) -> Trial | None:
-        known = (trial for trial in self._first_measurements() if trial.candidate == candidate)
-        return next((trial for trial in known if not self._was_cut_off(trial)), None)
+        return next((trial for trial in self._tried() if trial.candidate == candidate), None)
+
+    def _tried(self) -> list[Trial]:
+        """First measurements that say something of their candidates."""
+        return [trial for trial in self._first_measurements() if not self._was_cut_off(trial)]
 
     def _was_cut_off(self, trial: Trial) -> bool:
         """Whether a trial was killed sooner than it would be now: that was an earlier budget, not the candidate."""
@@ -206,7 +212,7 @@ class _Sitting:
             predicted=self._predicted_speeds([*self.space.candidates, *references], first=[*references, *begin]),
             references=references,
         )
-        proposals.tell(trial for trial in self._first_measurements() if not self._was_cut_off(trial))
+        proposals.tell(self._tried())
         while self._has_room():
             candidate = proposals.propose(self.plan.fits)
             self.ruled_out = len(proposals.ruled_out)
@@ -218,7 +224,7 @@ class _Sitting:
         self.believed = proposals.believed()
 
     def _has_room(self) -> bool:
-        tried = [trial.outcome for trial in self._first_measurements()]
+        tried = [trial.outcome for trial in self._tried()]
         return self.budget.has_room(self._spent_s(), tried=tried, reserve_s=self._reserve_s())
 
     def _predicted_speeds(self, candidates: Sequence[Candidate], *, first: Sequence[Candidate]) -> Speeds | None:
@@ -294,9 +300,11 @@ class _Sitting:
         spent_s = self._spent_s()
         if role == "baseline":
             return self.budget.baseline_limit_s(spent_s)
-        baseline_s = max(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
         reserve_s = 0.0 if role == "repeat" else self._reserve_s()
-        return self.budget.trial_limit_s(spent_s, baseline_s=baseline_s, reserve_s=reserve_s)
+        return self.budget.trial_limit_s(spent_s, baseline_s=self._baseline_s(), reserve_s=reserve_s)
+
+    def _baseline_s(self) -> float:
+        return max(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
 
     def _spent_s(self) -> float:
         return self.spent_before_s + time.monotonic() - self.started
@@ -325,6 +333,7 @@ class _Sitting:
             out=self.request.out,
             budget=self.budget,
             spent_s=self._spent_s,
+            reading_s=self.workload.model.parameters / READ_PER_S if self._draws_weights else 0.0,
             perform=perform,
             say=self.display.line,
         )
@@ -372,8 +381,8 @@ class _Sitting:
             calibrations=dict(self.plan.calibrations),
             misses=tuple(self.plan.misses),
             known=known,
-            receipts=receipts(best, known, self.plan.fits) if best in known else (),
-            runner_up=runner_up(best, known, self.plan.fits),
+            receipts=receipts(best, known, self.plan.fits_untraced) if best in known else (),
+            runner_up=runner_up(best, known, self.plan.fits_untraced),
             ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),

@@ -53,7 +53,7 @@ def known_rates(
 ) -> dict[Candidate, Known]:
     """Of every candidate of the space that was measured or is believed to have one, and of the winner.
 
-    Rates are those of the machine as it was around the first trial; the winner's is the mean of all its trials.
+    Rates are those of the machine as it was around the first trial, means of all trials of a candidate.
     """
     usual = reference(measured(first_measurements(trials))[0])
     ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
@@ -63,8 +63,6 @@ def known_rates(
     found = dict(believed)
     for trial, outcome in zip(ran, measured(ran), strict=True):
         if trial.role != "repeat" and (trial.candidate in space or trial is best):
-            of_it = rates[trial.candidate] if trial is best else rates[trial.candidate][:1]
-            found[trial.candidate] = Known(
-                rate=geometric_mean(of_it), deviation=outcome.relative_error, trial=trial.number
-            )
+            rate = geometric_mean(rates[trial.candidate])
+            found[trial.candidate] = Known(rate=rate, deviation=outcome.relative_error, trial=trial.number)
     return found

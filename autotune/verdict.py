@@ -44,9 +44,10 @@ def decide(
     may_win: Callable[[Candidate], bool],
     keeps_pins: Callable[[Candidate], bool],
 ) -> Verdict:
-    """Choose the fastest contender that may win; the baseline unless one is really faster.
+    """Choose the fastest contender that may win; the baseline unless one is really faster, or it fails now.
 
-    Without a second measurement it is the fastest of the first, if that is far ahead.
+    Without a second measurement it is the fastest of the first, if that is far ahead. Raises TrainingFailed when
+    nothing that ran may be the answer.
 
     by_hand: the baseline's own trial where there was none. rounds: outcomes of all contenders, in their order.
     ranked: measured trials of the space, fastest first, for when there was no second measurement.
@@ -65,14 +66,20 @@ def decide(
     eligible = [trial for trial in contenders if trial.number in places and may_win(trial.candidate)]
     best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
     over_baseline = against(best, baseline) if best else None
-    baseline_will_do = isinstance(baseline.outcome, Measured) and keeps_pins(baseline.candidate)
+    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate)
+    failed_again = bool(rounds) and baseline.number not in places
     once = None
     if not rounds and (ahead := _far_ahead([t for t in (by_hand, *ranked) if may_win(t.candidate)], baseline)):
         best, once = ahead
-    elif baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
+    elif baseline_will_do and not failed_again and (over_baseline is None or not over_baseline.is_faster):
         best = baseline
     elif best is None:
-        best = next(iter([*ranked, by_hand]))
+        best = next((trial for trial in (*ranked, by_hand) if _ran(trial) and may_win(trial.candidate)), None)
+    if best is None:
+        raise TrainingFailed(
+            "nothing that has the values which were fixed could be measured: raise budget.minutes or budget.trials, or "
+            "fix fewer of candidate.*"
+        )
     return Verdict(
         best=best,
         once=once,
@@ -85,12 +92,16 @@ def decide(
     )
 
 
+def _ran(trial: Trial) -> bool:
+    return isinstance(trial.outcome, Measured)
+
+
 def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup] | None:
     """The fastest, and how far it is ahead by the only trial of each; None where that could be luck.
 
     Rates are corrected for how fast the machine was; the errors are those of each trial's own steps.
     """
-    ran = [trial for trial in (baseline, *trials) if isinstance(trial.outcome, Measured)]
+    ran = list(filter(_ran, (baseline, *trials)))
     if baseline not in ran:
         return None
     outcomes = [trial.outcome for trial in ran if isinstance(trial.outcome, Measured)]

@@ -146,11 +146,12 @@ CARDS: dict[int, tuple[Case, ...]] = {
     ),
 }
 
-# For a machine without a GPU: what `--cpu` trains, to see that the suite runs.
+# For a machine without a GPU: what `--cpu` trains, to see that the suite runs. In fp32: some have no other arithmetic.
 TINY_MODEL = "tiny"
+ON_CPU = {"weights_dtype": "float32", "mixed_precision": "no", "torch_threads": 1, **PLAIN_ALLOCATOR}
 CPU_CASES: tuple[Case, ...] = (
-    make(TINY_MODEL, "lora", 2, 64, "padded", torch_threads=1, tuned_allocator=False),
-    make(TINY_MODEL, "qlora", 2, 64, torch_threads=1, tuned_allocator=False),
+    make(TINY_MODEL, "lora", 2, 64, "padded", **ON_CPU),
+    make(TINY_MODEL, "qlora", 2, 64, **ON_CPU),
 )
 
 

@@ -1,10 +1,11 @@
 """Replays: what a search would have tried and found, had its trials been those of a table.
 
-A replayed trial is one of the repeats that the table has of its candidate in the half that chooses, drawn by the seed,
-and costs its wall clock.
-A replay sees nothing else but the references: not the other repeats, not the candidates that it does not try. Beside
-the samplers stand the rules that people use: the largest micro-batch that fits, and micro-batches in order until the
-speed falls, both with all other knobs at TRL's defaults. Leaves out the command line (search_quality.py).
+A replayed trial is one of the repeats that the table has of its candidate in the half that chooses (an even seed's is
+the first, an odd one's the second), drawn by the seed, and costs its wall clock. A replay sees nothing else but the
+references: not the other repeats, not the candidates that it does not try. What was predicted beforehand costs what
+predicting took. Beside the samplers stand the rules that people use: the largest micro-batch that fits, and
+micro-batches in order until the speed falls, both with all other knobs at TRL's defaults. Leaves out the command line
+(search_quality.py).
 """
 
 import random
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from table import Rates, Table, regrets
+from table import Rates, Table, half_of, regrets
 
 from autotune.core.candidate import Candidate
 from autotune.core.comparison import reference
@@ -22,6 +23,7 @@ from autotune.plan import Speeds
 from autotune.proposals import SAMPLERS, Proposals
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
+PREDICTS = "roofline"
 RULES = (*SAMPLERS, LARGEST, FALLING, DEFAULTS)
 
 
@@ -31,6 +33,7 @@ class World:
 
     start: TRL's defaults as the space has them. opening: as core/opening.py lists it. references: the trials that every
     search makes first. predicted: of the candidates, and of the references that are outside the space behind them.
+    predicting_s: seconds that this took.
     """
 
     candidates: Sequence[Candidate]
@@ -38,6 +41,7 @@ class World:
     opening: Sequence[Candidate]
     references: Sequence[Trial]
     predicted: Speeds
+    predicting_s: float
     outcomes: Mapping[Candidate, Sequence[Outcome]]
 
     @property
@@ -69,6 +73,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
     chance = random.Random(f"{rule} {seed}")
     best: tuple[float, Candidate] | None = None
     spent_s = sum(trial.outcome.wall_s for trial in world.references)
+    spent_s += world.predicting_s if rule == PREDICTS else 0.0
     found: list[Found] = []
     proposals = None
     if rule in SAMPLERS:
@@ -88,7 +93,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         candidate = proposals.propose() if proposals else next(batches, None)
         if candidate is None:
             break
-        outcome = chance.choice(world.outcomes[candidate][::2])  # of the half that chooses: the other one scores
+        outcome = chance.choice(half_of(world.outcomes[candidate], seed % 2))  # the other half scores
         trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
         # As a search ranks its trials: corrected for how fast the machine was around each.
@@ -118,15 +123,18 @@ def _batches(world: World, rule: str) -> Iterator[Candidate]:
     yield from sorted(alike, key=lambda candidate: candidate.per_device_train_batch_size)
 
 
-def regret_after(found: Sequence[Found], rates: Rates, trials: int) -> float:
-    """The regret of the best after so many trials, as a share of the optimum's rate; all of it before any ran."""
+def regret_after(found: Sequence[Found], rates: Rates, trials: int, *, seed: int) -> float:
+    """The regret of the best after so many trials, as a share of the optimum's rate; all of it before any ran.
+
+    seed: of the replay. Below 0 where the half that scores takes another than the optimum for the best.
+    """
     best = found[min(trials, len(found)) - 1].best if found else None
-    return 1.0 if best is None else max(0.0, regrets(rates)[best])
+    return 1.0 if best is None else regrets(rates, seed % 2)[best]
 
 
-def seconds_to(found: Sequence[Found], rates: Rates, regret: float) -> float | None:
+def seconds_to(found: Sequence[Found], rates: Rates, regret: float, *, seed: int) -> float | None:
     """The wall clock when the best first came within a regret, and stayed; None when it never did."""
-    of = regrets(rates)
+    of = regrets(rates, seed % 2)
     close = [state.best is not None and of[state.best] <= regret for state in found]
     if not close or not close[-1]:
         return None

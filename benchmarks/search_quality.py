@@ -3,15 +3,18 @@
     python benchmarks/search_quality.py --table FILE... [--data NAME=FILE ...] [--seeds 20] [--json]
 
 A table is one of record_table.py; its data is read again, for what a search knows of it beforehand, and must be the
-same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with. The best
-is chosen by one half of the repeats and regret scored by the other (table.py). Regret is counted after so many trials
-of candidates; those of the references, which every search makes first, count in the wall clock alone.
+same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with; their
+seconds count, and those of traces are among them where the cache is empty (AUTOTUNE_HOME). The best is chosen by one
+half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. Regret
+is counted after so many trials of candidates; those of the references, which every search makes first, count in the
+wall clock alone.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +53,8 @@ def main() -> None:
         return
     for answer in answers:
         print(
-            f"{answer['name']}: {answer['candidates']} candidates, {answer['exhaustive_s']:,.0f} s to measure all once"
+            f"{answer['name']}: {answer['candidates']} candidates, {answer['exhaustive_s']:,.0f} s to measure all once,"
+            f" {answer['predicting_s']:.0f} s to predict them"
         )
         for rule, found in answer["rules"].items():
             shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in found["regret"].items())
@@ -68,20 +72,29 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
                 replay(world, rule, seed=seed, most=max(AFTER), journal=Path(folder, "journal"))
                 for seed in range(seeds)
             ]
-            seconds = [seconds_to(found, rates, CLOSE) for found in runs]
+            seconds = [seconds_to(found, rates, CLOSE, seed=seed) for seed, found in enumerate(runs)]
             reached = [each for each in seconds if each is not None]
+            regrets = {
+                after: [regret_after(run, rates, after, seed=seed) for seed, run in enumerate(runs)]
+                for after in range(1, max(AFTER) + 1)
+            }
             rules[rule] = {
-                "curve": [
-                    median(regret_after(run, rates, after) for run in runs) for after in range(1, max(AFTER) + 1)
-                ],
-                "regret": {after: _spread([regret_after(run, rates, after) for run in runs]) for after in AFTER},
+                "curve": [median(values) for values in regrets.values()],
+                "regret": {after: _spread(regrets[after]) for after in AFTER},
                 "trials": median(map(len, runs)),
                 "reached": len(reached) / seeds,
                 "seconds_to_close": median(reached) if reached else None,
                 "share_of_exhaustive": median(reached) / exhaustive_s if reached else None,
             }
     name, count = table.header["name"], len(world.candidates)
-    return {"name": name, "candidates": count, "exhaustive_s": exhaustive_s, "seeds": seeds, "rules": rules}
+    return {
+        "name": name,
+        "candidates": count,
+        "exhaustive_s": exhaustive_s,
+        "predicting_s": world.predicting_s,
+        "seeds": seeds,
+        "rules": rules,
+    }
 
 
 def world_of(table: Table, data: Mapping[str, str]) -> World:
@@ -101,10 +114,14 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     workload = workload_of(request, progress=_say)
     if workload.data.fingerprint != table.header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")
+    if workload.model.name != table.header["model"]:
+        raise UsageError(f"{name}: the table is of another model, {table.header['model']}")
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
     space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
     outcomes = outcomes_of(table)
     candidates = [candidate for candidate in space.candidates if candidate in outcomes]
+    if len(candidates) < len(outcomes):
+        raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
     plan = Plan(forecaster=forecaster_of(request, workload, _say), progress=_say)
     references = [
@@ -113,6 +130,8 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
         if row.role != "search"
     ]
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
+    started = time.monotonic()
+    predicted = plan.speeds([*candidates, *outside])
     return World(
         candidates=candidates,
         start=start,
@@ -120,7 +139,8 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
             candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed
         ),
         references=references,
-        predicted=plan.speeds([*candidates, *outside]),
+        predicted=predicted,
+        predicting_s=time.monotonic() - started,
         outcomes=outcomes,
     )
 

@@ -2,7 +2,8 @@
 
 A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
 is measured once; in each later round the leaders are, until their rates are known well enough. The best is chosen by
-one half of a candidate's repeats and regret is scored by the other, so that a lucky measurement wins nothing.
+one half of a candidate's repeats and regret is scored by the other, so that a lucky measurement wins nothing; which
+half does which is for the caller to take in turn.
 Leaves out measuring (record_table.py) and replaying a search.
 
 Rates are useful tokens per second. A standard deviation is of their logarithms, so it is a share of the rate.
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, TypeVar
 
 from rows import read
 
@@ -30,6 +31,7 @@ LEAST_REPEATS = 4  # two in each half
 
 References = Sequence[tuple[Role, Sequence[Candidate]]]  # the fallbacks of each role
 Rates = Mapping[Candidate, Sequence[float]]
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,32 +102,30 @@ def unsettled(rates: Rates, standard_error: float) -> list[Candidate]:
     ]
 
 
-def halves(rates: Rates) -> tuple[dict[Candidate, float], dict[Candidate, float]]:
-    """The mean rate of each candidate by two halves of its repeats: to choose by, and to score by.
+def half_of(repeats: Sequence[Each], half: int) -> Sequence[Each]:
+    """Half 0 or 1 of a candidate's repeats, which go to them in turn.
 
-    The repeats go to the halves in turn. What was measured once was too slow to be measured again, and has its one
-    rate in both.
+    What was measured once was too slow to be measured again, and is in both.
     """
-    choosing = {candidate: mean(repeats[::2]) for candidate, repeats in rates.items()}
-    return choosing, {candidate: mean(repeats[1::2] or repeats) for candidate, repeats in rates.items()}
+    return repeats[half::2] or repeats
 
 
-def best(rates: Rates) -> Candidate:
+def best(rates: Rates, half: int = 0) -> Candidate:
     """The optimum, by the half that chooses, among the candidates that were repeated, if there are any.
 
     Raises ValueError when nothing was measured.
     """
-    choosing, _ = halves(rates)
-    return max(_repeated(rates) or choosing, key=choosing.__getitem__)
+    return max(_repeated(rates) or rates, key=lambda candidate: mean(half_of(rates[candidate], half)))
 
 
-def regrets(rates: Rates) -> dict[Candidate, float]:
+def regrets(rates: Rates, half: int = 0) -> dict[Candidate, float]:
     """How much slower than the optimum each candidate is, as a share of the optimum's rate, by the half that scores.
 
-    Below 0 where that half would have taken another for the best. Raises ValueError when nothing was measured.
+    half: the one that chooses the optimum. Below 0 where the other would have taken this one for the best. Raises
+    ValueError when nothing was measured.
     """
-    _, scores = halves(rates)
-    top = scores[best(rates)]
+    scores = {candidate: mean(half_of(repeats, 1 - half)) for candidate, repeats in rates.items()}
+    top = scores[best(rates, half)]
     return {candidate: 1 - score / top for candidate, score in scores.items()}
 
 
@@ -160,8 +160,8 @@ def summarize(table: Table) -> dict[str, Any]:
     """What is in a table: how much, how it ended, how the machine drifted, and what the best is worth.
 
     A deviation is a standard deviation as a share of a rate: of one trial by its own steps, and between the repeats of
-    a candidate, as measured and corrected for drift. regret_by_other_half: of the best, held against what the half
-    that scores would have taken for the best.
+    a candidate, as measured and corrected for drift. regret_by_other_half: of the best by one half, held against what
+    the other would have taken for the best; the mean of both ways.
     """
     goal, rates = table.header["standard_error"], table.rates()
     measured = [row.outcome for row in table.rows if isinstance(row.outcome, Measured)]
@@ -174,7 +174,7 @@ def summarize(table: Table) -> dict[str, Any]:
     }
     if not rates:
         return summary
-    top, (_, scores) = best(rates), halves(rates)
+    top = best(rates)
     return {
         **summary,
         "seconds of a trial": _range(outcome.wall_s for outcome in measured),
@@ -188,8 +188,13 @@ def summarize(table: Table) -> dict[str, Any]:
         "best": short_name(top),
         "its useful tokens/s": mean(rates[top]),
         "its repeats": len(rates[top]),
-        "its regret by the other half": 1 - scores[top] / max(scores[c] for c in _repeated(rates) or rates),
+        "its regret by the other half": fmean(_regret_of_best(rates, half) for half in (0, 1)),
     }
+
+
+def _regret_of_best(rates: Rates, half: int) -> float:
+    of = regrets(rates, half)
+    return 1 - 1 / (1 - min(of[candidate] for candidate in _repeated(rates) or rates))
 
 
 def _range(values: Iterable[float]) -> dict[str, float]:

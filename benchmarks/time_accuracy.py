@@ -112,15 +112,17 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
     """
     world, rates = world_of(table, data), table.rates()
     places = {candidate: place for place, candidate in enumerate(world.candidates)}
-    order = [places[candidate] for candidate in rates]  # as they were measured: at random
-    truth = np.array([mean_rate(repeats) for repeats in rates.values()])
     found = world.predicted
+    foretold = [candidate for candidate in rates if not found.doubt[places[candidate]]]
+    order = [places[candidate] for candidate in foretold]  # as they were measured: at random
+    truth = np.array([mean_rate(rates[candidate]) for candidate in foretold])
     predicted_s = found.step_s[order]
     measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
     spent = found.shares[order] * predicted_s[:, None]
     return {
         "name": table.header["name"],
         "candidates": len(order),
+        "not_predicted": len(rates) - len(order),
         "spearman": rank_correlation(list(found.rates[order]), list(truth)),
         "before": errors(verdicts(spent, measured_s, 0)),
         "after": errors(verdicts(spent, measured_s, TEACHING)),

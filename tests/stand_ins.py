@@ -31,6 +31,9 @@ from tests.core.examples import workload
 device_is_initialised = False  # as CUDA would be in a process that imported the trainer
 
 
+STEP = Step(number=0, seconds=0.1, rows=1, positions=1, useful=1, loss=1.0)
+
+
 def measured() -> Measured:
     """An outcome of made-up figures."""
     return Measured(
@@ -40,7 +43,7 @@ def measured() -> Measured:
         peak_bytes=1,
         reserved_bytes=None,
         host_peak_bytes=1,
-        steps=(),
+        steps=(STEP,) * 3,
         warmup_steps=(),
         ended_by="steps",
         reference_flops_per_s=(1.0, 1.0),
@@ -89,7 +92,7 @@ def speeds(rates: Sequence[float]) -> Speeds:
     """Predictions of made-up rates, whose seconds go into everything alike."""
     values = np.array(rates, dtype=np.float64)
     shares = np.full((len(values), len(SPENT)), 1 / len(SPENT))
-    return Speeds(rates=values, step_s=1 / values, shares=shares)
+    return Speeds(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
 
 
 def serve_and_say_who(connection: Connection) -> None:
@@ -134,6 +137,7 @@ def formula_losses(candidate: Candidate, work: Compare) -> tuple[Step, ...]:
 
 def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace nothing: a forecaster that answers by the formula."""
+    monkeypatch.setattr(Forecaster, "is_traced", lambda forecaster, candidate: True)
     monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
     monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: formula_peak(candidate).bytes)
 

@@ -18,6 +18,8 @@ def test_trials_are_kept_once_each(tmp_path: Path) -> None:
     keep(tmp_path, HERE, [taught("a"), taught("b")])
     keep(tmp_path, HERE, [taught("a", 2.0)])
     assert {each.name: each.step_s for each in recall(tmp_path, HERE)} == {"a": 2.0, "b": 1.0}
+    keep(tmp_path, HERE, [taught(str(n)) for n in range(MOST - 1)])
+    assert [each.name for each in recall(tmp_path, HERE)] == ["a", *(str(n) for n in range(MOST - 1))]
     keep(tmp_path, HERE, [taught(str(n)) for n in range(MOST)])
     assert [each.name for each in recall(tmp_path, HERE)] == [str(n) for n in range(MOST)]
 

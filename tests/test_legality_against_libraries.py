@@ -50,20 +50,23 @@ def light_steps() -> Iterator[None]:
 def sample(workload: Workload, *, seed: int) -> list[Candidate]:
     """Draw candidates of the free space that show every value of every knob at least once, SAMPLES at least.
 
-    Those that are only for the number are in fp32: bf16 takes many times as long on some CPUs.
+    In fp32 where there is a choice: bf16 takes many times as long on some CPUs.
     """
+
+    def is_plain(candidate: Candidate) -> bool:
+        return (candidate.mixed_precision, candidate.weights_dtype) == ("no", "float32")
+
     space = enumerate_space(workload=workload, hardware=CPU, installed=installed(), fidelity=Fidelity.free, fixed={})
     pool = random.Random(seed).sample(space.candidates, POOL)
     unseen = {(knob, value) for knob in KNOBS for value in space.values[knob]}
     chosen: list[Candidate] = []
     while unseen:
-        best = max(pool, key=lambda c: sum((knob, getattr(c, knob)) in unseen for knob in KNOBS))
+        best = max(pool, key=lambda c: (sum((knob, getattr(c, knob)) in unseen for knob in KNOBS), is_plain(c)))
         shown = {(knob, getattr(best, knob)) for knob in KNOBS}
         assert shown & unseen, f"no candidate has {unseen}"
         chosen.append(best)
         unseen -= shown
-    plain = [c for c in pool if (c.mixed_precision, c.weights_dtype) == ("no", "float32")]
-    return chosen + plain[: max(0, SAMPLES - len(chosen))]
+    return chosen + list(filter(is_plain, pool))[: max(0, SAMPLES - len(chosen))]
 
 
 def train_a_step(task: Task) -> float:

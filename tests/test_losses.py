@@ -108,6 +108,9 @@ def test_what_fails_is_said(candidate: Candidate, tmp_path: Path) -> None:
 
 
 def test_the_time_it_needs_by_hand() -> None:
-    """Three trainings of eleven steps and their loading."""
-    slow, fast = (replace(stand_ins.measured(), step_s=seconds, load_s=3.0) for seconds in (2.0, 1.0))
-    assert needed_s(slow, fast) == pytest.approx(2 * (3 + 22) + 3 + 11)
+    """Three trainings of eleven steps, what their trials took beside steps, and reading where those did not read."""
+    trial = stand_ins.measured()
+    steps_s = sum(step.seconds for step in (*trial.warmup_steps, *trial.steps))
+    slow, fast = (replace(trial, step_s=seconds, wall_s=steps_s + 3.0) for seconds in (2.0, 1.0))
+    assert needed_s(slow, fast, 0.0) == pytest.approx(2 * (3 + 22) + 3 + 11)
+    assert needed_s(slow, fast, 10.0) == pytest.approx(2 * (3 + 22) + 3 + 11 + 30)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from autotune.core.outcome import Step
-from autotune.measure import REFERENCE_SIZE, StepClock, limit_allocator, reference_flops_per_s
+from autotune.measure import REFERENCE_SIZE, USUAL_THREADS, StepClock, limit_allocator, reference_flops_per_s
 from autotune.task import Measure
 
 
@@ -40,3 +40,12 @@ def test_what_gets_in_between_does_not_slow_the_reference_product(monkeypatch: p
     ticks = iter(np.cumsum([0.0, *[0.01] * 8, 0.1, *[0.01] * 20]).tolist())
     monkeypatch.setattr("autotune.measure.time.perf_counter", lambda: next(ticks))
     assert reference_flops_per_s("cpu") == pytest.approx(2 * REFERENCE_SIZE["cpu"] ** 3 / 0.01)
+
+
+def test_the_reference_product_does_not_depend_on_the_candidates_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial on one thread of two is held against the same product as the others."""
+    told: list[int] = []
+    monkeypatch.setattr("autotune.measure.torch.set_num_threads", told.append)
+    monkeypatch.setattr("autotune.measure.REFERENCE_S", 1e-9)
+    reference_flops_per_s("cpu")
+    assert told == [USUAL_THREADS]

@@ -125,6 +125,7 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
     assert speeds.rates.tolist() == pytest.approx([100.0, 200.0, 400.0, 150.0, 100.0])
     assert speeds.step_s.tolist() == pytest.approx([1.0] * 5)
     assert np.allclose(speeds.shares, [0.1, 0.6, 0.2, 0.1])
+    assert speeds.doubt.tolist() == pytest.approx([0.0, 0.0, 0.0, np.log([100, 200, 400, 100]).std(), 0.0])
     assert len(asked) == 4
     assert len(said) == 1
 

@@ -14,7 +14,7 @@ import pytest
 import record_table
 from record_table import SPACES, record, request_of
 from rich.console import Console
-from table import LEAST_REPEATS, Row, Table, best, deviation, halves, leaders, load, regrets, summarize, unsettled
+from table import LEAST_REPEATS, Row, Table, best, deviation, half_of, leaders, load, regrets, summarize, unsettled
 
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory
@@ -165,11 +165,12 @@ def test_drift_is_taken_out() -> None:
 def test_a_lucky_measurement_wins_nothing() -> None:
     """By hand: the second is chosen for a lucky repeat, and is scored by the half without it."""
     rates = table_of([100, 100, 100, 100], [144, 90, 100, 90], [60])
-    choosing, scores = halves(rates)
-    assert list(choosing.values()) == pytest.approx([100, 120, 60])
-    assert list(scores.values()) == pytest.approx([100, 90, 60])
+    assert [half_of(rates[SPACE[1]], half) for half in (0, 1)] == [[144, 100], [90, 90]]
+    assert half_of(rates[SPACE[2]], 1) == [60]
     assert best(rates) == SPACE[1]
     assert list(regrets(rates).values()) == pytest.approx([1 - 100 / 90, 0, 1 - 60 / 90])
+    assert best(rates, half=1) == SPACE[0]
+    assert list(regrets(rates, half=1).values()) == pytest.approx([0, 1 - 120 / 100, 1 - 60 / 100])
 
 
 def test_one_measurement_never_beats_repeated_ones() -> None:

@@ -37,6 +37,7 @@ def world(outcomes: dict[Candidate, list[Outcome]] | None = None) -> World:
             Trial(number=0, role="baseline", candidate=replace(START, tuned_allocator=False), outcome=ran(35.0))
         ],
         predicted=stand_ins.speeds([*RATES.values(), 35.0]),
+        predicting_s=5.0,
         outcomes=outcomes or {candidate: [ran(rate)] for candidate, rate in RATES.items()},
     )
 
@@ -65,25 +66,34 @@ def test_samplers_find_the_best_in_the_end(sampler: str, tmp_path: Path) -> None
 
 
 def test_a_trial_is_one_of_the_repeats_and_costs_its_time(tmp_path: Path) -> None:
-    """Which one goes with the seed; the references come first."""
-    repeats: dict[Candidate, list[Outcome]] = {  # every other one scores, and is not to be seen
-        candidate: [ran(rate), ran(0.01), ran(2 * rate), ran(0.01)] for candidate, rate in RATES.items()
-    }
-    runs = [replay(world(repeats), "grid", seed=seed, most=3, journal=tmp_path / "journal") for seed in range(12)]
-    assert {run[-1].best for run in runs} > {SPACE[1]}
-    assert [state.spent_s for state in runs[0]] == [20.0, 30.0, 40.0]
+    """Which one goes with the seed; the references come first, and predicting is paid for by who uses it."""
+
+    def runs(rule: str, repeats: dict[Candidate, list[Outcome]], seeds: range) -> list[list[Found]]:
+        return [replay(world(repeats), rule, seed=seed, most=3, journal=tmp_path / "journal") for seed in seeds]
+
+    for half in (0, 1):  # every other repeat scores, and is not to be seen
+        repeats: dict[Candidate, list[Outcome]] = {
+            candidate: [ran(rate if place % 2 == half else 0.01) for place in range(4)]
+            for candidate, rate in RATES.items()
+        }
+        for candidate in SPACE[:2]:
+            repeats[candidate][2 + half] = ran(2 * RATES[candidate])
+        found = runs("grid", repeats, range(half, 24, 2))
+        assert {run[-1].best for run in found} == {SPACE[0], SPACE[1]}
+    assert [state.spent_s for state in found[0]] == [20.0, 30.0, 40.0]
+    assert runs("roofline", repeats, range(1))[0][0].spent_s == 25.0
 
 
 def test_regret_is_that_of_the_best_so_far() -> None:
     """All of it before anything ran, and none at the optimum; close is when it stays so."""
     states = [Found(best=best, spent_s=10.0 * place) for place, best in enumerate((None, SPACE[5], SPACE[6], SPACE[5]))]
     rates = {candidate: [rate] for candidate, rate in RATES.items()}
-    assert regret_after(states, rates, 1) == 1.0
-    assert regret_after(states, rates, 3) == pytest.approx(1 - 110 / 120)
-    assert regret_after(states, rates, 99) == 0.0
-    assert seconds_to(states, rates, 0.02) == 30.0
-    assert seconds_to(states[:3], rates, 0.02) is None
-    assert seconds_to(states[1:2], rates, 0.02) == 10.0
+    assert regret_after(states, rates, 1, seed=0) == 1.0
+    assert regret_after(states, rates, 3, seed=0) == pytest.approx(1 - 110 / 120)
+    assert regret_after(states, rates, 99, seed=0) == 0.0
+    assert seconds_to(states, rates, 0.02, seed=0) == 30.0
+    assert seconds_to(states[:3], rates, 0.02, seed=0) is None
+    assert seconds_to(states[1:2], rates, 0.02, seed=0) == 10.0
 
 
 def test_outcomes_are_the_tables_own() -> None:

@@ -85,7 +85,8 @@ def test_a_table_is_scored_before_and_after_its_first_rows(monkeypatch: pytest.M
     candidates = [replace(BASE, per_device_train_batch_size=rows) for rows in range(1, 9)]
     predicted = speeds([100.0 * rows for rows in range(1, 9)])
     outcomes = {c: [replace(measured(), useful_tokens_per_s=100.0 * n / 1.3)] for n, c in enumerate(candidates, 1)}
-    world = World(candidates=candidates, start=BASE, opening=(), references=(), predicted=predicted, outcomes=outcomes)
+    world = World(candidates=candidates, start=BASE, opening=(), references=(), predicted=predicted,
+                  predicting_s=0.0, outcomes=outcomes)  # fmt: skip
     monkeypatch.setattr(time_accuracy, "world_of", lambda table, data: world)
     rows = tuple(
         Row(order=place, round=0, role="search", candidate=c, outcome=outcomes[c][0], measured_at="now")

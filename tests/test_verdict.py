@@ -6,16 +6,17 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured
+from autotune.errors import TrainingFailed
 from autotune.journal import Trial
 from autotune.verdict import Verdict, decide
 from tests.core.examples import candidate
-from tests.stand_ins import measured
+from tests.stand_ins import STEP, measured
 
 BASELINE, FOUND = candidate(), candidate(checkpointing="off")
 
 
 def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Trial:
-    outcome = replace(measured(), useful_tokens_per_s=rate, relative_error=error)
+    outcome = replace(measured(), useful_tokens_per_s=rate, relative_error=error, steps=(STEP,) * 12)
     return Trial(number=number, role="search" if number else "baseline", candidate=asked, outcome=outcome)
 
 
@@ -66,3 +67,35 @@ def test_the_second_measurement_decides_where_there_is_one() -> None:
     verdict = verdict_of(baseline, found, [again, again])
     assert verdict.best is baseline
     assert verdict.once is None
+
+
+def test_a_baseline_that_fails_when_it_is_repeated_does_not_win() -> None:
+    """What is left of the contenders was measured in every round, and the baseline was not."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, 90)
+    again = [replace(measured(), useful_tokens_per_s=90)]
+    verdict = decide(
+        baseline=baseline,
+        by_hand=baseline,
+        contenders=[found],
+        rounds=[again, again],
+        ranked=[found],
+        may_win=lambda candidate: True,
+        keeps_pins=lambda candidate: True,
+    )
+    assert verdict.best is found
+    assert verdict.speedup is None
+
+
+def test_where_nothing_ran_that_has_what_was_fixed_there_is_no_answer() -> None:
+    """The references do not have it; they are measured all the same, and are not the answer."""
+    baseline, by_hand = trial(0, BASELINE, 100), trial(1, FOUND, 90)
+    with pytest.raises(TrainingFailed, match=r"raise budget\.minutes or budget\.trials"):
+        decide(
+            baseline=baseline,
+            by_hand=by_hand,
+            contenders=[baseline, by_hand],
+            rounds=[],
+            ranked=[],
+            may_win=lambda candidate: False,
+            keeps_pins=lambda candidate: False,
+        )

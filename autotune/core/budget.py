@@ -55,9 +55,12 @@ class Budget:
 
         baseline_s: what the baseline's trial took. reserve_s: what must be left when the trial ends.
         """
-        patience = 3 * self.share_s + 2 * baseline_s
-        left = self.left_s(spent_s)
+        patience, left = self.patience_s(baseline_s), self.left_s(spent_s)
         return patience if left is None else max(LEAST_S, min(patience, left - reserve_s))
+
+    def patience_s(self, baseline_s: float) -> float:
+        """Seconds after which a trial cannot win any more, however much time is left."""
+        return 3 * self.share_s + 2 * baseline_s
 
     def allows(self, tried: Sized) -> bool:
         """Whether one more trial is within the budget of trials."""
@@ -103,9 +106,9 @@ def round_s(contenders: Sequence[Measured], steps: int) -> float:
 
     A first step, on fresh memory, takes as long as WARMUP_STEPS others.
     """
-    return sum(_beside_s(trial) + (WARMUP_STEPS + steps) * trial.step_s for trial in contenders)
+    return sum(beside_s(trial) + (WARMUP_STEPS + steps) * trial.step_s for trial in contenders)
 
 
-def _beside_s(trial: Measured) -> float:
+def beside_s(trial: Measured) -> float:
     """Seconds of a trial that were no step's."""
     return trial.wall_s - sum(step.seconds for step in (*trial.warmup_steps, *trial.steps))

@@ -38,6 +38,11 @@ class Speedup:
         return self.low > 1
 
 
+def student_975(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, for so many degrees of freedom, at least one."""
+    return T_975[freedom - 1] if freedom <= len(T_975) else NORMAL_975
+
+
 def reference(outcome: Measured) -> float:
     """The reference product's rate around a trial, flop/s: the better of before and after.
 
@@ -59,21 +64,27 @@ def corrected_rates(outcomes: Sequence[Measured], usual: float | None = None) ->
 def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) -> Speedup:
     """How much faster one candidate is than another, from complete rounds of all of them.
 
-    rounds: shape (K, C), K >= 1, C >= 2. With one round the interval comes from the steps inside the two trials.
+    rounds: shape (K, C), K >= 1, C >= 2. With one round the interval comes from the steps inside the two trials, of
+    which few say little.
     Raises ValueError when the rounds are not of one length.
     """
     y = np.log(np.array([[outcome.useful_tokens_per_s for outcome in outcomes] for outcomes in rounds]))
     K, C = y.shape
     difference = float((y[:, candidate] - y[:, against]).mean())
     if K == 1:
-        errors = [rounds[0][index].relative_error for index in (candidate, against)]
-        spread = math.hypot(*(error if error is not None else math.inf for error in errors)) * NORMAL_975
+        spread = math.hypot(*(_half_width(rounds[0][index]) for index in (candidate, against)))
     else:
         residuals = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
         freedom = (C - 1) * (K - 1)
         s = math.sqrt(float((residuals**2).sum()) / freedom)
-        quantile = T_975[freedom - 1] if freedom <= len(T_975) else NORMAL_975
-        spread = quantile * s * math.sqrt(2 / K)
+        spread = student_975(freedom) * s * math.sqrt(2 / K)
     return Speedup(
         ratio=math.exp(difference), low=math.exp(difference - spread), high=math.exp(difference + spread), rounds=K
     )
+
+
+def _half_width(outcome: Measured) -> float:
+    """Of the 95 % interval of a trial's log rate, by its own steps; infinite where these cannot say."""
+    if outcome.relative_error is None or len(outcome.steps) < 2:
+        return math.inf
+    return outcome.relative_error * student_975(len(outcome.steps) - 1)

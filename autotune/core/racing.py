@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.core.comparison import NORMAL_975, T_975
+from autotune.core.comparison import NORMAL_975, student_975
 from autotune.core.outcome import Step, epoch_rate, ratio
 
 DRIFT = 0.02  # of the machine, as a share: what the reference product does not tell
@@ -54,5 +54,4 @@ def _is_above_one(times: float, n: int, error: float | None, others: float) -> b
     """error: of n steps, by Student's quantiles. others: errors that are not of these steps, by the normal's."""
     if error is None:
         return False
-    quantile = T_975[n - 2] if n - 2 < len(T_975) else NORMAL_975
-    return math.log(times) > math.hypot(quantile * error, NORMAL_975 * others)
+    return math.log(times) > math.hypot(student_975(n - 1) * error, NORMAL_975 * others)

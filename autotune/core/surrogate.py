@@ -2,8 +2,8 @@
 
 The physical prediction is the prior mean; a Gaussian process over the finite set of candidates learns what it leaves
 unexplained: factors of what seconds are spent on, which all candidates share, a deviation for each value of each knob,
-and one for each combination. Leaves out where predictions come from (timing.py) and what a study makes of it
-(roofline.py).
+one for each combination, and one of those whose rates are only guessed. Leaves out where predictions come from
+(timing.py) and what a study makes of it (roofline.py).
 
 Symbols: n candidates, k knobs, f physical factors, t measured candidates. Rates are natural logarithms, so that
 deviations are factors.
@@ -46,13 +46,15 @@ class Surrogate:
     """Candidates and what is predicted of them.
 
     predicted: logarithms of the rates, shape (n,). shares: of the predicted seconds, by what they are spent on, (f, n):
-    the logarithm of a rate falls by them as those factors' logarithms rise. codes: which value each candidate has of
-    each knob, (k, n). likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those
-    that have nothing to do with each other.
+    the logarithm of a rate falls by them as those factors' logarithms rise. doubt: deviations of those that are no
+    predictions but guesses, 0 for the others, (n,). codes: which value each candidate has of each knob, (k, n).
+    likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those that have nothing to
+    do with each other.
     """
 
     predicted: Floats
     shares: Floats
+    doubt: Floats
     codes: Integers
     likeness: Sequence[Floats]
     _known: dict[int, Floats] = field(default_factory=dict, repr=False)
@@ -63,14 +65,14 @@ class Surrogate:
         measured: places, repeats allowed, (t,). rates: logarithms, (t,). errors: their deviations, (t,).
         Hyperparameters count by how likely each makes the measured rates: few measurements rule none of them out.
         """
-        itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted)))])
+        itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted))), self.doubt**2])
         if not len(measured):
-            widest = np.array([max(OF_FACTORS), max(OF_KNOBS), max(OF_COMBINATIONS)])
+            widest = np.array([max(OF_FACTORS), max(OF_KNOBS), max(OF_COMBINATIONS), 1.0])
             return Belief(mean=self.predicted, deviation=np.sqrt(widest**2 @ itself))
         left = rates - self.predicted[measured]
         noise = np.diag(errors**2 + JITTER)
         alike = self._alike(measured)
-        scales = np.array(list(product(OF_FACTORS, OF_KNOBS, OF_COMBINATIONS)))
+        scales = np.array(list(product(OF_FACTORS, OF_KNOBS, OF_COMBINATIONS, (1.0,))))
         roots = [np.linalg.cholesky(_covariance(each, alike[..., measured]) + noise) for each in scales]
         likely = np.array([_log_likelihood(root, left) for root in roots])
         weights = np.exp(likely - likely.max())
@@ -88,19 +90,29 @@ class Surrogate:
         return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
 
     def _alike(self, measured: Integers) -> Floats:
-        """How alike measured candidates are to all: in what they spend, in the mean of the knobs, in all; (3, t, n)."""
+        """How alike measured candidates are to all, by kind of deviation, (4, t, n).
+
+        In what they spend, in the mean of the knobs, in all knobs, and in the guess: again in the mean of the knobs.
+        """
         for place in {*measured.tolist()} - self._known.keys():
             alike = [likeness[codes[place]][codes] for codes, likeness in zip(self.codes, self.likeness, strict=True)]
             alike = alike or [np.ones(len(self.predicted))]
-            spent = 1 + self.shares[:, place] @ self.shares
-            self._known[place] = np.stack([spent, np.mean(alike, axis=0), np.prod(alike, axis=0)])
+            spent, mean = 1 + self.shares[:, place] @ self.shares, np.mean(alike, axis=0)
+            guess = self.doubt[place] * self.doubt * mean
+            self._known[place] = np.stack([spent, mean, np.prod(alike, axis=0), guess])
         return np.stack([self._known[place] for place in measured.tolist()], axis=1)
 
 
-def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats, shares: Floats | None = None) -> Surrogate:
+def surrogate(
+    candidates: Sequence[Mapping[str, Any]],
+    predicted: Floats,
+    shares: Floats | None = None,
+    doubt: Floats | None = None,
+) -> Surrogate:
     """The surrogate of candidates, each a mapping from knobs to values.
 
     predicted: logarithms of their rates, (n,). shares: of their seconds by what they are spent on, (n, f), if known.
+    doubt: deviations of those that are guesses, (n,), if there are any.
     """
     knobs = [knob for knob in candidates[0] if len({each[knob] for each in candidates}) > 1]
     values = [list(dict.fromkeys(each[knob] for each in candidates)) for knob in knobs]
@@ -108,6 +120,7 @@ def surrogate(candidates: Sequence[Mapping[str, Any]], predicted: Floats, shares
     return Surrogate(
         predicted=predicted,
         shares=np.empty((0, len(predicted))) if shares is None else np.asarray(shares, dtype=np.float64).T,
+        doubt=np.zeros(len(predicted)) if doubt is None else np.asarray(doubt, dtype=np.float64),
         codes=np.array(codes, dtype=np.int64).reshape(len(knobs), len(candidates)),
         likeness=tuple(_likeness(of_knob) for of_knob in values),
     )
@@ -123,7 +136,7 @@ def _likeness(values: Sequence[Any]) -> Floats:
 
 
 def _covariance(scales: Floats, alike: Floats) -> Floats:
-    """scales: deviations by kind, (3,). alike: (3, t, n). Returns (t, n)."""
+    """scales: deviations by kind, (4,). alike: (4, t, n). Returns (t, n)."""
     covariance: Floats = np.einsum("s,stn->tn", scales**2, alike)
     return covariance
 

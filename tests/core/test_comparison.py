@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 
 from autotune.core.comparison import corrected_rates, speedup
 from autotune.core.outcome import Measured
-from tests.stand_ins import measured
+from tests.stand_ins import STEP, measured
 
 
-def at(rate: float, *, reference: float = 1.0, error: float | None = 0.01) -> Measured:
+def at(rate: float, *, reference: float = 1.0, error: float | None = 0.01, steps: int = 3) -> Measured:
     """A trial of this rate, next to a reference product of that rate."""
     return replace(
-        measured(), useful_tokens_per_s=rate, relative_error=error, reference_flops_per_s=(reference, reference)
+        measured(),
+        useful_tokens_per_s=rate,
+        relative_error=error,
+        reference_flops_per_s=(reference, reference),
+        steps=(STEP,) * steps,
     )
 
 
@@ -38,10 +42,13 @@ def test_a_speedup_by_hand() -> None:
 
 
 def test_one_round_takes_its_interval_from_the_steps() -> None:
-    """Relative errors of 3 % and 4 % are 5 % of the ratio, and 1.96 times that is the interval."""
-    result = speedup([[at(100, error=0.03), at(150, error=0.04)]], 1, 0)
-    assert math.log(result.high / result.ratio) == pytest.approx(1.96 * 0.05)
+    """Errors of 3 and 4 %, each times Student's quantile; many steps make it the normal's, two nearly nothing sure."""
+    result = speedup([[at(100, error=0.03, steps=5), at(150, error=0.04, steps=3)]], 1, 0)
+    assert math.log(result.high / result.ratio) == pytest.approx(math.hypot(2.776 * 0.03, 4.303 * 0.04))
     assert result.is_faster
+    many = speedup([[at(100, error=0.03, steps=50), at(150, error=0.04, steps=50)]], 1, 0)
+    assert math.log(many.high / many.ratio) == pytest.approx(1.96 * 0.05)
+    assert not speedup([[at(100, error=0.03, steps=2), at(140, error=0.001, steps=2)]], 1, 0).is_faster
 
 
 def test_one_round_without_errors_proves_nothing() -> None:

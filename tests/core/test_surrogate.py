@@ -63,6 +63,20 @@ def test_a_physical_factor_is_learnt_from_few() -> None:
     assert errors[1].mean() < errors[0].mean() / 2
 
 
+def test_a_guess_is_believed_less_than_a_prediction() -> None:
+    """What was found of one guess counts for those that share its knobs, and for no prediction."""
+    guessed = np.array([each["kernel"] == "b" for each in CANDIDATES])
+    model = surrogate(CANDIDATES, PREDICTED, doubt=np.where(guessed, 0.5, 0.0))
+    sure = surrogate(CANDIDATES, PREDICTED)
+    tried = np.array([0, 4, 8])  # of kernel a
+    before, of_sure = (each.believe(tried, PREDICTED[tried], np.full(3, 0.01)) for each in (model, sure))
+    assert before.deviation[guessed].min() > 0.5
+    assert before.deviation[~guessed] == pytest.approx(of_sure.deviation[~guessed])
+    after = model.believe(np.array([*tried, 5]), np.array([*PREDICTED[tried], PREDICTED[5] + 0.7]), np.full(4, 0.01))
+    assert (after.mean - PREDICTED)[guessed].min() > 0.2
+    assert np.abs(after.mean - PREDICTED)[~guessed].max() < 0.1
+
+
 def test_expected_improvement_by_hand() -> None:
     """With the mean at the best rate it is deviation / sqrt(2 pi); what is certain and worse improves nothing."""
     belief = Belief(mean=np.array([1.0, 0.5, 2.0]), deviation=np.array([0.2, 0.0, 0.0]))

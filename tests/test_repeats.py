@@ -1,0 +1,62 @@
+"""The second measurement: what a repeat's end says of a contender, and of the time."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.core.budget import Budget
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Outcome, TimedOut
+from autotune.journal import Journal, Trial
+from autotune.repeats import Repeats
+from tests.core.examples import candidate
+from tests.stand_ins import measured
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def journal(tmp_path: Path):
+    """Of a search that has measured two candidates."""
+    journal = Journal(tmp_path, {})
+    for role, which in (("baseline", candidate()), ("search", candidate(checkpointing="off"))):
+        journal.end(journal.begin(which, role), measured())
+    yield journal
+    journal.close()
+
+
+def repeats(journal: Journal, ends: list[Outcome]) -> Repeats:
+    """Whose repeats end so, one after another, and then as they are expected to."""
+
+    def perform(which: Candidate, role: Any, work: Any, **repeat: int) -> Trial:
+        number = journal.begin(which, role, **repeat)
+        return journal.end(number, ends.pop(0) if ends else measured())
+
+    budget = Budget(seconds=None, trials=2)
+    return Repeats(journal=journal, budget=budget, spent_s=lambda: 0.0, patience_s=PATIENCE_S, perform=perform)
+
+
+def killed(limit_s: float) -> TimedOut:
+    return TimedOut(limit_s=limit_s, wall_s=limit_s)
+
+
+def test_who_is_killed_because_the_time_is_up_is_not_out(journal: Journal) -> None:
+    """The rounds before count, and with more time the one that was cut short is measured to its end."""
+    contenders = list(journal.trials)
+    done = replace(measured(), useful_tokens_per_s=90.0)
+    left, rounds = repeats(journal, [done, done, done, killed(PATIENCE_S / 2)]).run(contenders)
+    assert left == contenders
+    assert [len(outcomes) for outcomes in rounds] == [2]
+    left, rounds = repeats(journal, []).run(contenders)
+    assert left == contenders
+    assert [[outcome.useful_tokens_per_s for outcome in outcomes] for outcomes in rounds] == [[90, 90], [100, 90]]
+
+
+def test_who_takes_too_long_is_out(journal: Journal) -> None:
+    """With time enough, it was the contender."""
+    contenders = list(journal.trials)
+    left, rounds = repeats(journal, [measured(), killed(PATIENCE_S)]).run(contenders)
+    assert left == contenders[:1]
+    assert [len(outcomes) for outcomes in rounds] == [1]
