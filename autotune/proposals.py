@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from autotune.core.candidate import KNOBS, Candidate
-from autotune.core.comparison import corrected_rates, reference
+from autotune.core.comparison import corrected_rates
 from autotune.core.outcome import Measured
 from autotune.core.receipts import DERIVED, Known
 from autotune.journal import Trial
@@ -67,7 +67,7 @@ class Proposals:
         self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
         self._known = frozenset(known)
         self._untried = np.ones(len(self.candidates), dtype=bool)
-        self._usual: float | None = None  # the reference product's rate around the first trial
+        self._measured: list[Measured] = []  # of the trials that were told
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
         self.roofline: RooflineSampler | None = None
@@ -102,8 +102,9 @@ class Proposals:
             runs, value, error = False, 0.0, None
             if isinstance(trial.outcome, Measured):
                 runs, error = True, trial.outcome.relative_error
-                self._usual = self._usual or reference(trial.outcome)
-                [value] = corrected_rates([trial.outcome], self._usual)
+                self._measured.append(trial.outcome)
+                rates = corrected_rates(self._measured)
+                value = rates[-1] * self._measured[0].useful_tokens_per_s / rates[0]
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
             # With its params, one that the sampler does not know would be taken for another.
             elsewhere = self.roofline is not None and trial.candidate not in self._known
@@ -140,7 +141,7 @@ class Proposals:
     def believed(self) -> dict[Candidate, Known]:
         """What is believed of the candidates that were neither tried nor ruled out; of none where nothing is predicted.
 
-        Rates are those of the first told trial's machine, as the study has them.
+        Rates are as the study has them.
         """
         if self.roofline is None:
             return {}

@@ -259,7 +259,7 @@ class _Sitting:
         self.display.begin(number, role, candidate)
         self.display.set_end(self.budget.left_s(self._spent_s()))
         fastest = next(iter(self._ranked()), None)
-        pace = pace_of(fastest, candidate) if role == "search" else None
+        pace = pace_of(fastest, candidate, self.journal.trials) if role == "search" else None
         task = self._task(candidate, work or Measure(budget_s=self.budget.share_s, pace=pace), folder)
         try:
             outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
-from autotune.core.comparison import corrected_rates, reference
+from autotune.core.comparison import corrected_rates, reference, trust
 from autotune.core.outcome import Measured
 from autotune.core.racing import Pace
 from autotune.core.receipts import Known
@@ -35,8 +35,11 @@ def ranked(trials: Iterable[Trial], space: Collection[Candidate]) -> list[Trial]
     return sorted(found, key=lambda trial: -rates[trial.number])
 
 
-def pace_of(fastest: Trial | None, candidate: Candidate) -> Pace | None:
-    """What a candidate must keep up with; None before anything was measured well enough."""
+def pace_of(fastest: Trial | None, candidate: Candidate, trials: Iterable[Trial]) -> Pace | None:
+    """What a candidate must keep up with; None before anything was measured well enough.
+
+    trials: all so far, for what they say of the machine.
+    """
     if fastest is None or not isinstance(fastest.outcome, Measured) or fastest.outcome.relative_error is None:
         return None
     alike = all(getattr(candidate, name) == getattr(fastest.candidate, name) for name in SAME_SAMPLES)
@@ -44,6 +47,7 @@ def pace_of(fastest: Trial | None, candidate: Candidate) -> Pace | None:
         useful_tokens_per_s=fastest.outcome.useful_tokens_per_s,
         relative_error=fastest.outcome.relative_error,
         reference_flops_per_s=reference(fastest.outcome),
+        trust=trust(measured(trials)),
         steps=tuple((step.number, step.seconds) for step in fastest.outcome.steps) if alike else (),
     )
 
@@ -55,11 +59,11 @@ def known_rates(
 
     Rates are those of the machine as it was around the first trial, means of all trials of a candidate.
     """
-    usual = reference(measured(first_measurements(trials))[0])
     ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
     rates: dict[Candidate, list[float]] = {}
-    for trial, rate in zip(ran, corrected_rates(measured(ran), usual), strict=True):
-        rates.setdefault(trial.candidate, []).append(rate)
+    corrected = corrected_rates(measured(ran))
+    for trial, rate in zip(ran, corrected, strict=True):
+        rates.setdefault(trial.candidate, []).append(rate * measured(ran)[0].useful_tokens_per_s / corrected[0])
     found = dict(believed)
     for trial, outcome in zip(ran, measured(ran), strict=True):
         if trial.role != "repeat" and (trial.candidate in space or trial is best):

@@ -16,11 +16,11 @@ from pathlib import Path
 from table import Rates, Table, half_of, regrets
 
 from autotune.core.candidate import Candidate
-from autotune.core.comparison import reference
 from autotune.core.outcome import Measured, Outcome
 from autotune.journal import Trial
 from autotune.plan import Speeds
 from autotune.proposals import SAMPLERS, Proposals
+from autotune.standings import ranked
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
 PREDICTS = "roofline"
@@ -71,7 +71,7 @@ def outcomes_of(table: Table) -> dict[Candidate, list[Outcome]]:
 def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> list[Found]:
     """Search by a rule for at most so many trials. journal: a file for the study."""
     chance = random.Random(f"{rule} {seed}")
-    best: tuple[float, Candidate] | None = None
+    best: Candidate | None = None
     spent_s = sum(trial.outcome.wall_s for trial in world.references)
     spent_s += world.predicting_s if rule == PREDICTS else 0.0
     found: list[Found] = []
@@ -88,7 +88,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         )
         proposals.tell(world.references)
     batches = _batches(world, rule)
-    last_rate = 0.0
+    ran: list[Trial] = []
     while len(found) < most:
         candidate = proposals.propose() if proposals else next(batches, None)
         if candidate is None:
@@ -96,16 +96,14 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         outcome = chance.choice(half_of(world.outcomes[candidate], seed % 2))  # the other half scores
         trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
-        # As a search ranks its trials: corrected for how fast the machine was around each.
-        rate = outcome.useful_tokens_per_s / reference(outcome) if isinstance(outcome, Measured) else None
         if proposals:
             proposals.tell([trial])
-        if rate is not None and (rule == LARGEST or best is None or rate > best[0]):
-            best = rate, candidate
-        found.append(Found(best=None if best is None else best[1], spent_s=spent_s))
-        if proposals is None and (rate is None or (rule == FALLING and rate < last_rate)):
+        if isinstance(outcome, Measured):
+            ran.append(trial)
+            best = candidate if rule == LARGEST else ranked(ran, world.outcomes)[0].candidate
+        found.append(Found(best=best, spent_s=spent_s))
+        if proposals is None and (not isinstance(outcome, Measured) or (rule == FALLING and best != candidate)):
             break
-        last_rate = rate or 0.0
     return found
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from rows import read
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.comparison import corrected_rates, reference
+from autotune.core.comparison import corrected_rates, reference, trust
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
 from autotune.errors import UsageError
 from autotune.journal import Role
@@ -56,7 +56,7 @@ class Table:
     def rates(self, *, corrected: bool = True) -> Rates:
         """The rates of each candidate of the space, in the order of its repeats; of none that failed in one of them.
 
-        corrected: as if the machine had been at its median speed all the time (core/comparison.py).
+        corrected: as if the machine had been at its mean speed all the time (core/comparison.py).
         """
         failed = {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
         trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
@@ -182,6 +182,7 @@ def summarize(table: Table) -> dict[str, Any]:
         "useful tokens/s": _range(map(mean, rates.values())),
         "reference product, GFLOP/s": _range(reference(outcome) / 1e9 for outcome in measured),
         "deviation by steps": _range(outcome.relative_error or math.nan for outcome in measured),
+        "trust in the reference product": trust(measured),
         "deviation between repeats": deviation(table.rates(corrected=False)),
         "the same, corrected for drift": deviation(rates),
         "leaders": f"{len(leaders(rates))}, {len(unsettled(rates, goal))} of them not known to {goal:.0%} yet",

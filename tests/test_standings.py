@@ -44,13 +44,15 @@ def test_a_pace_has_the_steps_of_the_same_samples_alone() -> None:
     fastest = trial(0, base, 50.0, speed=3.0)
     fastest = replace(fastest, outcome=replace(fastest.outcome, steps=(step,)))
     split = replace(base, per_device_train_batch_size=1, gradient_accumulation_steps=4)
-    alike, unlike = pace_of(fastest, split), pace_of(fastest, replace(split, batching="group_by_length"))
+    unlike = pace_of(fastest, replace(split, batching="group_by_length"), [fastest])
+    alike = pace_of(fastest, split, [fastest, trial(1, split, 25.0, speed=1.5)])
     assert alike is not None
     assert unlike is not None
     assert alike.steps == ((7, 2.0),)
     assert unlike.steps == ()
     assert (alike.useful_tokens_per_s, alike.reference_flops_per_s) == (50.0, 3.0)
-    assert pace_of(None, split) is None
+    assert (alike.trust, unlike.trust) == (1.0, 0.0)  # one trial says nothing of drift
+    assert pace_of(None, split, []) is None
 
 
 def test_a_candidate_is_known_by_all_its_trials() -> None:

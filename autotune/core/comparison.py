@@ -1,6 +1,7 @@
 """Comparing measurements on a machine that drifts.
 
-A rate of one trial is corrected by the reference product that was timed around it. The speed-ups that are reported
+A rate of one trial is corrected by the reference product that was timed around it, as far as that can be trusted. The
+speed-ups that are reported
 come from a second measurement in rounds: in each round every candidate is measured once, in alternating order, so
 that what a round is slowed by is shared and drops out (a randomized complete block design).
 
@@ -12,7 +13,6 @@ standard error s sqrt(2/K) (Montgomery, Design and Analysis of Experiments, 8th 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -44,21 +44,33 @@ def student_975(freedom: int) -> float:
 
 
 def reference(outcome: Measured) -> float:
-    """The reference product's rate around a trial, flop/s: the better of before and after.
+    """The reference product's rate around a trial, flop/s: the geometric mean of before and after."""
+    return math.sqrt(math.prod(outcome.reference_flops_per_s))
 
-    What gets in between for a fifth of a second only ever slows it, and says nothing of a trial of seconds.
+
+def trust(outcomes: Sequence[Measured]) -> float:
+    """The share of what the reference product differs by between trials that is the machine's drift, from 0 to 1.
+
+    The rest is flicker, which says nothing of a trial of seconds: on a shared machine a product of 0.2 s differs by a
+    fifth from before a trial to after it. By the analysis of variance of trials (two readings each, the mean
+    difference of before and after set aside) it is 1 - 1 / F (Efron and Morris 1973: the empirical Bayes estimate of
+    each trial's level), less one standard error of F: its logarithm has 2 / sqrt(trials - 1) where nothing drifts.
     """
-    return max(outcome.reference_flops_per_s)
+    if len(outcomes) < 2:
+        return 0.0
+    readings = np.log(np.array([outcome.reference_flops_per_s for outcome in outcomes]))
+    between, within = 2 * readings.mean(axis=1).var(ddof=1), np.diff(readings).var(ddof=1) / 2
+    flicker = within * math.exp(2 / math.sqrt(len(outcomes) - 1))
+    return float(1 - flicker / between) if between > flicker else 0.0
 
 
-def corrected_rates(outcomes: Sequence[Measured], usual: float | None = None) -> list[float]:
-    """Useful tokens per second of each trial, as if the machine had always been at its usual speed.
-
-    usual: the reference product's rate then, flop/s; the median if None.
-    """
-    if usual is None:
-        usual = median(reference(outcome) for outcome in outcomes) if outcomes else 0.0
-    return [outcome.useful_tokens_per_s * usual / reference(outcome) for outcome in outcomes]
+def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
+    """Useful tokens per second of each trial, as if the machine had always been as fast as in the mean of them."""
+    if not outcomes:
+        return []
+    levels = np.log([reference(outcome) for outcome in outcomes])
+    drift = np.exp(trust(outcomes) * (levels - levels.mean()))
+    return [outcome.useful_tokens_per_s / float(each) for outcome, each in zip(outcomes, drift, strict=True)]
 
 
 def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) -> Speedup:

@@ -19,13 +19,14 @@ class Pace:
     """The fastest trial so far.
 
     useful_tokens_per_s: of the epoch; relative_error: its standard error's share. reference_flops_per_s: of the product
-    timed around it, the better of two, where a running trial has one: that is ended rather too late than too early.
-    steps: number and seconds of each, where a step of that number holds the same samples; else none.
+    timed around it. trust: what share of a difference to that is the machine's drift (comparison.trust). steps: number
+    and seconds of each, where a step of that number holds the same samples; else none.
     """
 
     useful_tokens_per_s: float
     relative_error: float
     reference_flops_per_s: float
+    trust: float
     steps: tuple[tuple[int, float], ...] = ()
 
 
@@ -36,7 +37,7 @@ def is_outpaced(
 
     reference_flops_per_s: of the product timed before the trial. False below two steps.
     """
-    now = reference_flops_per_s / pace.reference_flops_per_s  # below 1 all seconds are longer
+    now = (reference_flops_per_s / pace.reference_flops_per_s) ** pace.trust  # below 1 all seconds are longer
     theirs = dict(pace.steps)
     shared = [step for step in steps if step.number in theirs]
     if len(shared) > 1:
