@@ -1,7 +1,9 @@
 """Tables of exhaustive truth: reading one, correcting it for drift, and telling skill from luck.
 
 A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
-is measured once; in each later round the leaders are, until their rates are known well enough. The best is chosen by
+is measured once; in each later round the leaders are, until their rates are known well enough. What a whole round was
+faster or slower by is no candidate's (a block effect: Montgomery, Design and Analysis of Experiments, 8th ed., chapter
+4): it is estimated from those that were measured in several, and taken out. The best is chosen by
 one half of a candidate's repeats and regret is scored by the other, so that a lucky measurement wins nothing; which
 half does which is for the caller to take in turn.
 Leaves out measuring (record_table.py) and replaying a search.
@@ -18,6 +20,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, TypeVar
 
+import numpy as np
 from rows import read
 
 from autotune.core.candidate import Candidate, short_name
@@ -28,6 +31,7 @@ from autotune.journal import Role
 
 LEADERS = 1 / 10  # share of the candidates that is measured again
 LEAST_REPEATS = 4  # two in each half
+BLOCK = 4  # candidates in a round, at least, to tell the round's effect from theirs
 
 References = Sequence[tuple[Role, Sequence[Candidate]]]  # the fallbacks of each role
 Rates = Mapping[Candidate, Sequence[float]]
@@ -56,16 +60,22 @@ class Table:
     def rates(self, *, corrected: bool = True) -> Rates:
         """The rates of each candidate of the space, in the order of its repeats; of none that failed in one of them.
 
-        corrected: as if the machine had been at its mean speed all the time (core/comparison.py).
+        corrected: as if the machine had been at its mean speed all the time (core/comparison.py), and as it was in
+        round 0.
         """
         failed = {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
         trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
         outcomes = [outcome for _, outcome in trials]
         values = corrected_rates(outcomes) if corrected else [outcome.useful_tokens_per_s for outcome in outcomes]
+        found = [
+            (row, value)
+            for (row, _), value in zip(trials, values, strict=True)
+            if row.role == "search" and row.candidate not in failed
+        ]
+        effects = _round_effects(found) if corrected else {}
         rates: dict[Candidate, list[float]] = {}
-        for (row, _), value in zip(trials, values, strict=True):
-            if row.role == "search" and row.candidate not in failed:
-                rates.setdefault(row.candidate, []).append(value)
+        for row, value in found:
+            rates.setdefault(row.candidate, []).append(value / math.exp(effects.get(row.round, 0.0)))
         return rates
 
 
@@ -89,7 +99,10 @@ def deviation(rates: Rates) -> float:
     if not repeated:
         return math.nan
     squares = sum((value - fmean(logs)) ** 2 for logs in repeated for value in logs)
-    return math.sqrt(squares / sum(len(logs) - 1 for logs in repeated))
+    freedom = sum(len(logs) - 1 for logs in repeated)
+    if len(repeated) >= BLOCK:  # the effects of rounds were estimated from the same measurements
+        freedom -= max(map(len, repeated)) - 1
+    return math.sqrt(squares / freedom)
 
 
 def unsettled(rates: Rates, standard_error: float) -> list[Candidate]:
@@ -196,6 +209,27 @@ def summarize(table: Table) -> dict[str, Any]:
 def _regret_of_best(rates: Rates, half: int) -> float:
     of = regrets(rates, half)
     return 1 - 1 / (1 - min(of[candidate] for candidate in _repeated(rates) or rates))
+
+
+def _round_effects(found: Sequence[tuple[Row, float]]) -> dict[int, float]:
+    """By how much each later round was faster than round 0, as logarithms: least squares of candidates and rounds.
+
+    found: rows and rates. None of a round that is too small.
+    """
+    often = Counter(row.candidate for row, _ in found)
+    repeated = [(row, rate) for row, rate in found if often[row.candidate] > 1]
+    sizes = Counter(row.round for row, _ in repeated)
+    rounds = [number for number in sorted(sizes) if number and sizes[number] >= BLOCK]
+    candidates = list(dict.fromkeys(row.candidate for row, _ in repeated))
+    design = [
+        [*(row.candidate == each for each in candidates), *(row.round == each for each in rounds)]
+        for row, _ in repeated
+    ]
+    if not rounds:
+        return {}
+    logs = np.log([rate for _, rate in repeated])
+    fitted = np.linalg.lstsq(np.array(design, dtype=np.float64), logs, rcond=None)[0]
+    return dict(zip(rounds, fitted[len(candidates) :].tolist(), strict=True))
 
 
 def _range(values: Iterable[float]) -> dict[str, float]:

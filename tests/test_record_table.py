@@ -163,6 +163,19 @@ def test_drift_is_taken_out() -> None:
     assert deviation(table.rates()) == 0
 
 
+def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
+    """A fifth, which no reference product told; a round of two is too small to tell."""
+    for size, expected in ((5, 100.0), (2, 120.0)):
+        rows = [
+            Row(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed, 1), measured_at="")
+            for number, speed in enumerate((1.0, 1.2, 1.0))
+            for each in SPACE[: 8 if number == 0 else size]
+        ]
+        rates = Table(header=HEADER, rows=tuple(rows)).rates()
+        assert rates[SPACE[0]] == pytest.approx([100, expected, 100])
+        assert rates[SPACE[7]] == pytest.approx([100])
+
+
 def test_a_lucky_measurement_wins_nothing() -> None:
     """By hand: the second is chosen for a lucky repeat, and is scored by the half without it."""
     rates = table_of([100, 100, 100, 100], [144, 90, 100, 90], [60])
