@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from autotune.core.candidate import KNOBS, Candidate
-from autotune.core.comparison import corrected_rates
+from autotune.core.comparison import rates_as_at_first
 from autotune.core.outcome import Measured
 from autotune.core.receipts import DERIVED, Known
 from autotune.journal import Trial
@@ -103,8 +103,7 @@ class Proposals:
             if isinstance(trial.outcome, Measured):
                 runs, error = True, trial.outcome.relative_error
                 self._measured.append(trial.outcome)
-                rates = corrected_rates(self._measured)
-                value = rates[-1] * self._measured[0].useful_tokens_per_s / rates[0]
+                value = rates_as_at_first(self._measured)[-1]
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
             # With its params, one that the sampler does not know would be taken for another.
             elsewhere = self.roofline is not None and trial.candidate not in self._known

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
-from autotune.core.comparison import corrected_rates, reference, trust
+from autotune.core.comparison import corrected_rates, rates_as_at_first, reference, trust
 from autotune.core.outcome import Measured
 from autotune.core.racing import Pace
 from autotune.core.receipts import Known
@@ -61,9 +61,8 @@ def known_rates(
     """
     ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
     rates: dict[Candidate, list[float]] = {}
-    corrected = corrected_rates(measured(ran))
-    for trial, rate in zip(ran, corrected, strict=True):
-        rates.setdefault(trial.candidate, []).append(rate * measured(ran)[0].useful_tokens_per_s / corrected[0])
+    for trial, rate in zip(ran, rates_as_at_first(measured(ran)), strict=True):
+        rates.setdefault(trial.candidate, []).append(rate)
     found = dict(believed)
     for trial, outcome in zip(ran, measured(ran), strict=True):
         if trial.role != "repeat" and (trial.candidate in space or trial is best):

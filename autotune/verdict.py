@@ -14,6 +14,7 @@ from autotune.core.comparison import Speedup, corrected_rates, speedup
 from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.journal import Trial
+from autotune.standings import measured
 
 FAR_AHEAD = 1.2  # times the baseline: the best of 30 trials that err by 6 % each looks an eighth faster than it is
 
@@ -66,12 +67,12 @@ def decide(
     eligible = [trial for trial in contenders if trial.number in places and may_win(trial.candidate)]
     best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
     over_baseline = against(best, baseline) if best else None
-    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate)
     failed_again = bool(rounds) and baseline.number not in places
+    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate) and not failed_again
     once = None
     if not rounds and (ahead := _far_ahead([t for t in (by_hand, *ranked) if may_win(t.candidate)], baseline)):
         best, once = ahead
-    elif baseline_will_do and not failed_again and (over_baseline is None or not over_baseline.is_faster):
+    elif baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
         best = baseline
     elif best is None:
         best = next((trial for trial in (*ranked, by_hand) if _ran(trial) and may_win(trial.candidate)), None)
@@ -104,7 +105,7 @@ def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup
     ran = list(filter(_ran, (baseline, *trials)))
     if baseline not in ran:
         return None
-    outcomes = [trial.outcome for trial in ran if isinstance(trial.outcome, Measured)]
+    outcomes = measured(ran)
     rates = corrected_rates(outcomes)
     row = [replace(outcome, useful_tokens_per_s=rate) for outcome, rate in zip(outcomes, rates, strict=True)]
     fastest = rates.index(max(rates))

@@ -1,9 +1,8 @@
 """Comparing measurements on a machine that drifts.
 
 A rate of one trial is corrected by the reference product that was timed around it, as far as that can be trusted. The
-speed-ups that are reported
-come from a second measurement in rounds: in each round every candidate is measured once, in alternating order, so
-that what a round is slowed by is shared and drops out (a randomized complete block design).
+speed-ups that are reported come from a second measurement in rounds: in each round every candidate is measured once, in
+alternating order, so that what a round is slowed by is shared and drops out (a randomized complete block design).
 
 Symbols: C candidates, K rounds, y_ck = log rate of candidate c in round k. With row and column means removed the
 residuals have (C-1)(K-1) degrees of freedom and variance s^2; the difference of two candidates' means has the
@@ -71,6 +70,12 @@ def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
     levels = np.log([reference(outcome) for outcome in outcomes])
     drift = np.exp(trust(outcomes) * (levels - levels.mean()))
     return [outcome.useful_tokens_per_s / float(each) for outcome, each in zip(outcomes, drift, strict=True)]
+
+
+def rates_as_at_first(outcomes: Sequence[Measured]) -> list[float]:
+    """The same, as if it had always been as fast as around the first trial, whose rate stays."""
+    rates = corrected_rates(outcomes)
+    return [rate * outcomes[0].useful_tokens_per_s / rates[0] for rate in rates]
 
 
 def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) -> Speedup:
