@@ -30,7 +30,15 @@ from autotune.core.regime import TILE, regime_of
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
-from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
+from autotune.core.timing import (
+    SPENT,
+    TimeEstimate,
+    TimeLaw,
+    estimate_time,
+    partly_recomputed,
+    time_law,
+    time_law_from_dict,
+)
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.experience import Taught
@@ -117,7 +125,8 @@ class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
 
     config, facts: as models.resolve_architecture gives them. lengths: None for full rows. thrifty: time is put together
-    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own. taught:
+    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own, and where
+    some layers are recomputed from those of none and of all. taught:
     what trials on the machine have taught, predicted seconds by what they are spent on, and the measured ones.
     """
 
@@ -136,7 +145,7 @@ class Forecaster:
     _deep_profiles: dict[Identity, Profile] = field(default_factory=dict)
     _laws: dict[Identity, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[Identity, TimeLaw] = field(default_factory=dict)
-    _joined_laws: dict[tuple[int, int], TimeLaw] = field(default_factory=dict)
+    _joined_laws: dict[tuple[int, ...], TimeLaw] = field(default_factory=dict)
     _laws_of_kinds: dict[tuple[Any, ...], TimeLaw | str] = field(default_factory=dict)  # or why there is none
     _dealt: dict[tuple[Any, ...], _Dealt] = field(default_factory=dict)
     _untimed: dict[Identity, str] = field(default_factory=dict)  # why, by a profile's identity
@@ -347,7 +356,11 @@ class Forecaster:
         return self._laws[key]
 
     def _timed_steps(self, candidate: Candidate, batch: Batch) -> list[tuple[Candidate, Batch]]:
-        """What is traced for the time of a candidate: it, or (thrifty) one with the usual optimizer and a plain one."""
+        """What is traced for the time of a candidate: it, or (thrifty) some that it has in common with others.
+
+        Those are steps of the usual optimizer, without and with recomputing where some of alike layers are recomputed,
+        and behind them a plain one of its own optimizer, if that is another.
+        """
         if not self.thrifty:
             return [(candidate, batch)]
         usual = replace(
@@ -355,29 +368,40 @@ class Forecaster:
             optimizer=USUAL_OPTIMIZER,
             gradient_accumulation_steps=max(2, candidate.gradient_accumulation_steps),
         )
+        off = replace(usual, checkpointing="off", every_n_layers=1)
+        steps = [(usual, batch)]
+        if self._is_between(candidate):
+            steps = [(off, batch), (replace(off, checkpointing="full"), batch)]
         if candidate.optimizer == USUAL_OPTIMIZER:
-            return [(usual, batch)]
+            return steps
         plain = replace(
-            usual,
+            off,
             optimizer=candidate.optimizer,
-            checkpointing="off",
-            every_n_layers=1,
             activation_offloading=False,
             batching="random",
             packed_length=None,
             per_device_train_batch_size=1,
         )
         few = Batch(rows=1, positions=batch.positions, labels=min(batch.labels, TILE))
-        return [(usual, batch), (plain, few)]
+        return [*steps, (plain, few)]
+
+    def _is_between(self, candidate: Candidate) -> bool:
+        """Whether a candidate's micro-steps are a mixture of those that recompute no layer and all."""
+        text = self.config.get("text_config") or self.config
+        alike = len(set(text.get("layer_types") or ())) < 2 and self.facts.window is None
+        return candidate.checkpointing == "every_n" and alike and not self.facts.is_mixture_of_experts
 
     def _law_of_time(self, candidate: Candidate, batch: Batch) -> TimeLaw:
-        """The law of a candidate's steps; of a plain step, where there is one, only how it ends."""
-        law, *plain = [self._time_law(*step) for step in self._timed_steps(candidate, batch)]
-        if not plain:
-            return law
-        [end] = plain
-        if (key := (id(law), id(end))) not in self._joined_laws:  # so that a law is one object
-            self._joined_laws[key] = replace(law, step_end=end.step_end)
+        """The law of a candidate's steps, put together where it has them in common with others."""
+        laws = [self._time_law(*step) for step in self._timed_steps(candidate, batch)]
+        if len(laws) == 1:
+            return laws[0]
+        if (key := (candidate.every_n_layers, *map(id, laws))) not in self._joined_laws:  # so that a law is one object
+            law, *others = laws
+            if self._is_between(candidate):
+                recomputed = math.ceil(self.facts.layers / candidate.every_n_layers)
+                law = partly_recomputed(law, others.pop(0), recomputed / self.facts.layers)
+            self._joined_laws[key] = replace(law, step_end=others[0].step_end) if others else law
         return self._joined_laws[key]
 
     def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:

@@ -170,11 +170,14 @@ class Plan:
         """Useful tokens of an optimizer step in the mean over the epoch; one where nothing is known."""
         return 1.0 if parts is None else parts.useful_tokens * parts.accumulation / len(parts.epoch.rows)
 
-    def taught(self, trials: Iterable[Trial]) -> list[Taught]:
-        """What trials teach about predicted seconds: those that were measured, of candidates whose seconds were."""
+    def taught(self, trials: Iterable[Trial], *, data: str) -> list[Taught]:
+        """What trials teach about predicted seconds: those that were measured, of candidates whose seconds were.
+
+        data: the dataset's fingerprint.
+        """
         return [
             Taught(
-                name=f"{self.forecaster.facts.fingerprint} {short_name(trial.candidate)}",
+                name=f"{self.forecaster.facts.fingerprint} {data} {short_name(trial.candidate)}",
                 spent=self._spent[trial.candidate],
                 step_s=trial.outcome.step_s,
             )

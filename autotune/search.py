@@ -92,7 +92,8 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
             )
             document = write_result(sitting.search(), request.out)
             try:
-                experience.keep(request.home, hardware, plan.taught(t for t in journal.trials if t.role != "repeat"))
+                first = first_measurements(journal.trials)
+                experience.keep(request.home, hardware, plan.taught(first, data=workload.data.fingerprint))
             except AutotuneError as error:  # the cache is full, and the result is there
                 display.line("; ".join(error.problems))
             return document

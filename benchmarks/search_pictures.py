@@ -19,7 +19,9 @@ from memory_pictures import GAP, HEIGHT, LEFT, STYLE, TOP, WIDTH
 COLOURS: Mapping[str, str] = {
     "roofline": "#ee6677",
     "tpe": "#4477aa",
+    "tpe alone": "#9988dd",
     "gp": "#66ccee",
+    "gp alone": "#44aa99",
     "random": "#228833",
     "grid": "#ccbb44",
     "largest batch that fits": "#aa3377",

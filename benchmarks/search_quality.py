@@ -6,8 +6,8 @@ A table is one of record_table.py; its data is read again, for what a search kno
 same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with; their
 seconds count, and those of traces are among them where the cache is empty (AUTOTUNE_HOME). The best is chosen by one
 half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. Regret
-is counted after so many trials of candidates; those of the references, which every search makes first, count in the
-wall clock alone.
+is counted after so many trials of candidates, had the search ended there with its second measurement; its repeats, and
+the trials of the references, which every search makes first, count in the wall clock alone.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from record_table import SPACES, request_of
-from replays import RULES, World, outcomes_of, regret_after, replay, seconds_to
+from replays import RULES, World, regret_after, replay, seconds_to
 from table import Table, load
 
 from autotune.core.candidate import Fidelity
@@ -118,7 +118,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
         raise UsageError(f"{name}: the table is of another model, {table.header['model']}")
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
     space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
-    outcomes = outcomes_of(table)
+    outcomes = table.outcomes()
     candidates = [candidate for candidate in space.candidates if candidate in outcomes]
     if len(candidates) < len(outcomes):
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")

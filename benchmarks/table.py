@@ -63,20 +63,45 @@ class Table:
         corrected: as if the machine had been at its mean speed all the time (core/comparison.py), and as it was in
         round 0.
         """
-        failed = {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
-        trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
-        outcomes = [outcome for _, outcome in trials]
-        values = corrected_rates(outcomes) if corrected else [outcome.useful_tokens_per_s for outcome in outcomes]
-        found = [
-            (row, value)
-            for (row, _), value in zip(trials, values, strict=True)
-            if row.role == "search" and row.candidate not in failed
-        ]
+        found = self._found(corrected=corrected)
         effects = _round_effects(found) if corrected else {}
         rates: dict[Candidate, list[float]] = {}
         for row, value in found:
             rates.setdefault(row.candidate, []).append(value / math.exp(effects.get(row.round, 0.0)))
         return rates
+
+    def outcomes(self) -> dict[Candidate, list[Outcome]]:
+        """Every trial of each candidate of the space; of one that failed once, its failures.
+
+        Rates are as measured, but as if in round 0: a search takes minutes, and the rounds of a table take hours.
+        """
+        effects = _round_effects(self._found(corrected=True))
+        failed = self._failed()
+        outcomes: dict[Candidate, list[Outcome]] = {}
+        for row in self.rows:
+            outcome = row.outcome
+            if row.role != "search" or (isinstance(outcome, Measured) and row.candidate in failed):
+                continue
+            if isinstance(outcome, Measured):
+                rate = outcome.useful_tokens_per_s / math.exp(effects.get(row.round, 0.0))
+                outcome = replace(outcome, useful_tokens_per_s=rate)
+            outcomes.setdefault(row.candidate, []).append(outcome)
+        return outcomes
+
+    def _failed(self) -> set[Candidate]:
+        return {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
+
+    def _found(self, *, corrected: bool) -> list[tuple[Row, float]]:
+        """The trials of candidates that never failed, and their rates; corrected for drift, but not for rounds."""
+        failed = self._failed()
+        trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
+        outcomes = [outcome for _, outcome in trials]
+        values = corrected_rates(outcomes) if corrected else [outcome.useful_tokens_per_s for outcome in outcomes]
+        return [
+            (row, value)
+            for (row, _), value in zip(trials, values, strict=True)
+            if row.role == "search" and row.candidate not in failed
+        ]
 
 
 def load(file: Path) -> Table:

@@ -16,6 +16,14 @@ from autotune.trial import Workers
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # its thread would still be waiting for the network when a test ends
 
 
+def pytest_configure() -> None:
+    """Give each of several processes that test cores of its own: threads that share them wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        allowed, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, allowed[int(worker.removeprefix("gw")) :: workers] or allowed)
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the tests' own."""

@@ -131,7 +131,10 @@ def test_what_is_not_predicted_is_taken_for_the_median(monkeypatch: pytest.Monke
 
 
 def test_kinds_of_steps_are_traced_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once, in the order of who has it; one that there was no time for is not predicted, nor traced after all."""
+    """Each once, in the order of who has it; one that there was no time for is not predicted, nor traced after all.
+
+    Recomputing some layers has no kind of its own.
+    """
     asked: list[ProfileRequest] = []
 
     def trace_missing(requests: Iterable[ProfileRequest], **rest: Any) -> dict[Any, str]:
@@ -141,7 +144,8 @@ def test_kinds_of_steps_are_traced_together(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("autotune.forecaster.trace_missing", trace_missing)
     found = replace(forecaster(MACHINE), lengths=lengths([90, 100, 110, 120]), thrifty=True)
     full, off = candidate(checkpointing="full"), candidate(checkpointing="off")
-    found.trace_ahead([full, replace(full, max_length=99), off], until=1.0)
+    some = candidate(checkpointing="every_n", every_n_layers=2)
+    found.trace_ahead([full, replace(full, max_length=99), off, some], until=1.0)
     assert [each.candidate.checkpointing for each in asked] == ["full", "off"]
     for _ in range(2):
         with pytest.raises(NotPredicted, match="no time"):
@@ -167,6 +171,7 @@ def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch
         Trial(number=n, role="search", candidate=each, outcome=outcome)
         for n, (each, outcome) in enumerate(outcomes.items())
     ]
-    [taught] = found.taught(trials)
+    [taught] = found.taught(trials, data="of conversations")
+    assert "of conversations" in taught.name
     assert taught.spent == pytest.approx((0.1, 0.6, 0.2, 0.1))
     assert taught.step_s == 1.5

@@ -21,14 +21,13 @@ SMALLER = {
     "model=llama_3_1_8b": "model=tiny",
     "model=qwen2_5_7b": "model=tiny",
     "candidate.max_length=1024,4096": "candidate.max_length=128,256",
-    "budget.minutes=10": "budget.minutes=2",
+    "budget.minutes=10": "budget.minutes=3",
 }
 QUICK = (
-    "budget.minutes=2",
-    "budget.trials=3",  # the references have not what is pinned here
+    "budget.minutes=3",
+    "budget.trials=2",
     "recipe.max_steps=3",
     "recipe.effective_batch_size=4",
-    "candidate.torch_threads=1",
 )
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from autotune.core.candidate import Candidate
 from autotune.core.profile import Profile, monomials
 from autotune.core.recipe import Recipe
+from autotune.core.timing import TimeLaw, partly_recomputed, time_law
 from autotune.trace import TraceRequest, trace
 
 ROWS, LENGTH = 2, 48
@@ -103,3 +104,18 @@ def test_quantized_states_are_streams_of_their_own() -> None:
     parameters = AutoModelForCausalLM.from_config(CONFIG).num_parameters()
     moved = sum(work.count * sum(side[0] for side in work.sides) for work in profile.work if work.part == "optimizer")
     assert moved >= 100 * parameters
+
+
+def test_some_layers_recomputed_are_between_none_and_all() -> None:
+    """Two of three layers: every operator as often as when such a step is traced itself."""
+
+    def law(**knobs: Any) -> TimeLaw:
+        return time_law(traced(**knobs), layers=3, accumulation=1)
+
+    def counts(law: TimeLaw) -> dict[Any, float]:
+        return {replace(row, count=0.0): row.count for row in law.micro_step if row.count}
+
+    found = partly_recomputed(law(checkpointing="off"), law(checkpointing="full"), 2 / 3)
+    some = law(checkpointing="every_n", every_n_layers=2)
+    assert counts(found) == pytest.approx(counts(some))
+    assert found.operators == pytest.approx(some.operators)
