@@ -386,10 +386,12 @@ class Forecaster:
         return [*steps, (plain, few)]
 
     def _is_between(self, candidate: Candidate) -> bool:
-        """Whether a candidate's micro-steps are a mixture of those that recompute no layer and all."""
-        text = self.config.get("text_config") or self.config
-        alike = len(set(text.get("layer_types") or ())) < 2 and self.facts.window is None
-        return candidate.checkpointing == "every_n" and alike and not self.facts.is_mixture_of_experts
+        """Whether a candidate's micro-steps are a mixture of those that recompute no layer and all, which are alike."""
+        if candidate.checkpointing != "every_n" or self.facts.window is not None or self.facts.is_mixture_of_experts:
+            return False
+        values = (self.config.get("text_config") or self.config).values()
+        by_layer = [value for value in values if isinstance(value, list) and len(value) == self.facts.layers]
+        return all(each == value[0] for value in by_layer for each in value)
 
     def _law_of_time(self, candidate: Candidate, batch: Batch) -> TimeLaw:
         """The law of a candidate's steps, put together where it has them in common with others."""

@@ -20,9 +20,9 @@ Row = Mapping[str, Any]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Errors before any row and after the first three, and how well the order of each model's rows is foretold."""
+    """Errors before any row and after three, and how well the order of each model's rows is foretold."""
     found = [row for row in {row["name"]: row for row in rows}.values() if "step_s" in row["errors"]]
-    measured = [row["measured"]["step_s"] for row in found]
+    measured = np.array([row["measured"]["step_s"] for row in found])
     spent = np.array([[row["predicted"]["spent"][one] for one in SPENT] for row in found]).reshape(-1, len(SPENT))
     models: dict[str, list[Row]] = {}
     for row in found:

@@ -36,7 +36,7 @@ from autotune.core.published import published_speed
 from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.errors import UsageError
 
-TEACHING = 3  # measured rows that correct the others, and are not scored then
+TEACHING = 3  # measured rows that correct the others, and are not scored themselves
 FEWEST = 4  # rows of a group whose order is compared
 PASSES = "full fwd+bwd (no optimizer)"  # the method of rows that have no end of a step
 # Architectures of tier T by its own names; of each the config.json of the model named, 2026-11.
@@ -106,7 +106,7 @@ def as_trained(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
-    """The errors in a table: before any trial, and after three of it, which are not scored.
+    """The errors in a table: before any trial, and after three of it, which are not scored: each three in their order.
 
     Measured rates are those of all repeats, corrected for drift.
     """
@@ -130,17 +130,25 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
 
 
 def verdicts(spent: Any, measured: Any, teaching: int) -> list[dict[str, Any]]:
-    """What is predicted of each row behind the first `teaching` ones, which have corrected the prediction.
+    """What is predicted of each row after others have corrected the prediction: each `teaching` ones that follow one
+    another, and of all rows but these.
 
     spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,).
     """
-    calibration = calibrate_time(MEASURED, spent[:teaching], measured[:teaching])
-    rest, truth = spent[teaching:], measured[teaching:]
-    low, high = calibration.interval(rest)
-    return [
-        {"error": float(predicted / actual - 1), "inside": bool(below <= actual <= above)}
-        for predicted, actual, below, above in zip(calibration.seconds(rest), truth, low, high, strict=True)
-    ]
+    rows = np.arange(len(measured))
+    lessons = [rows[:0]]
+    if teaching:
+        lessons = [rows[first : first + teaching] for first in range(0, len(rows) - teaching + 1, teaching)]
+    found: list[dict[str, Any]] = []
+    for lesson in lessons:
+        calibration = calibrate_time(MEASURED, spent[lesson], measured[lesson])
+        rest = np.delete(rows, lesson)
+        low, high = calibration.interval(spent[rest])
+        for predicted, actual, below, above in zip(
+            calibration.seconds(spent[rest]), measured[rest], low, high, strict=True
+        ):
+            found.append({"error": float(predicted / actual - 1), "inside": bool(below <= actual <= above)})
+    return found
 
 
 def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstimate:
