@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --constraint constraints.txt
 demo: .venv/ready
 	$(BIN)/python scripts/demo.py $(DEMO)
 
-# The README's commands have budgets of the clock: two at a time, and no other tests beside them.
+# Each process has cores of its own. The README's commands measure: no other tests run beside them.
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
