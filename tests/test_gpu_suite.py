@@ -379,7 +379,7 @@ def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monk
     row = gpu_search.run(
         "tiny",
         data=CONVERSATIONS,
-        minutes=0.12,
+        minutes=0.6,  # the first trial waits for the imports
         out=tmp_path,
         home=home,
         use_gpu=False,

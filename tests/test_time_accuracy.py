@@ -81,7 +81,10 @@ def test_the_table_of_errors_is_that_of_the_committed_rows(label: str, half: str
 
 
 def test_a_table_is_scored_before_and_after_three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is 1.3 times as slow as predicted: in the right order, and nearly right once three rows have told; twice three do."""
+    """Everything is 1.3 times as slow as predicted: in the right order, and nearly right once three rows have told.
+
+    Twice three do.
+    """
     candidates = [replace(BASE, per_device_train_batch_size=rows) for rows in range(1, 9)]
     predicted = speeds([100.0 * rows for rows in range(1, 9)])
     outcomes = {c: [replace(measured(), useful_tokens_per_s=100.0 * n / 1.3)] for n, c in enumerate(candidates, 1)}

@@ -17,6 +17,9 @@ import numpy as np
 
 from autotune.core.outcome import Measured
 
+# Standard deviation of a trial's log rate that its own steps do not tell: repeats on a shared machine differ by 1 to
+# 6 % (the tables of docs/search.md). It counts where there is only one round to tell it.
+BETWEEN_TRIALS = 0.05
 # 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom, then the normal's (NIST e-Handbook, 1.3.6.7.2).
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 NORMAL_975 = 1.960
@@ -81,15 +84,16 @@ def rates_as_at_first(outcomes: Sequence[Measured]) -> list[float]:
 def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) -> Speedup:
     """How much faster one candidate is than another, from complete rounds of all of them.
 
-    rounds: shape (K, C), K >= 1, C >= 2. With one round the interval comes from the steps inside the two trials, of
-    which few say little.
+    rounds: shape (K, C), K >= 1, C >= 2. With one round the interval comes from the steps inside all trials, of which
+    few say little, and from what trials usually differ by.
     Raises ValueError when the rounds are not of one length.
     """
     y = np.log(np.array([[outcome.useful_tokens_per_s for outcome in outcomes] for outcomes in rounds]))
     K, C = y.shape
     difference = float((y[:, candidate] - y[:, against]).mean())
     if K == 1:
-        spread = math.hypot(*(_half_width(rounds[0][index]) for index in (candidate, against)))
+        widths = _half_widths(rounds[0])
+        spread = math.hypot(widths[candidate], widths[against])
     else:
         residuals = y - y.mean(axis=0) - y.mean(axis=1, keepdims=True) + y.mean()
         freedom = (C - 1) * (K - 1)
@@ -100,8 +104,17 @@ def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) 
     )
 
 
-def _half_width(outcome: Measured) -> float:
-    """Of the 95 % interval of a trial's log rate, by its own steps; infinite where these cannot say."""
-    if outcome.relative_error is None or len(outcome.steps) < 2:
-        return math.inf
-    return outcome.relative_error * student_975(len(outcome.steps) - 1)
+def _half_widths(outcomes: Sequence[Measured]) -> list[float]:
+    """Of the 95 % interval of each trial's log rate; infinite where no trial has two steps.
+
+    A step scatters by the same share in all of them: two or three of each, taken together, say how much.
+    """
+    told = [(len(each.steps), each.relative_error) for each in outcomes if each.relative_error is not None]
+    freedom = sum(n - 1 for n, _ in told)
+    if not freedom:
+        return [math.inf] * len(outcomes)
+    variance = sum((n - 1) * n * error**2 for n, error in told) / freedom  # of a step
+    return [
+        math.hypot(student_975(freedom) * math.sqrt(variance / len(each.steps)), NORMAL_975 * BETWEEN_TRIALS)
+        for each in outcomes
+    ]

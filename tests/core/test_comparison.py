@@ -75,18 +75,26 @@ def test_a_speedup_by_hand() -> None:
 
 
 def test_one_round_takes_its_interval_from_the_steps() -> None:
-    """Errors of 3 and 4 %, each times Student's quantile; many steps make it the normal's, two nearly nothing sure."""
+    """By hand: four and two degrees of freedom pool a step's variance, and trials differ by 5 % besides."""
     result = speedup([[at(100, error=0.03, steps=5), at(150, error=0.04, steps=3)]], 1, 0)
-    assert math.log(result.high / result.ratio) == pytest.approx(math.hypot(2.776 * 0.03, 4.303 * 0.04))
+    of_a_step = (4 * 5 * 0.03**2 + 2 * 3 * 0.04**2) / 6
+    widths = [math.hypot(2.447 * math.sqrt(of_a_step / n), 1.96 * 0.05) for n in (5, 3)]
+    assert math.log(result.high / result.ratio) == pytest.approx(math.hypot(*widths))
     assert result.is_faster
-    many = speedup([[at(100, error=0.03, steps=50), at(150, error=0.04, steps=50)]], 1, 0)
-    assert math.log(many.high / many.ratio) == pytest.approx(1.96 * 0.05)
-    assert not speedup([[at(100, error=0.03, steps=2), at(140, error=0.001, steps=2)]], 1, 0).is_faster
+    assert not speedup([[at(100, error=0.001, steps=50), at(110, error=0.001, steps=50)]], 1, 0).is_faster
+
+
+def test_few_steps_of_several_trials_are_enough_for_what_is_far_ahead() -> None:
+    """Two steps each: of two trials they say next to nothing, of three that 2.8 times is no luck."""
+    trials = [at(61, error=0.06, steps=2), at(170, error=0.06, steps=2), at(140, error=0.06, steps=2)]
+    assert speedup([trials], 1, 0).is_faster
+    assert not speedup([trials], 1, 2).is_faster
 
 
 def test_one_round_without_errors_proves_nothing() -> None:
-    """A single step has no error: the interval is all there is."""
-    assert speedup([[at(100, error=None), at(150)]], 1, 0).low == 0
+    """A single step has no error, but another trial's steps tell it; where none does, the interval is all there is."""
+    assert speedup([[at(100, error=None, steps=1), at(150, error=None, steps=1)]], 1, 0).low == 0
+    assert speedup([[at(100, error=None, steps=1), at(150, error=0.01, steps=9)]], 1, 0).low > 1.2
 
 
 @given(drift=st.lists(st.floats(0.2, 5.0), min_size=2, max_size=5), ratio=st.floats(0.3, 3.0))
