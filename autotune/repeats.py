@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from autotune.core.budget import Budget
+from autotune.core.budget import ROUNDS, Budget
 from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.journal import Journal, Trial
 from autotune.standings import measured
@@ -20,13 +20,15 @@ from autotune.task import Measure
 class Repeats:
     """What the second measurement works with.
 
-    spent_s: seconds that the search has taken so far. patience_s: of a repeat, with time enough. perform: measures a
-    candidate in a role, as the search does.
+    spent_s: seconds that the search has taken so far. leave_s: seconds for what follows, which the planned rounds may
+    take if they must: without them there is nothing to follow. patience_s: of a repeat, with time enough. perform:
+    measures a candidate in a role, as the search does.
     """
 
     journal: Journal
     budget: Budget
     spent_s: Callable[[], float]
+    leave_s: float
     patience_s: float
     perform: Callable[..., Trial]
 
@@ -38,7 +40,7 @@ class Repeats:
         left, rounds = list(contenders), list[dict[int, Outcome]]()
         if len(left) < 2:
             return left, []
-        steps = self.budget.repeat_steps(self.spent_s(), measured(contenders))
+        steps = self.budget.repeat_steps(self.spent_s() + self.leave_s, measured(contenders))
         work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
         numbers = {trial.number for trial in contenders}
         of_these = (n for n in itertools.count() if not _is_of_others(self._recorded(n).keys(), numbers))
@@ -46,9 +48,8 @@ class Repeats:
             done = self._recorded(number)
             missing = [trial for trial in left if trial.number not in done]
             times = [self._last_measured(trial) for trial in missing]
-            if missing and not self.budget.has_room_for_round(
-                self.spent_s(), missing=times, number=attempt, steps=steps
-            ):
+            spent_s = self.spent_s() + (self.leave_s if attempt >= ROUNDS[0] else 0.0)
+            if missing and not self.budget.has_room_for_round(spent_s, missing=times, number=attempt, steps=steps):
                 break
             for trial in missing[::-1] if attempt % 2 else missing:
                 repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)

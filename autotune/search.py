@@ -133,11 +133,11 @@ class _Sitting:
         self._explore(first, careful)
         if not measured(self._first_measurements()):
             raise cannot_start(first)
-        comparison_s = self._comparison_s()
         repeats = Repeats(
             journal=self.journal,
             budget=self.budget,
-            spent_s=lambda: self._spent_s() + comparison_s,  # which is to be left
+            spent_s=self._spent_s,
+            leave_s=self._comparison_s(),
             patience_s=self.budget.patience_s(self._baseline_s()),
             perform=self._try,
         )

@@ -27,15 +27,21 @@ def journal(tmp_path: Path):
     journal.close()
 
 
-def repeats(journal: Journal, ends: list[Outcome]) -> Repeats:
-    """Whose repeats end so, one after another, and then as they are expected to."""
+def repeats(journal: Journal, ends: list[Outcome], *, seconds: float | None = None, leave_s: float = 0.0) -> Repeats:
+    """Whose repeats end so, one after another, and then as they are expected to. The clock stands still."""
 
     def perform(which: Candidate, role: Any, work: Any, **repeat: int) -> Trial:
         number = journal.begin(which, role, **repeat)
         return journal.end(number, ends.pop(0) if ends else measured())
 
-    budget = Budget(seconds=None, trials=2)
-    return Repeats(journal=journal, budget=budget, spent_s=lambda: 0.0, patience_s=PATIENCE_S, perform=perform)
+    return Repeats(
+        journal=journal,
+        budget=Budget(seconds=seconds, trials=2),
+        spent_s=lambda: 0.0,
+        leave_s=leave_s,
+        patience_s=PATIENCE_S,
+        perform=perform,
+    )
 
 
 def killed(limit_s: float) -> TimedOut:
@@ -60,3 +66,10 @@ def test_who_takes_too_long_is_out(journal: Journal) -> None:
     left, rounds = repeats(journal, [measured(), killed(PATIENCE_S)]).run(contenders)
     assert left == contenders[:1]
     assert [len(outcomes) for outcomes in rounds] == [1]
+
+
+@pytest.mark.parametrize(("leave_s", "rounds"), [(0.0, 4), (15.0, 2)])
+def test_what_follows_waits_for_the_planned_rounds(journal: Journal, leave_s: float, rounds: int) -> None:
+    """A round of two steps takes eight of twenty seconds: two take their time before the comparison of losses."""
+    _, found = repeats(journal, [], seconds=20.0, leave_s=leave_s).run(list(journal.trials))
+    assert len(found) == rounds
