@@ -18,7 +18,8 @@ from autotune import store
 from autotune.core.allocator import parse_settings
 from autotune.core.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
 from autotune.core.calibrate import MEASURED, PUBLISHED, TimeCalibration, TimePrior, calibrate_time
-from autotune.core.candidate import Candidate, Optimizer
+from autotune.core.candidate import Candidate
+from autotune.core.common_steps import CommonSteps, common_steps
 from autotune.core.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, host_items, room_of
 from autotune.core.hardware import Hardware
 from autotune.core.memory import MemoryLaw, Peak, law_from_dict, memory_law, peak
@@ -26,19 +27,11 @@ from autotune.core.planning import TimeParts, planned_seconds
 from autotune.core.profile import Profile, deepen
 from autotune.core.published import published_speed
 from autotune.core.recipe import Recipe
-from autotune.core.regime import TILE, regime_of
+from autotune.core.regime import regime_of
 from autotune.core.replay import replay
 from autotune.core.speed import Speed, measured_speed
 from autotune.core.timing import FORMAT as TIME_FORMAT
-from autotune.core.timing import (
-    SPENT,
-    TimeEstimate,
-    TimeLaw,
-    estimate_time,
-    partly_recomputed,
-    time_law,
-    time_law_from_dict,
-)
+from autotune.core.timing import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.experience import Taught
@@ -67,7 +60,6 @@ BATCHED_BY = attrgetter(  # knobs that decide what the micro-batches are
 )
 TIMED_BY = attrgetter(*TRACED_KNOBS, "tf32", "gradient_accumulation_steps")  # and, besides the micro-batch, the law
 Identity = tuple[Any, ...]  # of a request, and of what is made of its profile
-USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +117,8 @@ class Forecaster:
     """Predicts candidates of one model, dataset and machine; profiles and laws are loaded once each.
 
     config, facts: as models.resolve_architecture gives them. lengths: None for full rows. thrifty: time is put together
-    from the traces of fewer kinds of steps, as many candidates need it: the optimizer's from one of its own, and where
-    some layers are recomputed from those of none and of all. taught:
-    what trials on the machine have taught, predicted seconds by what they are spent on, and the measured ones.
+    from the traces of fewer kinds of steps, as many candidates need it (core/common_steps.py). taught: what trials on
+    the machine have taught, predicted seconds by what they are spent on, and the measured ones.
     """
 
     config: Mapping[str, Any]
@@ -145,7 +136,7 @@ class Forecaster:
     _deep_profiles: dict[Identity, Profile] = field(default_factory=dict)
     _laws: dict[Identity, MemoryLaw] = field(default_factory=dict)
     _time_laws: dict[Identity, TimeLaw] = field(default_factory=dict)
-    _joined_laws: dict[tuple[int, ...], TimeLaw] = field(default_factory=dict)
+    _joined_laws: dict[tuple[Any, ...], TimeLaw] = field(default_factory=dict)
     _laws_of_kinds: dict[tuple[Any, ...], TimeLaw | str] = field(default_factory=dict)  # or why there is none
     _dealt: dict[tuple[Any, ...], _Dealt] = field(default_factory=dict)
     _untimed: dict[Identity, str] = field(default_factory=dict)  # why, by a profile's identity
@@ -292,7 +283,7 @@ class Forecaster:
             if not candidate.activation_offloading:
                 dealt = self._deal(candidate)
                 kinds.setdefault((*dealt.kind, *TIMED_BY(candidate)), (candidate, dealt.middle))
-        steps = [self._profile_request(*step) for kind in kinds.values() for step in self._timed_steps(*kind)]
+        steps = [self._profile_request(*step) for kind in kinds.values() for step in self._timed_steps(*kind).steps]
         requests = {request.identity: request for request in steps}
         self._untimed = trace_missing(
             requests.values(),
@@ -355,55 +346,18 @@ class Forecaster:
             self._laws[key] = law_from_dict(store.remember(path, question, answer, self.progress))
         return self._laws[key]
 
-    def _timed_steps(self, candidate: Candidate, batch: Batch) -> list[tuple[Candidate, Batch]]:
-        """What is traced for the time of a candidate: it, or (thrifty) some that it has in common with others.
-
-        Those are steps of the usual optimizer, without and with recomputing where some of alike layers are recomputed,
-        and behind them a plain one of its own optimizer, if that is another.
-        """
-        if not self.thrifty:
-            return [(candidate, batch)]
-        usual = replace(
-            candidate,
-            optimizer=USUAL_OPTIMIZER,
-            gradient_accumulation_steps=max(2, candidate.gradient_accumulation_steps),
-        )
-        off = replace(usual, checkpointing="off", every_n_layers=1)
-        steps = [(usual, batch)]
-        if self._is_between(candidate):
-            steps = [(off, batch), (replace(off, checkpointing="full"), batch)]
-        if candidate.optimizer == USUAL_OPTIMIZER:
-            return steps
-        plain = replace(
-            off,
-            optimizer=candidate.optimizer,
-            activation_offloading=False,
-            batching="random",
-            packed_length=None,
-            per_device_train_batch_size=1,
-        )
-        few = Batch(rows=1, positions=batch.positions, labels=min(batch.labels, TILE))
-        return [*steps, (plain, few)]
-
-    def _is_between(self, candidate: Candidate) -> bool:
-        """Whether a candidate's micro-steps are a mixture of those that recompute no layer and all, which are alike."""
-        if candidate.checkpointing != "every_n" or self.facts.window is not None or self.facts.is_mixture_of_experts:
-            return False
-        values = (self.config.get("text_config") or self.config).values()
-        by_layer = [value for value in values if isinstance(value, list) and len(value) == self.facts.layers]
-        return all(each == value[0] for value in by_layer for each in value)
+    def _timed_steps(self, candidate: Candidate, batch: Batch) -> CommonSteps:
+        """What is traced for the time of a candidate: it, or (thrifty) what it has in common with others."""
+        if self.thrifty:
+            return common_steps(candidate, batch, self.config, self.facts)
+        return CommonSteps(micro_steps=((candidate, batch),), shares=(1.0,), end=(candidate, batch))
 
     def _law_of_time(self, candidate: Candidate, batch: Batch) -> TimeLaw:
-        """The law of a candidate's steps, put together where it has them in common with others."""
-        laws = [self._time_law(*step) for step in self._timed_steps(candidate, batch)]
-        if len(laws) == 1:
-            return laws[0]
-        if (key := (candidate.every_n_layers, *map(id, laws))) not in self._joined_laws:  # so that a law is one object
-            law, *others = laws
-            if self._is_between(candidate):
-                recomputed = math.ceil(self.facts.layers / candidate.every_n_layers)
-                law = partly_recomputed(law, others.pop(0), recomputed / self.facts.layers)
-            self._joined_laws[key] = replace(law, step_end=others[0].step_end) if others else law
+        """The law of a candidate's steps."""
+        common = self._timed_steps(candidate, batch)
+        laws = [self._time_law(*step) for step in common.steps]
+        if (key := (common.shares, *map(id, laws))) not in self._joined_laws:  # so that a law is one object
+            self._joined_laws[key] = common.law(laws)
         return self._joined_laws[key]
 
     def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:

@@ -20,7 +20,10 @@ ORDER = (
         for name in ("candidate", "batching", "context", "legality", "fidelity", "pins", "shapes", "space")
     ),
     *(f"core.{name}" for name in ("regime", "work", "profile", "batches", "opening", "comparison", "racing", "parity")),
-    *(f"core.{name}" for name in ("budget", "memory", "speed", "published", "timing", "planning", "calibrate")),
+    *(
+        f"core.{name}"
+        for name in ("budget", "memory", "speed", "published", "timing", "common_steps", "planning", "calibrate")
+    ),
     *(f"core.{name}" for name in ("allocator", "replay", "estimate", "levers", "surrogate", "receipts")),
     *("installed", "nvml", "malloc", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda"),
     "probe",

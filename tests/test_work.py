@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from autotune.core.candidate import Candidate
+from autotune.core.common_steps import mixture
 from autotune.core.profile import Profile, monomials
 from autotune.core.recipe import Recipe
-from autotune.core.timing import TimeLaw, partly_recomputed, time_law
+from autotune.core.timing import TimeLaw, time_law
 from autotune.trace import TraceRequest, trace
 
 ROWS, LENGTH = 2, 48
@@ -115,7 +116,7 @@ def test_some_layers_recomputed_are_between_none_and_all() -> None:
     def counts(law: TimeLaw) -> dict[Any, float]:
         return {replace(row, count=0.0): row.count for row in law.micro_step if row.count}
 
-    found = partly_recomputed(law(checkpointing="off"), law(checkpointing="full"), 2 / 3)
+    found = mixture([law(checkpointing="off"), law(checkpointing="full")], [1 / 3, 2 / 3])
     some = law(checkpointing="every_n", every_n_layers=2)
     assert counts(found) == pytest.approx(counts(some))
     assert found.operators == pytest.approx(some.operators)

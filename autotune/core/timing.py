@@ -132,19 +132,6 @@ def time_law(
     return TimeLaw(micro_step=micro_step, step_end=step_end, operators=operators)
 
 
-def partly_recomputed(plain: TimeLaw, recomputed: TimeLaw, share: float) -> TimeLaw:
-    """The law of steps that recompute a share of the layers, which are all alike, from those of none and of all."""
-    rows: dict[Row, float] = defaultdict(float)
-    operators: dict[What, float] = defaultdict(float)
-    for law, weight in ((plain, 1 - share), (recomputed, share)):
-        for row in law.micro_step:
-            rows[replace(row, count=0.0)] += weight * row.count
-        for what, count in law.operators.items():
-            operators[what] += weight * count
-    micro_step = tuple(replace(row, count=count) for row, count in rows.items())
-    return TimeLaw(micro_step=micro_step, step_end=plain.step_end, operators=operators)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeEstimate:
     """How long training takes: seconds of an optimizer step in the mean over the epoch.
