@@ -8,7 +8,7 @@ disk, so with all of it there neither torch nor transformers is imported. Leaves
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -271,19 +271,30 @@ class Forecaster:
             accumulation=candidate.gradient_accumulation_steps,
         )
 
-    def trace_ahead(self, candidates: Iterable[Candidate], *, until: float = math.inf) -> None:
-        """Trace what the time of these candidates takes, several steps at once, in their order.
+    def trace_ahead(
+        self, candidates: Iterable[Candidate], *, first: Sequence[Candidate] = (), until: float = math.inf
+    ) -> None:
+        """Trace what the time of these candidates takes, several steps at once.
 
-        until: of time.monotonic(); what has not begun then is not predicted: time_parts raises NotPredicted.
+        first: the ones to begin with. Then those with a value of a knob that none before them has, for of what is left
+        the time can be guessed. until: of time.monotonic(); what has not begun then is not predicted: time_parts raises
+        NotPredicted.
         """
         if self._known_speed is None or self.lengths is None:
             return
-        kinds: dict[tuple[Any, ...], tuple[Candidate, Batch]] = {}
-        for candidate in candidates:
-            if not candidate.activation_offloading:
-                dealt = self._deal(candidate)
-                kinds.setdefault((*dealt.kind, *TIMED_BY(candidate)), (candidate, dealt.middle))
-        steps = [self._profile_request(*step) for kind in kinds.values() for step in self._timed_steps(*kind).steps]
+        kinds: dict[tuple[Any, ...], tuple[bool, Candidate, Batch]] = {}
+        seen: set[tuple[int, Any]] = set()
+        for number, candidate in enumerate((*first, *candidates)):
+            if candidate.activation_offloading:
+                continue
+            dealt = self._deal(candidate)
+            if (key := (*dealt.kind, *TIMED_BY(candidate))) not in kinds:
+                values = set(enumerate(TIMED_BY(candidate)))
+                kinds[key] = (number >= len(first) and values <= seen, candidate, dealt.middle)
+                seen |= values
+        ordered = sorted(kinds.values(), key=itemgetter(0))
+        common = [self._timed_steps(candidate, batch) for _, candidate, batch in ordered]
+        steps = [self._profile_request(*step) for each in common for step in each.steps]
         requests = {request.identity: request for request in steps}
         self._untimed = trace_missing(
             requests.values(),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from autotune.core.calibrate import MemoryCalibration, calibrate_memory
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.estimate import MemoryEstimate
+from autotune.core.guess import guess
 from autotune.core.memory import Peak
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.planning import TimeParts
@@ -37,7 +38,6 @@ UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
     "torch_threads": None,
     "tuned_allocator": True,
 }
-LEAST_SPREAD = 0.25  # standard deviation of the logarithms of a space's rates: 0.23 and 0.27 in benchmarks/results
 _UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
 
@@ -139,11 +139,11 @@ class Plan:
         """How fast candidates are, as far as it is predicted.
 
         Costs a trace for each kind of step among them, those of `first` before the others; none is begun at `until`
-        (time.monotonic()) or later. One that cannot be predicted is guessed to be like the median of the others, and
-        to differ from it as they do: it is for a trial to say.
+        (time.monotonic()) or later. One that cannot be predicted is guessed from the others (core/guess.py): it is for
+        a trial to say.
         """
         timed = list(map(_timed, candidates))
-        self.forecaster.trace_ahead(dict.fromkeys((*map(_timed, first), *timed)), until=until)
+        self.forecaster.trace_ahead(dict.fromkeys(timed), first=list(map(_timed, first)), until=until)
         parts: dict[Candidate, TimeParts | None] = {}
         for candidate, alike in zip(candidates, timed, strict=True):
             if alike not in parts:
@@ -156,14 +156,15 @@ class Plan:
         for candidate, alike, each, is_missing in zip(candidates, timed, spent.tolist(), missing, strict=True):
             if not is_missing and candidate is alike:
                 self._spent[candidate] = tuple(each)
-        spent[missing] = 1.0 if missing.all() else np.median(spent[~missing], axis=0)
-        step_s: Floats = spent.sum(axis=1)
-        tokens = [self._tokens_of_a_step(found.get(alike)) for alike in timed]
-        rates = np.array(tokens) / step_s
-        rates[missing] = 1.0 if missing.all() else np.median(rates[~missing])
-        spread = 0.0 if missing.all() else float(np.log(rates[~missing]).std())
-        doubt = np.where(missing, max(LEAST_SPREAD, spread), 0.0)
-        return Speeds(rates=rates, step_s=step_s, shares=spent / step_s[:, None], doubt=doubt)
+        step_s, doubt = spent.sum(axis=1), np.zeros(len(spent))
+        rates = np.array([self._tokens_of_a_step(found.get(alike)) for alike in timed]) / step_s
+        shares = spent / step_s[:, None]
+        if missing.any():
+            knobs = [candidate.to_dict() for candidate in candidates]
+            logarithms, doubt = guess(knobs, np.log(rates))
+            rates, step_s = np.exp(logarithms), np.exp(guess(knobs, np.log(step_s))[0])
+            shares[missing] = 1 / len(SPENT) if missing.all() else np.median(shares[~missing], axis=0)
+        return Speeds(rates=rates, step_s=step_s, shares=shares, doubt=doubt)
 
     @staticmethod
     def _tokens_of_a_step(parts: TimeParts | None) -> float:

@@ -157,7 +157,7 @@ def predict_seconds(
 
     monkeypatch.setattr(Forecaster, "time_parts", time_parts)
     monkeypatch.setattr(Forecaster, "step_seconds", step_seconds)
-    monkeypatch.setattr(Forecaster, "trace_ahead", lambda forecaster, candidates, *, until: None)
+    monkeypatch.setattr(Forecaster, "trace_ahead", lambda forecaster, candidates, **when: None)
 
 
 def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:

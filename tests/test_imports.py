@@ -24,7 +24,7 @@ ORDER = (
         f"core.{name}"
         for name in ("budget", "memory", "speed", "published", "timing", "common_steps", "planning", "calibrate")
     ),
-    *(f"core.{name}" for name in ("allocator", "replay", "estimate", "levers", "surrogate", "receipts")),
+    *(f"core.{name}" for name in ("allocator", "replay", "estimate", "levers", "guess", "surrogate", "receipts")),
     *("installed", "nvml", "malloc", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda"),
     "probe",
     *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
