@@ -37,6 +37,7 @@ from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.errors import UsageError
 
 TEACHING = 3  # measured rows that correct the others, and are not scored themselves
+REPEATED = 3  # measurements of a candidate, from which on its rate is well known
 FEWEST = 4  # rows of a group whose order is compared
 PASSES = "full fwd+bwd (no optimizer)"  # the method of rows that have no end of a step
 # Architectures of tier T by its own names; of each the config.json of the model named, 2026-11.
@@ -108,7 +109,8 @@ def as_trained(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
     """The errors in a table: before any trial, and after three of it, which are not scored: each three in their order.
 
-    Measured rates are those of all repeats, corrected for drift.
+    Measured rates are those of all repeats, corrected for drift. Most candidates were measured once, so what trials
+    differ by is in their errors; "repeated" are those that were measured three times or more.
     """
     world, rates = world_of(table, data), table.rates()
     places = {candidate: place for place, candidate in enumerate(world.candidates)}
@@ -119,6 +121,7 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
     predicted_s = found.step_s[order]
     measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
     spent = found.shares[order] * predicted_s[:, None]
+    repeated = np.flatnonzero([len(rates[candidate]) >= REPEATED for candidate in foretold])
     return {
         "name": table.header["name"],
         "candidates": len(order),
@@ -126,23 +129,29 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
         "spearman": rank_correlation(list(found.rates[order]), list(truth)),
         "before": errors(verdicts(spent, measured_s, 0)),
         "after": errors(verdicts(spent, measured_s, TEACHING)),
+        "repeated": {
+            "before": errors(verdicts(spent, measured_s, 0, scored=repeated)),
+            "after": errors(verdicts(spent, measured_s, TEACHING, scored=repeated)),
+        },
     }
 
 
-def verdicts(spent: Any, measured: Any, teaching: int) -> list[dict[str, Any]]:
+def verdicts(spent: Any, measured: Any, teaching: int, *, scored: Any = None) -> list[dict[str, Any]]:
     """What is predicted of each row after others have corrected the prediction: each `teaching` ones that follow one
     another, and of all rows but these.
 
-    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,).
+    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,). scored: places of the rows of which
+    it is told, None for all; any teaches.
     """
     rows = np.arange(len(measured))
+    scored = rows if scored is None else scored
     lessons = [rows[:0]]
     if teaching:
         lessons = [rows[first : first + teaching] for first in range(0, len(rows) - teaching + 1, teaching)]
     found: list[dict[str, Any]] = []
     for lesson in lessons:
         calibration = calibrate_time(MEASURED, spent[lesson], measured[lesson])
-        rest = np.delete(rows, lesson)
+        rest = np.setdiff1d(scored, lesson)
         low, high = calibration.interval(spent[rest])
         for predicted, actual, below, above in zip(
             calibration.seconds(spent[rest]), measured[rest], low, high, strict=True
