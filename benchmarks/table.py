@@ -30,7 +30,7 @@ from autotune.errors import UsageError
 from autotune.journal import Role
 
 LEADERS = 1 / 10  # share of the candidates that is measured again
-LEAST_REPEATS = 4  # two in each half
+LEAST_REPEATS = 6  # three in each half: a trial, and two rounds of the second measurement
 BLOCK = 4  # candidates in a round, at least, to tell the round's effect from theirs
 
 References = Sequence[tuple[Role, Sequence[Candidate]]]  # the fallbacks of each role
