@@ -51,7 +51,7 @@ def train(task: Task, send: Send) -> Outcome:
     reference_before = reference_flops_per_s(task.device)
     torch.set_num_threads(task.candidate.torch_threads or USUAL_THREADS)
     memory = MemoryPeaks(task.device)
-    clock = StepClock(task, started, send, memory, reference_before)
+    clock = StepClock(task, started, send, memory)
     trainer = sft.build_trainer(task, callbacks=[clock])
     clock.trainer = trainer
     load_s = time.perf_counter() - started
@@ -121,11 +121,8 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
 
     trainer: sft.Trainer
 
-    def __init__(
-        self, task: Task, started: float, send: Send, memory: "MemoryPeaks", reference_flops_per_s: float
-    ) -> None:
+    def __init__(self, task: Task, started: float, send: Send, memory: "MemoryPeaks") -> None:
         self.task = task
-        self.reference_flops_per_s = reference_flops_per_s  # right before the trial
         self.started = started
         self.send = send
         self.memory = memory
@@ -207,9 +204,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         seconds = sum(step.seconds for step in self.steps)
         if n >= work.least_steps and seconds >= work.least_s and error is not None and error <= work.precision:
             return "precision"
-        if work.pace is not None and is_outpaced(
-            work.pace, self.steps, **whole, reference_flops_per_s=self.reference_flops_per_s
-        ):
+        if work.pace is not None and is_outpaced(work.pace, self.steps, **whole):
             return "outpaced"
         if n >= work.most_steps:
             return "steps"

@@ -3,11 +3,12 @@
 Rates are corrected for how fast the machine was around each trial. Leaves out what a search makes of it (search.py).
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
-from autotune.core.comparison import corrected_rates, rates_as_at_first, reference, trust
+from autotune.core.comparison import corrected_rates, drift, rates_as_at_first
 from autotune.core.outcome import Measured
 from autotune.core.racing import Pace
 from autotune.core.receipts import Known
@@ -29,25 +30,26 @@ def first_measurements(trials: Iterable[Trial]) -> list[Trial]:
 
 def ranked(trials: Iterable[Trial], space: Collection[Candidate]) -> list[Trial]:
     """First measurements of the space's candidates, fastest first."""
-    found = [trial for trial in first_measurements(trials) if trial.candidate in space]
-    found = [trial for trial in found if isinstance(trial.outcome, Measured)]
-    rates = dict(zip((trial.number for trial in found), corrected_rates(measured(found)), strict=True))
+    ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
+    rates = dict(zip((trial.number for trial in ran), corrected_rates(measured(ran)), strict=True))
+    found = [trial for trial in first_measurements(ran) if trial.candidate in space]
     return sorted(found, key=lambda trial: -rates[trial.number])
 
 
 def pace_of(fastest: Trial | None, candidate: Candidate, trials: Iterable[Trial]) -> Pace | None:
     """What a candidate must keep up with; None before anything was measured well enough.
 
-    trials: all so far, for what they say of the machine.
+    trials: all so far, `fastest` among them, for what they say of the machine.
     """
     if fastest is None or not isinstance(fastest.outcome, Measured) or fastest.outcome.relative_error is None:
         return None
     alike = all(getattr(candidate, name) == getattr(fastest.candidate, name) for name in SAME_SAMPLES)
+    ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
+    faster = dict(zip((trial.number for trial in ran), drift(measured(ran)).tolist(), strict=True))
     return Pace(
         useful_tokens_per_s=fastest.outcome.useful_tokens_per_s,
         relative_error=fastest.outcome.relative_error,
-        reference_flops_per_s=reference(fastest.outcome),
-        trust=trust(measured(trials)),
+        machine=math.exp(faster[ran[-1].number] - faster[fastest.number]),
         steps=tuple((step.number, step.seconds) for step in fastest.outcome.steps) if alike else (),
     )
 

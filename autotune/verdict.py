@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.comparison import Speedup, corrected_rates, speedup
+from autotune.core.comparison import Speedup, reference, speedup
 from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.journal import Trial
@@ -100,13 +100,16 @@ def _ran(trial: Trial) -> bool:
 def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup] | None:
     """The fastest, and how far it is ahead by the only trial of each; None where that could be luck.
 
-    Rates are corrected for how fast the machine was; the errors are those of each trial's own steps.
+    A rate is lowered by as much as the machine seems to have been faster than for the baseline, and none is raised. The
+    errors are those of each trial's own steps.
     """
     ran = list(filter(_ran, (baseline, *trials)))
     if baseline not in ran:
         return None
     outcomes = measured(ran)
-    rates = corrected_rates(outcomes)
+    rates = [
+        outcome.useful_tokens_per_s / max(1.0, reference(outcome) / reference(outcomes[0])) for outcome in outcomes
+    ]
     row = [replace(outcome, useful_tokens_per_s=rate) for outcome, rate in zip(outcomes, rates, strict=True)]
     fastest = rates.index(max(rates))
     once = speedup([row], fastest, 0) if fastest else None

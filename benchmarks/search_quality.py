@@ -126,7 +126,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     plan = Plan(forecaster=forecaster_of(request, workload, _say), progress=_say)
     references = [
         Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
-        for row in table.rows
+        for row in table.steady()
         if row.role != "search"
     ]
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]

@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, geometric_mean, median
 from typing import Any, TypeVar
 
 import numpy as np
 from rows import read
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.comparison import corrected_rates, reference, trust
+from autotune.core.comparison import corrected_rates, drift, reference
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
 from autotune.errors import UsageError
 from autotune.journal import Role
@@ -60,48 +60,49 @@ class Table:
     def rates(self, *, corrected: bool = True) -> Rates:
         """The rates of each candidate of the space, in the order of its repeats; of none that failed in one of them.
 
-        corrected: as if the machine had been at its mean speed all the time (core/comparison.py), and as it was in
-        round 0.
+        corrected: as of `steady`.
         """
-        found = self._found(corrected=corrected)
-        effects = _round_effects(found) if corrected else {}
         rates: dict[Candidate, list[float]] = {}
-        for row, value in found:
-            rates.setdefault(row.candidate, []).append(value / math.exp(effects.get(row.round, 0.0)))
+        failed = self._failed()
+        for row in self.steady() if corrected else self.rows:
+            if row.role == "search" and isinstance(row.outcome, Measured) and row.candidate not in failed:
+                rates.setdefault(row.candidate, []).append(row.outcome.useful_tokens_per_s)
         return rates
 
     def outcomes(self) -> dict[Candidate, list[Outcome]]:
-        """Every trial of each candidate of the space; of one that failed once, its failures.
-
-        Rates are as measured, but as if in round 0: a search takes minutes, and the rounds of a table take hours.
-        """
-        effects = _round_effects(self._found(corrected=True))
+        """Every trial of each candidate of the space, as of `steady`; of one that failed once, its failures."""
         failed = self._failed()
         outcomes: dict[Candidate, list[Outcome]] = {}
-        for row in self.rows:
-            outcome = row.outcome
-            if row.role != "search" or (isinstance(outcome, Measured) and row.candidate in failed):
-                continue
-            if isinstance(outcome, Measured):
-                rate = outcome.useful_tokens_per_s / math.exp(effects.get(row.round, 0.0))
-                outcome = replace(outcome, useful_tokens_per_s=rate)
-            outcomes.setdefault(row.candidate, []).append(outcome)
+        for row in self.steady():
+            if row.role == "search" and not (isinstance(row.outcome, Measured) and row.candidate in failed):
+                outcomes.setdefault(row.candidate, []).append(row.outcome)
         return outcomes
+
+    def steady(self) -> tuple[Row, ...]:
+        """The trials as if the machine had been as fast all the time as it was in round 0.
+
+        A search takes minutes, a table hours: rates are corrected for drift (core/comparison.py) and for rounds, and
+        the reference product says that there was none.
+        """
+        measured = {place: row.outcome for place, row in enumerate(self.rows) if isinstance(row.outcome, Measured)}
+        rates = dict(zip(measured, corrected_rates(list(measured.values())), strict=True))
+        usual = geometric_mean(map(reference, measured.values())) if measured else 0.0
+        failed = self._failed()
+        found = [
+            (row, rates[place])
+            for place, row in enumerate(self.rows)
+            if row.role == "search" and row.candidate not in failed
+        ]
+        effects = _round_effects(found)
+        rows = list(self.rows)
+        for place, outcome in measured.items():
+            rate = rates[place] / math.exp(effects.get(rows[place].round, 0.0))
+            outcome = replace(outcome, useful_tokens_per_s=rate, reference_flops_per_s=(usual, usual))
+            rows[place] = replace(rows[place], outcome=outcome)
+        return tuple(rows)
 
     def _failed(self) -> set[Candidate]:
         return {row.candidate for row in self.rows if not isinstance(row.outcome, Measured)}
-
-    def _found(self, *, corrected: bool) -> list[tuple[Row, float]]:
-        """The trials of candidates that never failed, and their rates; corrected for drift, but not for rounds."""
-        failed = self._failed()
-        trials = [(row, row.outcome) for row in self.rows if isinstance(row.outcome, Measured)]
-        outcomes = [outcome for _, outcome in trials]
-        values = corrected_rates(outcomes) if corrected else [outcome.useful_tokens_per_s for outcome in outcomes]
-        return [
-            (row, value)
-            for (row, _), value in zip(trials, values, strict=True)
-            if row.role == "search" and row.candidate not in failed
-        ]
 
 
 def load(file: Path) -> Table:
@@ -220,7 +221,7 @@ def summarize(table: Table) -> dict[str, Any]:
         "useful tokens/s": _range(map(mean, rates.values())),
         "reference product, GFLOP/s": _range(reference(outcome) / 1e9 for outcome in measured),
         "deviation by steps": _range(outcome.relative_error or math.nan for outcome in measured),
-        "trust in the reference product": trust(measured),
+        "drift of the machine": float(drift(measured).std()),
         "deviation between repeats": deviation(table.rates(corrected=False)),
         "the same, corrected for drift": deviation(rates),
         "leaders": f"{len(leaders(rates))}, {len(unsettled(rates, goal))} of them not known to {goal:.0%} yet",

@@ -151,16 +151,16 @@ def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -
 
 def test_drift_is_taken_out() -> None:
     """A machine at half its speed halves the rate and the reference: corrected, the repeats agree."""
-    speeds = (1.0, 1.0, 0.5)
+    speeds = (1.0,) * 8 + (0.5,) * 8
     rows = [
         Row(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
         for n, speed in enumerate(speeds)
     ]
     table = Table(header=HEADER, rows=tuple(rows))
-    assert table.rates(corrected=False) == {SPACE[0]: [80, 80, 40]}
+    assert table.rates(corrected=False) == {SPACE[0]: [80] * 8 + [40] * 8}
     [corrected] = table.rates().values()
-    assert corrected == pytest.approx([corrected[0]] * 3)
-    assert deviation(table.rates()) == 0
+    assert corrected == pytest.approx([corrected[0]] * 16)
+    assert deviation(table.rates()) == pytest.approx(0)
 
 
 def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
@@ -199,8 +199,8 @@ def test_leaders_are_repeated_as_often_as_the_noise_asks() -> None:
     assert deviation(noisy) == pytest.approx(0.0953 * (16 / 15) ** 0.5, abs=1e-4)
     assert unsettled(noisy, 0.03) == []
     assert unsettled(noisy, 0.02) == [SPACE[0]]
-    assert unsettled(table_of([100] * 3), 0.02) == [SPACE[0]]
-    assert unsettled(table_of([100] * 4), 0.02) == []
+    assert unsettled(table_of([100] * 5), 0.02) == [SPACE[0]]
+    assert unsettled(table_of([100] * 6), 0.02) == []
 
 
 def test_summary_says_what_a_table_holds(tmp_path: Path) -> None:

@@ -26,14 +26,15 @@ def trial(
 
 def test_the_fastest_is_so_on_an_even_machine() -> None:
     """What ran while the machine was half as fast has its rate doubled; repeats and failures have no place."""
-    crashed = Trial(number=2, role="search", candidate=OTHER, outcome=Crashed(message="", log_tail="", wall_s=0.0))
+    crashed = Trial(number=8, role="search", candidate=OTHER, outcome=Crashed(message="", log_tail="", wall_s=0.0))
     trials = [
         trial(0, SLOW, 100.0),
-        trial(1, FAST, 60.0, speed=0.5),
+        *(trial(number, SLOW, 999.0, role="repeat", of=0) for number in range(1, 8)),
         crashed,
-        trial(3, SLOW, 999.0, role="repeat", of=0),
+        *(trial(number, SLOW, 999.0, speed=0.5, role="repeat", of=0) for number in range(9, 15)),
+        trial(15, FAST, 60.0, speed=0.5),
     ]
-    assert [each.number for each in ranked(trials, SPACE)] == [1, 0]
+    assert [each.number for each in ranked(trials, SPACE)] == [15, 0]
     assert ranked(trials, {SLOW}) == [trials[0]]
 
 
@@ -41,17 +42,18 @@ def test_a_pace_has_the_steps_of_the_same_samples_alone() -> None:
     """Split otherwise, a step of one number has the same samples; ordered otherwise it has not."""
     step = Step(number=7, seconds=2.0, rows=4, positions=8, useful=6, loss=1.0)
     base = replace(FAST, gradient_accumulation_steps=2)
-    fastest = trial(0, base, 50.0, speed=3.0)
+    fastest = trial(0, base, 50.0)
     fastest = replace(fastest, outcome=replace(fastest.outcome, steps=(step,)))
     split = replace(base, per_device_train_batch_size=1, gradient_accumulation_steps=4)
     unlike = pace_of(fastest, replace(split, batching="group_by_length"), [fastest])
-    alike = pace_of(fastest, split, [fastest, trial(1, split, 25.0, speed=1.5)])
+    others = [trial(number, split, 25.0, speed=1.0 if number < 8 else 0.5) for number in range(1, 16)]
+    alike = pace_of(fastest, split, [fastest, *others])
     assert alike is not None
     assert unlike is not None
     assert alike.steps == ((7, 2.0),)
     assert unlike.steps == ()
-    assert (alike.useful_tokens_per_s, alike.reference_flops_per_s) == (50.0, 3.0)
-    assert (alike.trust, unlike.trust) == (1.0, 0.0)  # one trial says nothing of drift
+    assert (alike.useful_tokens_per_s, alike.machine) == (50.0, pytest.approx(0.5))
+    assert unlike.machine == 1.0  # one trial says nothing of drift
     assert pace_of(None, split, []) is None
 
 

@@ -1,7 +1,7 @@
 """Comparing measurements on a machine that drifts.
 
-A rate of one trial is corrected by the reference product that was timed around it, as far as that can be trusted. The
-speed-ups that are reported come from a second measurement in rounds: in each round every candidate is measured once, in
+A rate of one trial is corrected by the reference products that were timed around it and its neighbours. The speed-ups
+that are reported come from a second measurement in rounds: in each round every candidate is measured once, in
 alternating order, so that what a round is slowed by is shared and drops out (a randomized complete block design).
 
 Symbols: C candidates, K rounds, y_ck = log rate of candidate c in round k. With row and column means removed the
@@ -14,8 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.core.outcome import Measured
+
+Floats = NDArray[np.float64]
+
+NEIGHBOURS = 3  # trials before and after one, whose reference products tell how fast the machine was
 
 # Standard deviation of a trial's log rate that its own steps do not tell: repeats on a shared machine differ by 1 to
 # 6 % (the tables of docs/search.md). It counts where there is only one round to tell it.
@@ -50,29 +55,30 @@ def reference(outcome: Measured) -> float:
     return math.sqrt(math.prod(outcome.reference_flops_per_s))
 
 
-def trust(outcomes: Sequence[Measured]) -> float:
-    """The share of what the reference product differs by between trials that is the machine's drift, from 0 to 1.
+def drift(outcomes: Sequence[Measured]) -> Floats:
+    """How much faster the machine was around each trial than usually, as a logarithm, shape (trials,).
 
-    The rest is flicker, which says nothing of a trial of seconds: on a shared machine a product of 0.2 s differs by a
-    fifth from before a trial to after it. By the analysis of variance of trials (two readings each, the mean
-    difference of before and after set aside) it is 1 - 1 / F (Efron and Morris 1973: the empirical Bayes estimate of
-    each trial's level), less one standard error of F: its logarithm has 2 / sqrt(trials - 1) where nothing drifts.
+    outcomes: in the order in which they were measured. It is a running median of the reference products timed before
+    and after each trial: one of 0.2 s flickers by a tenth on a shared machine, seldom upwards, which says nothing of a
+    trial of seconds, while what lasts for minutes slows both by the same (the tables of docs/search.md). Of few trials
+    it says nothing.
     """
-    if len(outcomes) < 2:
-        return 0.0
+    if not outcomes:
+        return np.empty(0)
     readings = np.log(np.array([outcome.reference_flops_per_s for outcome in outcomes]))
-    between, within = 2 * readings.mean(axis=1).var(ddof=1), np.diff(readings).var(ddof=1) / 2
-    flicker = within * math.exp(2 / math.sqrt(len(outcomes) - 1))
-    return float(1 - flicker / between) if between > flicker else 0.0
+    readings -= np.median(readings, axis=0)  # a machine may be warmer after each trial
+    windows = [readings[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] for place in range(len(readings))]
+    return np.array([np.median(window) for window in windows])
 
 
 def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
-    """Useful tokens per second of each trial, as if the machine had always been as fast as in the mean of them."""
-    if not outcomes:
-        return []
-    levels = np.log([reference(outcome) for outcome in outcomes])
-    drift = np.exp(trust(outcomes) * (levels - levels.mean()))
-    return [outcome.useful_tokens_per_s / float(each) for outcome, each in zip(outcomes, drift, strict=True)]
+    """Useful tokens per second of each trial, as if the machine had always been as fast as it usually was.
+
+    outcomes: as of `drift`.
+    """
+    rates = np.array([outcome.useful_tokens_per_s for outcome in outcomes])
+    corrected: list[float] = (rates / np.exp(drift(outcomes))).tolist()
+    return corrected
 
 
 def rates_as_at_first(outcomes: Sequence[Measured]) -> list[float]:

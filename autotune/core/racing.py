@@ -11,44 +11,37 @@ from dataclasses import dataclass
 from autotune.core.comparison import NORMAL_975, student_975
 from autotune.core.outcome import Step, epoch_rate, ratio
 
-DRIFT = 0.02  # of the machine, as a share: what the reference product does not tell
+DRIFT = 0.02  # of the machine, as a share: what reference products do not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """The fastest trial so far.
 
-    useful_tokens_per_s: of the epoch; relative_error: its standard error's share. reference_flops_per_s: of the product
-    timed around it. trust: what share of a difference to that is the machine's drift (comparison.trust). steps: number
-    and seconds of each, where a step of that number holds the same samples; else none.
+    useful_tokens_per_s: of the epoch; relative_error: its standard error's share. machine: how fast the machine is now,
+    as a share of how fast it was then. steps: number and seconds of each, where a step of that number holds the same
+    samples; else none.
     """
 
     useful_tokens_per_s: float
     relative_error: float
-    reference_flops_per_s: float
-    trust: float
+    machine: float = 1.0
     steps: tuple[tuple[int, float], ...] = ()
 
 
-def is_outpaced(
-    pace: Pace, steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int, reference_flops_per_s: float
-) -> bool:
-    """Whether the trial of these steps is slower than the fastest, with 97.5 % confidence.
-
-    reference_flops_per_s: of the product timed before the trial. False below two steps.
-    """
-    now = (reference_flops_per_s / pace.reference_flops_per_s) ** pace.trust  # below 1 all seconds are longer
+def is_outpaced(pace: Pace, steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> bool:
+    """Whether the trial of these steps is slower than the fastest, with 97.5 % confidence. False below two steps."""
     theirs = dict(pace.steps)
     shared = [step for step in steps if step.number in theirs]
     if len(shared) > 1:
         times, error = ratio([step.seconds for step in shared], [theirs[step.number] for step in shared])
-        if _is_above_one(times * now, len(shared), error, DRIFT):
+        if _is_above_one(times * pace.machine, len(shared), error, DRIFT):
             return True
     if len(steps) < 2:
         return False
     own = epoch_rate(steps, epoch_positions=epoch_positions, epoch_useful=epoch_useful)
     times = pace.useful_tokens_per_s / own.useful_tokens_per_s
-    return _is_above_one(times * now, len(steps), own.relative_error, math.hypot(DRIFT, pace.relative_error))
+    return _is_above_one(times * pace.machine, len(steps), own.relative_error, math.hypot(DRIFT, pace.relative_error))
 
 
 def _is_above_one(times: float, n: int, error: float | None, others: float) -> bool:

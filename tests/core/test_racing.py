@@ -7,7 +7,7 @@ import pytest
 from autotune.core.outcome import Step
 from autotune.core.racing import Pace, is_outpaced
 
-PACE = Pace(useful_tokens_per_s=1000.0, relative_error=0.01, reference_flops_per_s=1e9, trust=1.0)
+PACE = Pace(useful_tokens_per_s=1000.0, relative_error=0.01)
 ROUGH = (1.0, 3.0, 0.8, 2.2)  # seconds of steps that padding says nothing about: their order alone
 
 
@@ -19,11 +19,9 @@ def steps(*seconds: float, useful: int = 1000) -> list[Step]:
     ]
 
 
-def outpaced(pace: Pace, *seconds: float, reference: float = 1e9) -> bool:
+def outpaced(pace: Pace, *seconds: float) -> bool:
     """An epoch of 100,000 positions, all of them useful: 1000 tokens a step."""
-    return is_outpaced(
-        pace, steps(*seconds), epoch_positions=100_000, epoch_useful=100_000, reference_flops_per_s=reference
-    )
+    return is_outpaced(pace, steps(*seconds), epoch_positions=100_000, epoch_useful=100_000)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +46,8 @@ def test_steps_with_the_same_samples_are_compared_in_pairs() -> None:
     slower = [1.2 * each for each in ROUGH]
     theirs = tuple((5 + place, each) for place, each in enumerate(ROUGH))
     mean = 1000 / (sum(ROUGH) / len(ROUGH))
-    alone = Pace(useful_tokens_per_s=mean, relative_error=0.01, reference_flops_per_s=1e9, trust=1.0)
-    paired = Pace(useful_tokens_per_s=mean, relative_error=0.01, reference_flops_per_s=1e9, trust=1.0, steps=theirs)
+    alone = Pace(useful_tokens_per_s=mean, relative_error=0.01)
+    paired = Pace(useful_tokens_per_s=mean, relative_error=0.01, steps=theirs)
     assert not outpaced(alone, *slower)
     assert outpaced(paired, *slower)
     assert not outpaced(paired, *ROUGH)
@@ -57,6 +55,5 @@ def test_steps_with_the_same_samples_are_compared_in_pairs() -> None:
 
 def test_a_slow_machine_is_nobodys_fault() -> None:
     """At two thirds of its speed a trial that is as fast takes half as long again."""
-    assert not outpaced(PACE, 1.5, 1.5, 1.5, reference=1e9 / 1.5)
-    assert outpaced(PACE, 1.0, 1.0, 1.0, reference=1.5e9)
-    assert outpaced(replace(PACE, trust=0.0), 1.5, 1.5, 1.5, reference=1e9 / 1.5)  # it only flickered
+    assert not outpaced(replace(PACE, machine=1 / 1.5), 1.5, 1.5, 1.5)
+    assert outpaced(replace(PACE, machine=1.5), 1.0, 1.0, 1.0)
