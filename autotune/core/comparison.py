@@ -20,6 +20,7 @@ from autotune.core.outcome import Measured
 
 Floats = NDArray[np.float64]
 
+MAD = 1.4826  # times the median absolute deviation is a normal's standard deviation
 NEIGHBOURS = 3  # trials before and after one, whose reference products tell how fast the machine was
 
 # Standard deviation of a trial's log rate that its own steps do not tell: repeats on a shared machine differ by 1 to
@@ -61,14 +62,19 @@ def drift(outcomes: Sequence[Measured]) -> Floats:
     outcomes: in the order in which they were measured. It is a running median of the reference products timed before
     and after each trial: one of 0.2 s flickers by a tenth on a shared machine, seldom upwards, which says nothing of a
     trial of seconds, while what lasts for minutes slows both by the same (the tables of docs/search.md). Of few trials
-    it says nothing.
+    it says nothing. By as much as medians of nothing but flicker would differ from 0, too, it is shrunk towards 0
+    (Efron and Morris 1973; the variance of a median of n is pi / 2 of a mean's).
     """
     if not outcomes:
         return np.empty(0)
     readings = np.log(np.array([outcome.reference_flops_per_s for outcome in outcomes]))
     readings -= np.median(readings, axis=0)  # a machine may be warmer after each trial
     windows = [readings[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1] for place in range(len(readings))]
-    return np.array([np.median(window) for window in windows])
+    medians = np.array([np.median(window) for window in windows])
+    spread = MAD * float(np.median(np.abs(readings - medians[:, None])))  # what flickers most moves no median
+    flicker = float(np.mean([math.pi / 2 * spread**2 / window.size for window in windows]))
+    found = float(np.mean(medians**2))
+    return medians * (1 - flicker / found) if found > flicker else np.zeros(len(medians))
 
 
 def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
