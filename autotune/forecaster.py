@@ -366,15 +366,16 @@ class Forecaster:
     def _law_of_time(self, candidate: Candidate, batch: Batch) -> TimeLaw:
         """The law of a candidate's steps."""
         common = self._timed_steps(candidate, batch)
-        laws = [self._time_law(*step) for step in common.steps]
+        laws = [self._time_law(*step, candidate.gradient_accumulation_steps) for step in common.steps]
         if (key := (common.shares, *map(id, laws))) not in self._joined_laws:  # so that a law is one object
             self._joined_laws[key] = common.law(laws)
         return self._joined_laws[key]
 
-    def _time_law(self, candidate: Candidate, batch: Batch) -> TimeLaw:
-        """The operators of a candidate's steps, kept like the law of its memory."""
+    def _time_law(self, candidate: Candidate, batch: Batch, accumulation: int) -> TimeLaw:
+        """The operators of a candidate's steps, were there so many micro-steps in each; kept like the law of its
+        memory."""
         request = self._profile_request(candidate, batch)
-        layers, accumulation, tf32 = self.facts.layers, candidate.gradient_accumulation_steps, candidate.tf32
+        layers, tf32 = self.facts.layers, candidate.tf32
         selective = candidate.checkpointing == "selective"
         if (problem := self._untimed.get(request.identity)) is not None:
             raise NotPredicted(problem)

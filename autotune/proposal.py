@@ -64,7 +64,8 @@ def complete(
         candidate = replace(candidate, every_n_layers=2)
     if "gradient_accumulation_steps" not in fixed:
         rows = candidate.per_device_train_batch_size * candidate.devices
-        candidate = replace(candidate, gradient_accumulation_steps=max(1, recipe.effective_batch_size // rows))
+        steps = context.accumulation(candidate) or max(1, recipe.effective_batch_size // rows)
+        candidate = replace(candidate, gradient_accumulation_steps=steps)
     for rule in broken_rules(candidate, context, lengths_known=lengths_known):
         if rule.name in told:
             continue

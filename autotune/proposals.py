@@ -3,8 +3,8 @@
 A sampler knows the knobs one by one and may propose a combination that is not legal, or that was tried; it then gets
 the nearest legal one that was not (by the number of knobs that differ). `random` and `grid` walk the set itself.
 Before such a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
-alone already favours. `roofline` knows the set and what is predicted of it, learns from the references, too, which are
-outside of it, and ends when nothing left can win.
+alone already favours. They learn from the references, too, which are outside of the set. `roofline` knows the set and
+what is predicted of it, and ends when nothing left can win.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,8 +36,8 @@ STARTING_S = 3.0  # of a trial: building the model and the trainer
 class Proposals:
     """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
 
-    journal: the Optuna journal file, made anew. predicted: how fast the candidates are, and behind them the references:
-    others that are measured but never proposed. Needed by `roofline` alone.
+    journal: the Optuna journal file, made anew. references: others that are measured but never proposed. predicted: how
+    fast the candidates are, and behind them the references; needed by `roofline` alone.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Proposals:
         if sampler == "random":
             np.random.default_rng(seed).shuffle(self.candidates)
         self.opening = list(opening) if sampler in ("tpe", "gp") else []
-        known = [*self.candidates, *(references if sampler == "roofline" else ())]
+        known = [*self.candidates, *references]
         values = {knob: list(dict.fromkeys(getattr(c, knob) for c in known)) for knob in KNOBS}
         self.knobs = [knob for knob in KNOBS if len(values[knob]) > 1 and knob not in DERIVED]
         self.distributions = {knob: CategoricalDistribution(values[knob]) for knob in self.knobs}
@@ -91,7 +91,8 @@ class Proposals:
         )
 
     def tell(self, trials: Iterable[Trial]) -> None:
-        """Learn from trials of the first measurement. What did not run is a constraint, not a value.
+        """Learn from trials of the first measurement. What did not run is a constraint; its value, which `gp` models,
+        too, is the lowest so far.
 
         A rate counts as if the machine had been as fast as it was around the first trial.
         """
@@ -99,20 +100,19 @@ class Proposals:
             place = self._places.get(trial.candidate)
             if place is not None:
                 self._untried[place] = False
-            runs, value, error = False, 0.0, None
+            runs, error = isinstance(trial.outcome, Measured), None
             if isinstance(trial.outcome, Measured):
-                runs, error = True, trial.outcome.relative_error
+                error = trial.outcome.relative_error
                 self._measured.append(trial.outcome)
-                value = rates_as_at_first(self._measured)[-1]
+            rates = rates_as_at_first(self._measured)
+            rate = rates[-1] if runs else min(rates, default=0.0)
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
-            # With its params, one that the sampler does not know would be taken for another.
-            elsewhere = self.roofline is not None and trial.candidate not in self._known
-            if elsewhere or any(value not in self.distributions[knob].choices for knob, value in params.items()):
-                continue  # a baseline outside the space (by fidelity or by a fixed knob) teaches the sampler nothing
+            if trial.candidate not in self._known:
+                continue  # with its knobs it would be taken for another
             self.study.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.COMPLETE,
-                    value=value,
+                    value=rate,
                     params=params,
                     distributions=dict(self.distributions),
                     constraints={"runs": -1.0 if runs else 1.0},

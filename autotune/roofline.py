@@ -40,7 +40,7 @@ class RooflineSampler(BaseSampler):
     for the others, (n,). trial_s: seconds that a trial of each takes, (n,); None takes all as equal. feasible: those
     that may be tried, (n,), bool; one that failed or was pruned is not tried again. tolerance: the share by which one
     must promise to exceed the best to be tried; None is the larger of 1 % and twice the error of the best. confidence:
-    with which those that are ruled out do not. seed: of ties and of other parameters.
+    with which those that are ruled out do not. seed: of other parameters; ties go by the order of the candidates.
 
     The study's values are rates to be maximized, or seconds to be minimized (`predicted` then too). `optimize` ends
     when nothing can win; with ask and tell, `can_win` says what can.
@@ -198,8 +198,8 @@ class RooflineSampler(BaseSampler):
             state, values = trial.state, trial.values
             if ending and trial.number == ending[0].number:
                 state, values = ending[1], ending[2]
-            place = self._places.get(self._key(trial.params))
-            if place is None and state == TrialState.RUNNING:
+            place = self._places.get(self._key(trial.params)) if self._space.keys() <= trial.params.keys() else None
+            if place is None and state == TrialState.RUNNING:  # it may not have all of its parameters yet
                 place = self._asked.get(trial.number)
             if place is None:
                 continue

@@ -3,12 +3,15 @@
     python benchmarks/knobs.py model=smollm2 data=gsm8k_train.jsonl recipe.effective_batch_size=4 [--only KNOB...]
 
 The words are those of `autotune search`. Pairs start from what one would set by hand, in two micro-steps, without
-checkpointing and with the tuned allocator; the recipe's NEFTune, which is no knob of a search, is among them for what
-it costs. A pair that is not legal here is named with the rule. A row for each pair is appended to --results.
+checkpointing and with the tuned allocator, and with what candidate.* says of knobs that are not compared; the recipe's
+NEFTune, which is no knob of a search, is among them for what it costs. A pair that is not legal here is named with the
+rule. Compilation pays after as many steps as its first round, with an empty cache of kernels, starts later by. A row
+for each pair is appended to --results.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,7 +22,7 @@ from typing import Any
 
 from record_table import request_of
 from rounds import kinds_and_rates, over, side_by_side
-from rows import append, now
+from rows import append, now, refuse
 
 from autotune.core.candidate import Candidate
 from autotune.core.context import Context
@@ -29,14 +32,20 @@ from autotune.core.outcome import Measured, Outcome
 from autotune.core.recipe import Recipe
 from autotune.core.space import by_hand, enumerate_space
 from autotune.core.workload import Workload
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, UsageError
 from autotune.installed import installed
 from autotune.search_request import SearchRequest, workload_of
 from autotune.task import Device, Measure, Task
 from autotune.trial import Workers
 
 RESULTS = Path(__file__).parent / "results" / "knobs.jsonl"
-ROUNDS, STEPS = 3, 6
+ROUNDS, STEPS = 4, 6
+BATCHES = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "batching",
+    "packed_length",
+)  # what is compared
 MICRO_STEPS = 2  # of a step: batch rebalance needs two
 LIMIT_S = 600.0  # for one training
 NEFTUNE_ALPHA = 5.0  # arXiv:2310.05914
@@ -55,10 +64,12 @@ class Pair:
 def main() -> None:
     """Measure every pair, and print the ratios."""
     arguments = _arguments()
-    try:
-        rows = list(measure(request_of(arguments.words), arguments.only, arguments.results))
-    except AutotuneError as error:
-        sys.exit("\n".join(error.problems))
+    with tempfile.TemporaryDirectory() as kernels:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels  # before any process that compiles is started
+        try:
+            rows = list(measure(request_of(arguments.words), arguments.only, arguments.results))
+        except AutotuneError as error:
+            refuse(error)
     if arguments.json:
         print(json.dumps({"rows": rows}))
         return
@@ -82,15 +93,20 @@ def measure(request: SearchRequest, only: list[str] | None, results: Path) -> It
         "hardware": {"name": hardware.name, "cores": hardware.cores},
         "versions": dict(stack.versions),
     }
+    found = list(pairs(request, workload, context))
+    knobs = {pair.name.split(" ")[0] for pair in found}
+    if unknown := sorted(set(only or ()) - knobs):
+        raise UsageError(*(f"--only: got {knob}, expected one of {', '.join(sorted(knobs))}" for knob in unknown))
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with (
         Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers,
         tempfile.TemporaryDirectory() as folder,
     ):
-        for pair in pairs(request, workload, context):
+        for pair in found:
             if only and pair.name.split(" ")[0] not in only:
                 continue
-            row = {"at": now(), "name": pair.name, **about, "candidate": pair.with_it.to_dict()}
+            compares = {"without": pair.without.to_dict(), "with": pair.with_it.to_dict()}
+            row = {"at": now(), "name": pair.name, **about, "candidates": compares}
             broken = first_broken(pair.without, context) or first_broken(pair.with_it, context)
             if broken is not None:
                 row["why"] = f"not legal here: {broken.reason}"
@@ -114,6 +130,7 @@ def pairs(request: SearchRequest, workload: Workload, context: Context) -> Itera
         checkpointing="off",
         tuned_allocator=True,
         batching="random",
+        **{knob: value for knob, value in request.fixed.items() if knob not in BATCHES},
     )
     changed: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "tuned_allocator": ({"tuned_allocator": False}, {"tuned_allocator": True}),
@@ -128,6 +145,8 @@ def pairs(request: SearchRequest, workload: Workload, context: Context) -> Itera
         "pad_to_multiple_of 64": ({"pad_to_multiple_of": None}, {"pad_to_multiple_of": 64}),
         "attention sdpa, not eager": ({"attention": "eager"}, {"attention": "sdpa"}),
         "attention flash_attention_2, not sdpa": ({"attention": "sdpa"}, {"attention": "flash_attention_2"}),
+        "attention flash_attention_3, not sdpa": ({"attention": "sdpa"}, {"attention": "flash_attention_3"}),
+        "attention flex_attention, not sdpa": ({"attention": "sdpa"}, {"attention": "flex_attention"}),
         "optimizer fused, not foreach": ({"optimizer": "adamw_torch"}, {"optimizer": "adamw_torch_fused"}),
         "optimizer 8-bit, not fused": ({"optimizer": "adamw_torch_fused"}, {"optimizer": "adamw_8bit"}),
         "mixed_precision bf16, not fp32": ({"mixed_precision": "no"}, {"mixed_precision": "bf16"}),
@@ -143,17 +162,31 @@ def pairs(request: SearchRequest, workload: Workload, context: Context) -> Itera
         with_it=base,
         recipe=replace(request.recipe, neftune_noise_alpha=NEFTUNE_ALPHA),
     )
-    pins = {"batching": "pack_bfd", "checkpointing": "off", "optimizer": base.optimizer, "attention": base.attention}
-    packed = [
+    yield from _packed(base, request, here)
+
+
+def _packed(base: Candidate, request: SearchRequest, here: Mapping[str, Any]) -> Iterator[Pair]:
+    """Packing at the shortest row, and the longest row; nothing where rows cannot be packed."""
+    pins = {
+        "batching": "pack_bfd",
+        **{knob: getattr(base, knob) for knob in ("checkpointing", "optimizer", "attention")},
+    }
+    try:
+        legal = enumerate_space(**here, fidelity=request.fidelity, fixed=pins).candidates
+    except AutotuneError as error:
+        _say(f"packing is left out: {'; '.join(error.problems)}")
+        return
+    alike = [
         candidate
-        for candidate in enumerate_space(**here, fidelity=request.fidelity, fixed=pins).candidates
+        for candidate in legal
         if (candidate.weights_dtype, candidate.mixed_precision) == (base.weights_dtype, base.mixed_precision)
     ]
-    if packed:
-        single = [candidate for candidate in packed if candidate.per_device_train_batch_size == 1]
-        short, long = (f(single or packed, key=lambda candidate: candidate.row_length) for f in (min, max))
+    single = [candidate for candidate in alike if candidate.per_device_train_batch_size == 1] or alike
+    if single:
+        short, long = (f(single, key=lambda candidate: candidate.row_length) for f in (min, max))
         yield Pair(name=f"pack_bfd {short.row_length}", without=base, with_it=short)
-        yield Pair(name=f"packed_length {long.row_length}, not {short.row_length}", without=short, with_it=long)
+        if long.row_length > short.row_length:
+            yield Pair(name=f"packed_length {long.row_length}, not {short.row_length}", without=short, with_it=long)
 
 
 def tasks_of(pair: Pair, request: SearchRequest, workload: Workload, device: Device, folder: str) -> dict[str, Task]:
@@ -179,23 +212,26 @@ def tasks_of(pair: Pair, request: SearchRequest, workload: Workload, device: Dev
 
 
 def compared(rounds: list[dict[str, Outcome]]) -> dict[str, Any]:
-    """Ratio of the rates, peaks, and how many steps it takes until what came before the first steady one has paid."""
+    """Ratio of the rates, peaks, and how many steps it takes until what came before the first steady one has paid.
+
+    pays_after_steps: 0 where it starts no later; None where no step is saved.
+    """
     found = over(rounds, "with", "without")
     row: dict[str, Any] = {name: kinds_and_rates(rounds, name) for name in ("without", "with")}
     row["speedup"] = None if found is None else asdict(found)
     if found is None:
         return row
     outcomes = {
-        name: [each[name] for each in rounds if isinstance(each[name], Measured)] for name in ("without", "with")
+        name: [outcome for each in rounds if isinstance(outcome := each[name], Measured)]
+        for name in ("without", "with")
     }
-    seconds = {name: median(each.step_s for each in of_one) for name, of_one in outcomes.items()}  # type: ignore[union-attr]
+    seconds = {name: median(each.step_s for each in of_one) for name, of_one in outcomes.items()}
     starting = {
-        name: median(each.wall_s - sum(step.seconds for step in each.steps) for each in of_one)  # type: ignore[union-attr]
-        for name, of_one in outcomes.items()
+        name: first.wall_s - sum(step.seconds for step in first.steps) for name, (first, *_) in outcomes.items()
     }
-    row["peak_bytes"] = {name: max(each.peak_bytes for each in of_one) for name, of_one in outcomes.items()}  # type: ignore[union-attr]
+    row["peak_bytes"] = {name: max(each.peak_bytes for each in of_one) for name, of_one in outcomes.items()}
     saved_s, more_s = seconds["without"] - seconds["with"], starting["with"] - starting["without"]
-    row["pays_after_steps"] = more_s / saved_s if saved_s > 0 and more_s > 0 else None
+    row["pays_after_steps"] = max(0.0, more_s) / saved_s if saved_s > 0 else None
     return row
 
 

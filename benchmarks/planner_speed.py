@@ -2,12 +2,12 @@
 
     python benchmarks/planner_speed.py --json
 
-Planning is the peak of memory and the seconds of a step of each, with tables made anew. A space is planned as a search
-does it, from its enumeration to a prediction of each candidate, its kinds of steps traced before. A decision is that of
-`RooflineSampler` with so many trials behind it. The estimate is that of an 8B with LoRA on an A100: cold with an empty
-cache, warm with a full one, each by processes of its own: the command, the fork server that it starts, and those that
-trace. `own_s` is the processor time of all of them, `wall_s` what the clock shows (others delay it), `peak_mib` the
-most that they had resident at a time, where what two of them share counts twice.
+Planning is the peak of memory and the seconds of a step of each, one after the other, with tables made anew. A space
+is planned as a search does it, from its enumeration to a prediction of each candidate, its kinds of steps traced.
+A decision is that of `RooflineSampler` with so many trials behind it. The estimate is that of an 8B with LoRA on an
+A100: cold with an empty cache, warm with a full one, each by processes of its own: the command, the fork server that it
+starts, and those that trace. `own_s` is the processor time of all of them, `wall_s` what the clock shows (others delay
+it), `peak_mib` the most that they had resident at a time, where what two of them share counts twice.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
     )  # fmt: skip
     with (
         patch("autotune.forecaster.trace_missing", lambda requests, **rest: {}),
-        patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch: law),
+        patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch, accumulation: law),
     ):
         started = time.perf_counter()
         Plan(forecaster=forecaster, progress=told.append).speeds(candidates)
@@ -200,7 +200,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
 
 
 def decision_s() -> float:
-    """Seconds in which the sampler proposes another trial."""
+    """Seconds in which the sampler learns from another trial, says what can still win, and proposes the next."""
     names = list(SPACE)
     candidates = [dict(zip(names, values, strict=True)) for values in product(*map(range, SPACE.values()))]
     rng = np.random.default_rng(0)
@@ -210,15 +210,27 @@ def decision_s() -> float:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     spaces = {name: optuna.distributions.CategoricalDistribution(range(count)) for name, count in SPACE.items()}
-    for place in rng.choice(len(candidates), TRIALS, replace=False).tolist():
+    places = iter(rng.choice(len(candidates), TRIALS + REPEATS, replace=False).tolist())
+
+    def tell() -> None:
+        place = next(places)
         value = float(rates[place] * np.exp(rng.normal(0, 0.1)))
         study.add_trial(optuna.create_trial(params=candidates[place], distributions=spaces, value=value))
-    return _median_s(lambda: sampler.best_next(study, np.ones(len(candidates), dtype=bool)))
+
+    def decide() -> None:
+        sampler.can_win(study)
+        sampler.best_next(study, np.ones(len(candidates), dtype=bool))
+
+    for _ in range(TRIALS):
+        tell()
+    return _median_s(decide, before=tell)
 
 
-def _median_s(work: Callable[[], object]) -> float:
+def _median_s(work: Callable[[], object], *, before: Callable[[], object] = lambda: None) -> float:
+    """The median of several repeats. before: what each needs first, and is not timed."""
     seconds = []
     for _ in range(REPEATS):
+        before()
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rows import append, now, read
+from rows import append, now, read, refuse
 from table import References, Row, Table, load, next_trial, summarize
 
 from autotune import settings as schemas
@@ -94,7 +94,7 @@ def main() -> None:
         else:
             _record(arguments)
     except AutotuneError as error:
-        sys.exit("\n".join(error.problems))
+        refuse(error)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on")
 

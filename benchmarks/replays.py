@@ -2,13 +2,16 @@
 
 A replayed trial is one of the repeats that the table has of its candidate in the half that chooses (an even seed's is
 the first, an odd one's the second), drawn by the seed, and costs its wall clock. As in a live search the two fastest
-are measured a second time, and only that decides: their other repeats of that half do, and cost theirs. A replay sees
-nothing else but the references: not the half that scores, not the candidates that it does not try. What was predicted
-beforehand costs what predicting took. Beside the samplers stand the rules that people use, who measure once: the
-largest micro-batch that fits, and micro-batches in order until the speed falls, both with all other knobs at TRL's
-defaults. Leaves out the command line (search_quality.py).
+are measured a second time, and only that decides: their other repeats of that half do. A replay sees nothing else but
+the references: not the half that scores, not the candidates that it does not try. What was predicted beforehand costs
+what predicting took. Beside them stand Optuna's samplers alone, without references and opening, and the rules that
+people use, who measure once: the largest micro-batch that fits, and micro-batches in order until the speed falls, both
+with all other knobs at TRL's defaults (but with the space's allocator, which is not theirs). A live search differs in
+two things: its trials end early when they are outpaced, and what is not traced in a fifth of its time is guessed.
+Leaves out the command line (search_quality.py).
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ from pathlib import Path
 
 from table import Rates, half_of, mean, regrets
 
+from autotune.core.budget import ROUNDS
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome
 from autotune.journal import Trial
@@ -54,19 +58,23 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a replay would have found, had it ended behind a trial. best: None before any ran. spent_s: in all."""
+    """What a replay would have found, had it ended behind a trial. best: None before any ran.
+
+    spent_s: until then. answer_s: seconds of the second measurement behind it, in which the references are, too.
+    """
 
     best: Candidate | None
     spent_s: float
+    answer_s: float = 0.0
 
 
 def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> list[Found]:
     """Search by a rule for at most so many trials. journal: a file for the study."""
     chance = random.Random(f"{rule} {seed}")
     best: Candidate | None = None
-    repeats_s = 0.0
-    spent_s = sum(trial.outcome.wall_s for trial in world.references)
-    spent_s += world.predicting_s if rule == PREDICTS else 0.0
+    answer_s = 0.0
+    references_s = sum(trial.outcome.wall_s for trial in world.references) if rule in SAMPLERS else 0.0
+    spent_s = references_s + (world.predicting_s if rule == PREDICTS else 0.0)
     found: list[Found] = []
     proposals = None
     if (sampler := ALONE.get(rule, rule)) in SAMPLERS:
@@ -77,9 +85,10 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
             seed=seed,
             journal=journal,
             predicted=world.predicted,
-            references=world.outside,
+            references=() if rule in ALONE else world.outside,
         )
-        proposals.tell(world.references)
+        if rule in SAMPLERS:
+            proposals.tell(world.references)
     batches = _batches(world, rule)
     ran: list[Trial] = []
     while len(found) < most:
@@ -96,9 +105,10 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
             best = candidate
             if proposals:
                 best, repeats_s = _second_measurement(world, ran, seed % 2)
+                answer_s = repeats_s + ROUNDS[0] * references_s
             elif rule != LARGEST:
                 best = ranked(ran, world.outcomes)[0].candidate
-        found.append(Found(best=best, spent_s=spent_s + repeats_s))
+        found.append(Found(best=best, spent_s=spent_s, answer_s=answer_s))
         if proposals is None and (not isinstance(outcome, Measured) or (rule == FALLING and best != candidate)):
             break
     return found
@@ -142,11 +152,12 @@ def regret_after(found: Sequence[Found], rates: Rates, trials: int, *, seed: int
     return 1.0 if best is None else regrets(rates, seed % 2)[best]
 
 
-def seconds_to(found: Sequence[Found], rates: Rates, regret: float, *, seed: int) -> float | None:
-    """The wall clock when the best first came within a regret, and stayed; None when it never did."""
+def seconds_to(found: Sequence[Found], rates: Rates, regret: float, *, seed: int) -> tuple[float, float]:
+    """The wall clock when the best first came within a regret, and stayed, without the second measurement behind it
+    and with it; infinite when it never did."""
     of = regrets(rates, seed % 2)
     close = [state.best is not None and of[state.best] <= regret for state in found]
     if not close or not close[-1]:
-        return None
+        return math.inf, math.inf
     first = len(close) - next((place for place, is_close in enumerate(reversed(close)) if not is_close), len(close))
-    return found[first].spent_s
+    return found[first].spent_s, found[first].spent_s + found[first].answer_s

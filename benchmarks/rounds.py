@@ -1,9 +1,11 @@
 """Several trainings side by side: each once in every round, back and forth, so that a drift of the machine cancels.
 
+Each round has a seed of its own, so that it draws other steps of the epoch: the same ones would err alike every time.
 Leaves out what is trained and what it says (core/comparison.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from autotune.core.candidate import short_name
@@ -26,17 +28,27 @@ def side_by_side(
     for number in range(rounds):
         outcomes: dict[str, Outcome] = {}
         for name in list(tasks)[::-1] if number % 2 else list(tasks):
-            outcomes[name] = workers.perform(tasks[name], limit_s=limit_s)
+            task = replace(tasks[name], seed=tasks[name].seed + number)
+            outcomes[name] = workers.perform(task, limit_s=limit_s)
             say(f"round {number}, {name}: {outcomes[name].kind}, {short_name(tasks[name].candidate)}")
         found.append(outcomes)
     return found
 
 
 def over(rounds: Sequence[Mapping[str, Outcome]], name: str, against: str) -> Speedup | None:
-    """How much faster one is than another; None where not both ran in every round."""
-    pairs = [[outcomes[name], outcomes[against]] for outcomes in rounds]
-    ran = [[each for each in pair if isinstance(each, Measured)] for pair in pairs]
-    return speedup(ran, 0, 1) if all(len(pair) == 2 for pair in ran) else None
+    """How much faster one is than another; None where not both ran in every round.
+
+    How far it is to be trusted is told by all that ran in every round.
+    """
+    whole = (
+        [each for each in rounds[0] if all(isinstance(outcomes[each], Measured) for outcomes in rounds)]
+        if rounds
+        else []
+    )
+    if not {name, against} <= set(whole):
+        return None
+    ran = [[outcome for each in whole if isinstance(outcome := outcomes[each], Measured)] for outcomes in rounds]
+    return speedup(ran, whole.index(name), whole.index(against))
 
 
 def kinds_and_rates(rounds: Sequence[Mapping[str, Outcome]], name: str) -> dict[str, Any]:

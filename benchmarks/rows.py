@@ -1,15 +1,20 @@
-"""The rows of a benchmark: JSON lines that are appended to, and found again by what they were made with.
+"""The rows of a benchmark: JSON lines that are appended to, and found again by what they were made with; and how its
+command line refuses what it cannot do.
 
 Leaves out what a row says.
 """
 
+import argparse
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from autotune.errors import AutotuneError
 
 Row = dict[str, Any]
 
@@ -47,6 +52,19 @@ def commit_of_checkout() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def refuse(error: AutotuneError) -> NoReturn:
+    """End a benchmark that cannot do what was asked: every problem on stderr, the exit code of the command line."""
+    print(*error.problems, sep="\n", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def count(word: str) -> int:
+    """A number of the command line that is at least 1."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"got {word}, expected a number from 1")
+    return int(word)
 
 
 def now() -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rows import append, now
-from table import Table, load, regrets
+from rows import append, now, refuse
+from table import Table, load_whole, regrets
 
 from autotune.core.candidate import Candidate, short_name
 from autotune.errors import AutotuneError, UsageError
@@ -31,14 +31,14 @@ def main() -> None:
     """Search, score, print and keep the row."""
     arguments = _arguments()
     try:
-        table = load(arguments.table)
+        table = load_whole(arguments.table)
         with tempfile.TemporaryDirectory() as folder:
             budget = (f"budget.minutes={arguments.minutes}", "budget.trials=null")
             words = words_of(table.header, arguments.data)
             found = _search(*words, *budget, f"sampler={arguments.sampler}", f"out={folder}/search")
         row = score(found, table) | {"at": now(), "sampler": arguments.sampler, "minutes": arguments.minutes}
     except AutotuneError as error:
-        sys.exit("\n".join(error.problems))
+        refuse(error)
     append(arguments.results, row)
     print(json.dumps(row) if arguments.json else "\n".join(f"{key}: {value}" for key, value in row.items()))
 

@@ -5,26 +5,30 @@
 A table is one of record_table.py; its data is read again, for what a search knows of it beforehand, and must be the
 same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with; their
 seconds count, and those of traces are among them where the cache is empty (AUTOTUNE_HOME). The best is chosen by one
-half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. Regret
-is counted after so many trials of candidates, had the search ended there with its second measurement; its repeats, and
-the trials of the references, which every search makes first, count in the wall clock alone.
+half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. What
+the best by one half loses by the other is the floor: no regret below it says anything. Regret is counted after so many
+trials of candidates, had the search ended there with its second measurement. The trials of the references, which every
+search makes first, count in the wall clock alone. It is told until a search had what it found, and until it was sure,
+by the second measurement; both in the median over all seeds, where one that never comes close takes forever.
 """
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 from record_table import SPACES, request_of
 from replays import RULES, World, regret_after, replay, seconds_to
-from table import Table, load
+from rows import count, refuse
+from table import Table, load_whole, regret_of_best
 
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
@@ -39,26 +43,29 @@ from autotune.search_request import forecaster_of, workload_of
 
 AFTER = (4, 6, 8, 16)  # trials
 CLOSE = 0.02  # regret that is as good as none
+UNTIL = ("found", "sure")  # without the second measurement, and with it
 
 
 def main() -> None:
     """Replay on every table and print what came of it."""
     arguments = _arguments()
     try:
-        answers = [quality(load(file), arguments.data, seeds=arguments.seeds) for file in arguments.table]
+        answers = [quality(load_whole(file), arguments.data, seeds=arguments.seeds) for file in arguments.table]
     except AutotuneError as error:
-        sys.exit("\n".join(error.problems))
+        refuse(error)
     if arguments.json:
         print(json.dumps({"tables": answers}))
         return
     for answer in answers:
         print(
             f"{answer['name']}: {answer['candidates']} candidates, {answer['exhaustive_s']:,.0f} s to measure all once,"
-            f" {answer['predicting_s']:.0f} s to predict them"
+            f" {answer['predicting_s']:.0f} s to predict them; floor {answer['floor']:.1%}"
         )
         for rule, found in answer["rules"].items():
             shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in found["regret"].items())
-            print(f"  {rule:26} {shown}  within {CLOSE:.0%}: {found['reached']:.0%}")
+            shares = found["share_of_exhaustive"].values()
+            times = ", ".join("never" if share is None else f"{share:.1%}" for share in shares)
+            print(f"  {rule:26} {shown}  within {CLOSE:.0%}: {found['reached']:.0%}, in {times} of the time")
 
 
 def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
                 for seed in range(seeds)
             ]
             seconds = [seconds_to(found, rates, CLOSE, seed=seed) for seed, found in enumerate(runs)]
-            reached = [each for each in seconds if each is not None]
+            until = [median(each) for each in zip(*seconds, strict=True)]
             regrets = {
                 after: [regret_after(run, rates, after, seed=seed) for seed, run in enumerate(runs)]
                 for after in range(1, max(AFTER) + 1)
@@ -82,17 +89,17 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
                 "curve": [median(values) for values in regrets.values()],
                 "regret": {after: _spread(regrets[after]) for after in AFTER},
                 "trials": median(map(len, runs)),
-                "reached": len(reached) / seeds,
-                "seconds_to_close": median(reached) if reached else None,
-                "share_of_exhaustive": median(reached) / exhaustive_s if reached else None,
+                "reached": sum(math.isfinite(first) for first, _ in seconds) / seeds,
+                "seconds_to_close": dict(zip(UNTIL, map(_finite, until), strict=True)),
+                "share_of_exhaustive": dict(zip(UNTIL, (_finite(each / exhaustive_s) for each in until), strict=True)),
             }
-    name, count = table.header["name"], len(world.candidates)
     return {
-        "name": name,
-        "candidates": count,
+        "name": table.header["name"],
+        "candidates": len(world.candidates),
         "exhaustive_s": exhaustive_s,
         "predicting_s": world.predicting_s,
         "seeds": seeds,
+        "floor": fmean(regret_of_best(rates, half) for half in (0, 1)),
         "rules": rules,
     }
 
@@ -100,6 +107,8 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
 def world_of(table: Table, data: Mapping[str, str]) -> World:
     """What a search of the table's space would know. Raises UsageError when the data is not the table's."""
     name = table.header["name"]
+    if name not in SPACES:
+        raise UsageError(f"{name}: is no space of benchmarks/record_table.py: {', '.join(SPACES)}")
     words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
     hardware = Hardware.from_dict(table.header["probed"])
     recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in table.header["recipe"].items()}
@@ -120,6 +129,8 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
     outcomes = table.outcomes()
     candidates = [candidate for candidate in space.candidates if candidate in outcomes]
+    if not candidates:
+        raise UsageError(f"{name}: nothing of it is measured yet")
     if len(candidates) < len(outcomes):
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
@@ -145,6 +156,10 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     )
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "p90": float(np.quantile(values, 0.9))}
 
@@ -157,7 +172,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
     parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space")
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=count, default=20)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.data = dict(arguments.data)

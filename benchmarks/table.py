@@ -1,11 +1,12 @@
 """Tables of exhaustive truth: reading one, correcting it for drift, and telling skill from luck.
 
 A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
-is measured once; in each later round the leaders are, until their rates are known well enough. What a whole round was
-faster or slower by is no candidate's (a block effect: Montgomery, Design and Analysis of Experiments, 8th ed., chapter
-4): it is estimated from those that were measured in several, and taken out. The best is chosen by
-one half of a candidate's repeats and regret is scored by the other, so that a lucky measurement wins nothing; which
-half does which is for the caller to take in turn.
+is measured once; in each later round the leaders are, until their rates are known well enough. What a later round was
+faster or slower by than the others is no candidate's (a block effect: Montgomery, Design and Analysis of Experiments,
+8th ed., chapter 4): it is estimated from those that were measured in several, and taken out. Round 0 has no such
+effect: it chose the leaders, so their luck in it would pass for one. The best is chosen by one half of a candidate's
+repeats, among those that were repeated as often as leaders are, and regret is scored by the other half, so that a lucky
+measurement wins nothing; which half does which is for the caller to take in turn.
 Leaves out measuring (record_table.py) and replaying a search.
 
 Rates are useful tokens per second. A standard deviation is of their logarithms, so it is a share of the rate.
@@ -26,7 +27,7 @@ from rows import read
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.comparison import corrected_rates, drift, reference
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
-from autotune.errors import UsageError
+from autotune.errors import UsageError, first_line
 from autotune.journal import Role
 
 LEADERS = 1 / 10  # share of the candidates that is measured again
@@ -79,7 +80,7 @@ class Table:
         return outcomes
 
     def steady(self) -> tuple[Row, ...]:
-        """The trials as if the machine had been as fast all the time as it was in round 0.
+        """The trials as if the machine had been as fast all the time as it was at first.
 
         A search takes minutes, a table hours: rates are corrected for drift (core/comparison.py) and for rounds, and
         the reference product says that there was none.
@@ -106,11 +107,28 @@ class Table:
 
 
 def load(file: Path) -> Table:
-    """Read a table; a last line that was cut off is passed over. Raises UsageError when it is none."""
+    """Read a table; a last line that was cut off is passed over. Raises UsageError when it is none of this version."""
     header, *rows = read(file) or [{}]
-    if header.get("kind") != "table":
+    if not isinstance(header, dict) or header.get("kind") != "table":
         raise UsageError(f"{file}: is no table: expected one that benchmarks/record_table.py has begun")
-    return Table(header=header, rows=tuple(_row(row) for row in rows))
+    try:
+        return Table(header=header, rows=tuple(_row(row) for row in rows))
+    except (TypeError, KeyError, ValueError) as error:
+        raise UsageError(f"{file}: has a row that this version does not know: {first_line(error)}") from error
+
+
+def load_whole(file: Path) -> Table:
+    """Read a table in which every candidate was measured and the leaders were again. Raises UsageError when not."""
+    table = load(file)
+    measured, rates = len(table.outcomes()), table.rates()
+    problems = []
+    if measured < (asked := table.header["candidates"]):
+        problems.append(f"{file}: {measured} of {asked} candidates are measured")
+    if not any(len(repeats) >= LEAST_REPEATS for repeats in rates.values()):
+        problems.append(f"{file}: nothing is measured {LEAST_REPEATS} times, so that luck would pass for skill")
+    if problems:
+        raise UsageError(*(f"{problem}; benchmarks/record_table.py goes on with it" for problem in problems))
+    return table
 
 
 def leaders(rates: Rates) -> list[Candidate]:
@@ -126,8 +144,8 @@ def deviation(rates: Rates) -> float:
         return math.nan
     squares = sum((value - fmean(logs)) ** 2 for logs in repeated for value in logs)
     freedom = sum(len(logs) - 1 for logs in repeated)
-    if len(repeated) >= BLOCK:  # the effects of rounds were estimated from the same measurements
-        freedom -= max(map(len, repeated)) - 1
+    if len(repeated) >= BLOCK:  # the effects of later rounds were estimated from the same measurements
+        freedom -= max(map(len, repeated)) - 2
     return math.sqrt(squares / freedom)
 
 
@@ -150,11 +168,11 @@ def half_of(repeats: Sequence[Each], half: int) -> Sequence[Each]:
 
 
 def best(rates: Rates, half: int = 0) -> Candidate:
-    """The optimum, by the half that chooses, among the candidates that were repeated, if there are any.
+    """The optimum, by the half that chooses, among the candidates that were repeated most.
 
     Raises ValueError when nothing was measured.
     """
-    return max(_repeated(rates) or rates, key=lambda candidate: mean(half_of(rates[candidate], half)))
+    return max(_known_best(rates), key=lambda candidate: mean(half_of(rates[candidate], half)))
 
 
 def regrets(rates: Rates, half: int = 0) -> dict[Candidate, float]:
@@ -228,34 +246,38 @@ def summarize(table: Table) -> dict[str, Any]:
         "best": short_name(top),
         "its useful tokens/s": mean(rates[top]),
         "its repeats": len(rates[top]),
-        "its regret by the other half": fmean(_regret_of_best(rates, half) for half in (0, 1)),
+        "its regret by the other half": fmean(regret_of_best(rates, half) for half in (0, 1)),
     }
 
 
-def _regret_of_best(rates: Rates, half: int) -> float:
+def regret_of_best(rates: Rates, half: int) -> float:
+    """How much slower the optimum by the half that chooses is than the other half's, by the other half."""
     of = regrets(rates, half)
-    return 1 - 1 / (1 - min(of[candidate] for candidate in _repeated(rates) or rates))
+    return 1 - 1 / (1 - min(of[candidate] for candidate in _known_best(rates)))
 
 
 def _round_effects(found: Sequence[tuple[Row, float]]) -> dict[int, float]:
-    """By how much each later round was faster than round 0, as logarithms: least squares of candidates and rounds.
+    """By how much each later round was faster than these are in the mean, as logarithms: least squares of candidates
+    and rounds.
 
     found: rows and rates. None of a round that is too small.
     """
-    often = Counter(row.candidate for row, _ in found)
-    repeated = [(row, rate) for row, rate in found if often[row.candidate] > 1]
+    later = [(row, rate) for row, rate in found if row.round]
+    often = Counter(row.candidate for row, _ in later)
+    repeated = [(row, rate) for row, rate in later if often[row.candidate] > 1]
     sizes = Counter(row.round for row, _ in repeated)
-    rounds = [number for number in sorted(sizes) if number and sizes[number] >= BLOCK]
-    candidates = list(dict.fromkeys(row.candidate for row, _ in repeated))
-    design = [
-        [*(row.candidate == each for each in candidates), *(row.round == each for each in rounds)]
-        for row, _ in repeated
-    ]
-    if not rounds:
+    rounds = [number for number in sorted(sizes) if sizes[number] >= BLOCK]
+    if len(rounds) < 2:
         return {}
-    logs = np.log([rate for _, rate in repeated])
-    fitted = np.linalg.lstsq(np.array(design, dtype=np.float64), logs, rcond=None)[0]
-    return dict(zip(rounds, fitted[len(candidates) :].tolist(), strict=True))
+    inside = [(row, math.log(rate)) for row, rate in repeated if row.round in rounds]
+    candidates = list(dict.fromkeys(row.candidate for row, _ in inside))
+    design = [
+        [*(row.candidate == each for each in candidates), *(row.round == each for each in rounds)] for row, _ in inside
+    ]
+    logs = np.array([log for _, log in inside])
+    # Of all solutions the least: a constant that rounds and candidates could share is taken from the rounds below.
+    fitted = np.linalg.lstsq(np.array(design, dtype=np.float64), logs, rcond=None)[0][len(candidates) :]
+    return dict(zip(rounds, (fitted - fitted.mean()).tolist(), strict=True))
 
 
 def _range(values: Iterable[float]) -> dict[str, float]:
@@ -270,6 +292,12 @@ def mean(rates: Iterable[float]) -> float:
 
 def _repeated(rates: Rates) -> list[Candidate]:
     return [candidate for candidate, repeats in rates.items() if len(repeats) > 1]
+
+
+def _known_best(rates: Rates) -> list[Candidate]:
+    """Those with as many repeats as a leader needs; before there are any, those with the most."""
+    enough = min(LEAST_REPEATS, max(map(len, rates.values()), default=0))
+    return [candidate for candidate, repeats in rates.items() if len(repeats) >= enough]
 
 
 def _row(values: Mapping[str, Any]) -> Row:

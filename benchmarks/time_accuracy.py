@@ -34,7 +34,7 @@ from autotune.core.calibrate import MEASURED, PUBLISHED, TimeCalibration, calibr
 from autotune.core.profile import Profile
 from autotune.core.published import published_speed
 from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
-from autotune.errors import UsageError
+from autotune.errors import AutotuneError, UsageError
 
 TEACHING = 3  # measured rows that correct the others, and are not scored themselves
 REPEATED = 3  # measurements of a candidate, from which on its rate is well known
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.table:
         try:
             tables = [of_table(load(file), dict(arguments.data)) for file in arguments.table]
-        except UsageError as error:
+        except AutotuneError as error:
             print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
             return error.exit_code
         print(json.dumps({"tables": tables}) if arguments.json else json.dumps(tables, indent=1))
@@ -216,8 +216,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rho of values without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
+    """Spearman's rho; what is equal shares the mean of its ranks."""
+    ranks = []
+    for values in (one, other):
+        _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
     return float(np.corrcoef(ranks)[0, 1])
 
 

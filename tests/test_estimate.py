@@ -17,7 +17,8 @@ from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from autotune.estimate import EstimateRequest, Forecast, estimate
 from autotune.forecast import document, summary_lines
-from tests.core.examples import CPU
+from autotune.proposal import complete
+from tests.core.examples import CPU, PLAIN, workload
 from tests.core.test_space import SLOW_IN_BF16
 from tests.core.test_timing import MACHINE
 
@@ -286,6 +287,18 @@ def test_one_message_lists_all_that_is_wrong(
         ask(home, config=config, fixed=fixed)
     assert len(refused.value.problems) == len(said)
     assert all(word in problem for word, problem in zip(said, sorted(refused.value.problems), strict=True)), refused
+
+
+def test_a_packed_step_has_the_samples_that_were_asked_for() -> None:
+    """Rows of 1000 positions hold ten of a hundred tokens each: two rows are twenty samples, not twenty rows."""
+    found = complete(
+        {"batching": "pack_bfd", "packed_length": 1000, "per_device_train_batch_size": 1},
+        workload=workload([100] * 400, effective_batch_size=20),
+        hardware=CPU,
+        installed=PLAIN,
+        lengths_known=True,
+    )
+    assert found.gradient_accumulation_steps == 2
 
 
 def test_a_damaged_answer_is_found_again(home: Path) -> None:

@@ -16,6 +16,7 @@ from autotune.core.context import Context
 from autotune.core.outcome import Crashed, Measured, Outcome
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
+from autotune.errors import UsageError
 from autotune.installed import installed
 from autotune.search_request import SearchRequest
 from tests import stand_ins
@@ -60,9 +61,22 @@ def test_rows_by_a_formula(request_: SearchRequest, tmp_path: Path, monkeypatch:
     assert len(rows) == 3
 
 
+def test_words_of_a_search_are_kept_to(request_: SearchRequest, workload: Workload, tmp_path: Path) -> None:
+    """A pinned knob is in every pair that does not compare it; a knob that is none is refused with those that are."""
+    pinned = replace(request_, fixed={"optimizer": "adafactor"})
+    context = Context(installed=installed(), hardware=request_.hardware, workload=workload)
+    for pair in pairs(pinned, workload, context):
+        assert pair.name.startswith("optimizer") or pair.without.optimizer == "adafactor"
+    with pytest.raises(UsageError, match="--only: got rebalance, expected one of attention, batch_rebalance"):
+        list(measure(request_, ["rebalance"], tmp_path / "knobs.jsonl"))
+
+
 def test_what_takes_long_to_start_must_pay() -> None:
-    """Ten seconds of compiling, half a second saved in each step: twenty steps. What is slower never pays."""
-    rounds: list[dict[str, Outcome]] = [{"without": ran(100.0, 2.0, 5.0), "with": ran(133.0, 1.5, 15.0)}] * 2
+    """Ten seconds of compiling, half a second saved in each step: twenty steps. Later rounds find it compiled. What is
+    slower never pays, and what starts as soon pays at once."""
+    warm: dict[str, Outcome] = {"without": ran(100.0, 2.0, 5.0), "with": ran(133.0, 1.5, 5.0)}
+    rounds: list[dict[str, Outcome]] = [{**warm, "with": ran(133.0, 1.5, 15.0)}, warm]
+    assert compared([warm, warm])["pays_after_steps"] == 0
     found = compared(rounds)
     assert found["speedup"]["ratio"] == pytest.approx(1.33)
     assert found["pays_after_steps"] == pytest.approx(20.0)

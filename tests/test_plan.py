@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotune.core.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.estimate import Demand, MemoryEstimate
 from autotune.core.hardware import Hardware
 from autotune.core.memory import Peak
 from autotune.core.outcome import Outcome, OutOfMemory
+from autotune.core.timing import TimeLaw
 from autotune.errors import NotPredicted
 from autotune.forecaster import Forecaster
 from autotune.journal import Trial
@@ -182,6 +184,19 @@ def test_kinds_that_others_tell_nothing_of_are_traced_before_the_rest(traced: li
         ("off", "sdpa"),
         ("full", "eager"),
     ]
+
+
+def test_a_step_counts_its_own_micro_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is traced for many has two of them."""
+    asked: list[tuple[int, int]] = []
+
+    def time_law(found: Forecaster, candidate: Candidate, batch: Batch, accumulation: int) -> TimeLaw:
+        asked.append((candidate.gradient_accumulation_steps, accumulation))
+        return TimeLaw(micro_step=(), step_end=(), operators={})
+
+    monkeypatch.setattr(Forecaster, "_time_law", time_law)
+    thrifty().time_parts(candidate(gradient_accumulation_steps=1))
+    assert set(asked) == {(2, 1)}
 
 
 def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_a_space_is_planned_as_a_search_plans_it() -> None:
 
 
 def test_a_decision_is_timed_behind_all_its_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sampler is asked with every trial in its study, as often as is said."""
+    """The sampler is asked as often as is said, each time with another trial in its study: it knows no answer yet."""
     seen: list[int] = []
     monkeypatch.setattr("planner_speed.TRIALS", 7)
     monkeypatch.setattr("planner_speed.REPEATS", 3)
@@ -66,4 +66,4 @@ def test_a_decision_is_timed_behind_all_its_trials(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("planner_speed.RooflineSampler.best_next", best_next)
     assert decision_s() > 0
-    assert seen == [7, 7, 7]
+    assert seen == [8, 9, 10]

@@ -14,7 +14,20 @@ import pytest
 import record_table
 from record_table import SPACES, record, request_of
 from rich.console import Console
-from table import LEAST_REPEATS, Row, Table, best, deviation, half_of, leaders, load, regrets, summarize, unsettled
+from table import (
+    LEAST_REPEATS,
+    Row,
+    Table,
+    best,
+    deviation,
+    half_of,
+    leaders,
+    load,
+    load_whole,
+    regrets,
+    summarize,
+    unsettled,
+)
 
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory
@@ -127,9 +140,27 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
     recorded(file, Machine())
     with pytest.raises(UsageError, match="table of another seed"):
         recorded(file, Machine(), {**HEADER, "seed": 43})
-    file.write_text('{"date": "2026-11-21"}\n')
-    with pytest.raises(UsageError, match="is no table"):
+    for text in ('{"date": "2026-11-21"}\n', "[1]\n"):
+        file.write_text(text)
+        with pytest.raises(UsageError, match="is no table"):
+            load(file)
+    file.write_text(json.dumps(HEADER) + '\n{"candidate": {"knob_of_another_version": 1}}\n')
+    with pytest.raises(UsageError, match="has a row that this version does not know"):
         load(file)
+
+
+def test_what_is_scored_must_be_whole(tmp_path: Path) -> None:
+    """Of a table that is not, luck would pass for skill; both are told."""
+    file, ticks = tmp_path / "t.jsonl", itertools.count()
+    arguments: dict[str, Any] = {"candidates": SPACE, "references": REFERENCES, "attempt": Machine()}
+    record(file, HEADER, **arguments, may_go_on=lambda: next(ticks) < 7)
+    with pytest.raises(UsageError) as told:
+        load_whole(file)
+    first, second = told.value.problems
+    assert "6 of 40 candidates are measured" in first
+    assert "nothing is measured 6 times" in second
+    record(file, HEADER, **arguments)
+    assert len(load_whole(file).outcomes()) == 40
 
 
 def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -> None:
@@ -163,17 +194,17 @@ def test_drift_is_taken_out() -> None:
     assert deviation(table.rates()) == pytest.approx(0)
 
 
-def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
-    """A fifth, which no reference product told; a round of two is too small to tell."""
-    for size, expected in ((5, 100.0), (2, 120.0)):
-        rows = [
-            Row(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed, 1), measured_at="")
-            for number, speed in enumerate((1.0, 1.2, 1.0))
-            for each in SPACE[: 8 if number == 0 else size]
-        ]
-        rates = Table(header=HEADER, rows=tuple(rows)).rates()
-        assert rates[SPACE[0]] == pytest.approx([100, expected, 100])
-        assert rates[SPACE[7]] == pytest.approx([100])
+@pytest.mark.parametrize(("size", "effect"), [(5, 1.0), (2, 1.2)])
+def test_what_a_later_round_was_faster_by_is_taken_out(size: int, effect: float) -> None:
+    """A fifth, which no reference product told; a round of two is too small to tell. Round 0's luck stays."""
+    rows = [
+        Row(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed, 1), measured_at="")
+        for number, speed in enumerate((1.1, 1.2, 1 / 1.2))
+        for each in SPACE[: 8 if number == 0 else size]
+    ]
+    rates = Table(header=HEADER, rows=tuple(rows)).rates()
+    assert rates[SPACE[0]] == pytest.approx([110, 100 * effect, 100 / effect])
+    assert rates[SPACE[7]] == pytest.approx([110])
 
 
 def test_a_lucky_measurement_wins_nothing() -> None:
@@ -188,7 +219,8 @@ def test_a_lucky_measurement_wins_nothing() -> None:
 
 
 def test_one_measurement_never_beats_repeated_ones() -> None:
-    """The optimum is one whose rate is known; as long as nothing is repeated it is the fastest so far."""
+    """The optimum is one whose rate is known as a leader's; as long as nothing is repeated it is the fastest so far."""
+    assert best(table_of([100] * 6, [110] * 4, [90] * 7)) == SPACE[0]
     assert best(table_of([100, 100], [120])) == SPACE[0]
     assert best(table_of([100], [120])) == SPACE[1]
 

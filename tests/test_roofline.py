@@ -93,6 +93,13 @@ def test_a_batch_of_asks_holds_no_candidate_twice() -> None:
     assert {tuple(each.values()) for each in asked} == {tuple(each.values()) for each in CANDIDATES}
 
 
+def test_a_candidate_of_nothing_but_none_is_one() -> None:
+    """A trial that runs and has no parameters yet is not taken for it."""
+    asked = RooflineSampler([{"pad": None}, {"pad": 8}], [100.0, 50.0])
+    study = optuna.create_study(sampler=asked, direction="maximize")
+    assert [asked.ask_all(study.ask()) for _ in range(2)] == [{"pad": None}, {"pad": 8}]
+
+
 def test_it_works_from_several_threads() -> None:
     """As Optuna's `n_jobs` calls it; no candidate is measured twice."""
     study = optuna.create_study(sampler=sampler(), direction="maximize")

@@ -107,16 +107,25 @@ def test_quantized_states_are_streams_of_their_own() -> None:
     assert moved >= 100 * parameters
 
 
+def law(**knobs: Any) -> TimeLaw:
+    """Of a step of one micro-step, however many were traced."""
+    return time_law(traced(**knobs), layers=3, accumulation=1)
+
+
+def counts(law: TimeLaw) -> dict[Any, float]:
+    return {replace(row, count=0.0): row.count for row in law.micro_step if row.count}
+
+
 def test_some_layers_recomputed_are_between_none_and_all() -> None:
     """Two of three layers: every operator as often as when such a step is traced itself."""
-
-    def law(**knobs: Any) -> TimeLaw:
-        return time_law(traced(**knobs), layers=3, accumulation=1)
-
-    def counts(law: TimeLaw) -> dict[Any, float]:
-        return {replace(row, count=0.0): row.count for row in law.micro_step if row.count}
-
     found = mixture([law(checkpointing="off"), law(checkpointing="full")], [1 / 3, 2 / 3])
     some = law(checkpointing="every_n", every_n_layers=2)
     assert counts(found) == pytest.approx(counts(some))
     assert found.operators == pytest.approx(some.operators)
+
+
+def test_a_single_micro_step_is_the_first_of_two() -> None:
+    """It makes the gradients, and adds to none: every operator as often as when it is traced by itself."""
+    found, alone = (law(gradient_accumulation_steps=micro_steps) for micro_steps in (2, 1))
+    assert counts(found) == pytest.approx(counts(alone))
+    assert found.operators == pytest.approx(alone.operators)

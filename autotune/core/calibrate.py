@@ -76,7 +76,8 @@ MEASURED = TimePrior(factors={"launch": 0.3, "compute": 0.1, "bandwidth": 0.2, "
 PUBLISHED = TimePrior(factors={"launch": 0.6, "compute": 0.25, "bandwidth": 0.25, "host": 1.0}, misfit=0.12)
 ROUNDS = 20  # of Gauss and Newton, which settle in a few
 FREEDOM = 4  # degrees of it that misfits have
-NINETY_PERCENT = 1.645  # standard deviations to each side
+# Half widths of the interval that holds nine of ten: of the normal, and of Student's t with FREEDOM.
+NINETY_PERCENT, NINETY_PERCENT_OF_MISFITS = 1.645, 2.132
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,14 +99,20 @@ class TimeCalibration:
 
     def deviation(self, spent: Floats) -> Floats:
         """Standard deviations of the logarithms of seconds; (C, 4) to (C,)."""
-        shares = _shares(spent, self.logarithms)
-        deviation: Floats = np.sqrt(np.einsum("cf,fg,cg->c", shares, self.covariance, shares) + self.misfit**2)
+        deviation: Floats = np.hypot(self._of_factors(spent), self.misfit)
         return deviation
 
     def interval(self, spent: Floats) -> tuple[Floats, Floats]:
         """Between which seconds nine of ten are expected; (C, 4) to two of (C,)."""
-        middle, factor = self.seconds(spent), np.exp(NINETY_PERCENT * self.deviation(spent))
+        width = np.hypot(NINETY_PERCENT * self._of_factors(spent), NINETY_PERCENT_OF_MISFITS * self.misfit)
+        middle, factor = self.seconds(spent), np.exp(width)
         return middle / factor, middle * factor
+
+    def _of_factors(self, spent: Floats) -> Floats:
+        """Standard deviations that the factors give to the logarithms of seconds; (C, 4) to (C,)."""
+        shares = _shares(spent, self.logarithms)
+        deviation: Floats = np.sqrt(np.einsum("cf,fg,cg->c", shares, self.covariance, shares))
+        return deviation
 
 
 def calibrate_time(prior: TimePrior, spent: Floats, measured: Sequence[float]) -> TimeCalibration:

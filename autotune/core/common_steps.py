@@ -1,7 +1,8 @@
 """Common steps: what the time of many candidates is put together from, so that few kinds of steps are traced.
 
-A micro-step does not depend on the optimizer, nor the end of a step on what its micro-steps recompute; and where some
-of alike layers are recomputed, a micro-step is between those that recompute none and all. Leaves out tracing.
+A micro-step does not depend on the optimizer, nor the end of a step on what its micro-steps recompute; where some of
+alike layers are recomputed, a micro-step is between those that recompute none and all; and a step of two micro-steps
+has the first one of any (timing.py counts how many follow it). Leaves out tracing.
 """
 
 import math

@@ -26,7 +26,7 @@ NEIGHBOURS = 3  # trials before and after one, whose reference products tell how
 # Standard deviation of a trial's log rate that its own steps do not tell: repeats on a shared machine differ by 1 to
 # 6 % (the tables of docs/search.md). It counts where there is only one round to tell it.
 BETWEEN_TRIALS = 0.05
-# 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom, then the normal's (NIST e-Handbook, 1.3.6.7.2).
+# 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom, and the normal's (NIST e-Handbook, 1.3.6.7.2).
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 NORMAL_975 = 1.960
 
@@ -47,8 +47,14 @@ class Speedup:
 
 
 def student_975(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, for so many degrees of freedom, at least one."""
-    return T_975[freedom - 1] if freedom <= len(T_975) else NORMAL_975
+    """The 97.5 % quantile of Student's t, for so many degrees of freedom, at least one.
+
+    Of many it is expanded around the normal's (Abramowitz and Stegun, 26.7.5).
+    """
+    if freedom <= len(T_975):
+        return T_975[freedom - 1]
+    z = NORMAL_975
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def reference(outcome: Measured) -> float:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.calibrate import FACTORS, MEASURED, PUBLISHED, MemoryCalibration, calibrate_memory, calibrate_time
+from autotune.core.calibrate import (
+    FACTORS,
+    FREEDOM,
+    MEASURED,
+    PUBLISHED,
+    MemoryCalibration,
+    calibrate_memory,
+    calibrate_time,
+)
 
 PEAKS = st.lists(st.tuples(st.floats(1e6, 1e11), st.floats(1e6, 1e11)), min_size=1, max_size=8)
 
@@ -83,7 +91,8 @@ def test_intervals_hold_nine_of_ten() -> None:
     inside = {0: 0, 2: 0}
     for machine in range(300):
         spent = steps(machine, 4)
-        measured = spent @ np.exp(draw.normal(0, deviations)) * np.exp(draw.normal(0, PUBLISHED.misfit, 4))
+        misfits = PUBLISHED.misfit * draw.standard_t(FREEDOM, 4)
+        measured = spent @ np.exp(draw.normal(0, deviations)) * np.exp(misfits)
         for trials in inside:
             low, high = calibrate_time(PUBLISHED, spent[:trials], measured[:trials].tolist()).interval(spent[3:])
             inside[trials] += bool(low[0] <= measured[3] <= high[0])

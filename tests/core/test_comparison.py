@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.comparison import corrected_rates, drift, speedup
+from autotune.core.comparison import corrected_rates, drift, speedup, student_975
 from autotune.core.outcome import Measured
 from tests.stand_ins import STEP, measured
 
@@ -96,6 +96,12 @@ def test_drift_between_rounds_drops_out(drift: list[float], ratio: float) -> Non
     result = speedup(rounds, 1, 0)
     assert result.ratio == pytest.approx(ratio)
     assert result.low == pytest.approx(ratio, rel=1e-6)
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (12, 2.179), (13, 2.160), (30, 2.042), (10**6, 1.960)])
+def test_quantiles_are_those_of_the_handbook(freedom: int, quantile: float) -> None:
+    """NIST e-Handbook, 1.3.6.7.2."""
+    assert student_975(freedom) == pytest.approx(quantile, abs=0.001)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
