@@ -1,8 +1,9 @@
 """The run directory of a search: every trial that was ever started, on disk before and after it ran.
 
 The folders `trials/0000` and on are the record: `trial.json` and `candidate.json` stand before a trial starts,
-`outcome.json` is written whole when it ends. A search that was killed at any moment goes on from them. The Optuna
-journal beside them is made anew from the record at every start (proposals.py), so a torn line in it loses nothing.
+`outcome.json` is written whole when it ends. A search that was killed at any moment goes on from them. Beside them
+`spent_s.json` holds the seconds of all sittings, as of the last trial or the end. The Optuna journal is made anew from
+the record at every start (proposals.py), so a torn line in it loses nothing.
 """
 
 import fcntl
@@ -19,6 +20,7 @@ from autotune.core.outcome import Measured, Outcome, outcome_from_dict, outcome_
 from autotune.errors import UsageError
 
 Role = Literal["baseline", "by_hand", "search", "repeat"]
+SPENT = "spent_s.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +104,14 @@ class Journal:
 
     @property
     def spent_s(self) -> float:
-        """Seconds that all recorded trials took."""
-        return sum(trial.outcome.wall_s for trial in self.trials)
+        """Seconds that all sittings took, as far as they said; what the recorded trials took at least."""
+        file = self.out / SPENT
+        said = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
+        return max(said, sum(trial.outcome.wall_s for trial in self.trials))
+
+    def spend(self, seconds: float) -> None:
+        """Write down what all sittings, this one among them, have taken so far."""
+        write_json(self.out / SPENT, seconds)
 
     def folder(self, number: int) -> Path:
         """The folder of a trial."""

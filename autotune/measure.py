@@ -94,7 +94,7 @@ def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
             **rest,
         )
     epoch = clock.trainer.epoch
-    positions, tokens = sum(step.positions for step in steps), clock.tokens
+    positions, tokens = sum(step.positions for step in steps), sum(clock.tokens[-len(steps) :])
     if epoch is None:  # a run: what was trained is what there was
         epoch_positions, epoch_useful = positions, sum(step.useful for step in steps)
         padding_epoch, steps_per_epoch = 1 - tokens / positions, len(steps)
@@ -131,7 +131,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.peaks: tuple[int, int | None, int] | None = None
         self.warmup: list[Step] = []
         self.steps: list[Step] = []
-        self.tokens = 0  # of the measured steps, without padding
+        self.tokens: list[int] = []  # of each step, of the warm-up first, without padding
         self.diverged: tuple[int, float] | None = None  # at which optimizer step, and the loss
         self.ended_by = "steps"
         self._marks: list[Any] = []
@@ -172,7 +172,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
                 self.peaks = self.memory.peaks()
         else:
             self.steps.append(step)
-            self.tokens += sum(count.tokens for count in counts)
+        self.tokens.append(sum(count.tokens for count in counts))
         self.send(
             {
                 "event": "step",

@@ -6,14 +6,16 @@ and what follows (verdict.py).
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from autotune.core.budget import ROUNDS, Budget
 from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.journal import Journal, Trial
 from autotune.standings import measured
 from autotune.task import Measure
+
+REPEAT = Measure(budget_s=math.inf, precision=0.0, worst_first=False)  # its steps end it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,32 +37,31 @@ class Repeats:
     def run(self, contenders: Sequence[Trial]) -> tuple[list[Trial], list[list[Measured]]]:
         """Measure all contenders in rounds, back and forth; one that fails now is out, and so is a round without time.
 
-        Returns who is left, and the rounds in which all of them were measured, in their order.
+        Returns who is left, nobody where all failed, and the rounds in which all of them were measured, in their order.
         """
         left, rounds = list(contenders), list[dict[int, Outcome]]()
         if len(left) < 2:
             return left, []
         steps = self.budget.repeat_steps(self.spent_s() + self.leave_s, measured(contenders))
-        work = Measure(budget_s=math.inf, precision=0.0, most_steps=steps, worst_first=False)
+        work = replace(REPEAT, most_steps=steps)
         numbers = {trial.number for trial in contenders}
-        of_these = (n for n in itertools.count() if not _is_of_others(self._recorded(n).keys(), numbers))
-        for attempt, number in enumerate(of_these):
+        counting = (n for n in itertools.count() if not _is_passed_over(self._recorded(n), numbers))
+        for attempt, number in enumerate(counting):
             done = self._recorded(number)
             missing = [trial for trial in left if trial.number not in done]
             times = [self._last_measured(trial) for trial in missing]
             spent_s = self.spent_s() + (self.leave_s if attempt >= ROUNDS[0] else 0.0)
-            if missing and not self.budget.has_room_for_round(spent_s, missing=times, number=attempt, steps=steps):
-                break
-            for trial in missing[::-1] if attempt % 2 else missing:
-                repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)
-                if self._was_cut_off(repeat):
-                    break
-                done[trial.number] = repeat.outcome
-            if any(trial.number not in done for trial in left):
-                break
-            rounds.append(done)
-            left = [trial for trial in left if isinstance(done.get(trial.number), Measured)]
-            if len(left) < 2:
+            if self.budget.has_room_for_round(spent_s, missing=times, number=attempt, steps=steps):
+                for trial in missing[::-1] if attempt % 2 else missing:
+                    repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)
+                    if self._was_cut_off(repeat):
+                        break
+                    done[trial.number] = repeat.outcome
+            is_whole = all(trial.number in done for trial in left)
+            if is_whole:
+                rounds.append(done)
+            left = [trial for trial in left if isinstance(done.get(trial.number), Measured | None)]
+            if not is_whole or len(left) < 2:
                 break
         whole = [[outcome for trial in left if isinstance(outcome := done[trial.number], Measured)] for done in rounds]
         return left, [outcomes for outcomes in whole if outcomes]
@@ -80,6 +81,10 @@ class Repeats:
         return isinstance(repeat.outcome, TimedOut) and repeat.outcome.limit_s < self.patience_s
 
 
-def _is_of_others(done: Collection[int], numbers: Collection[int]) -> bool:
-    """Whether a recorded round is of other contenders: it lacks some of these, and has some that are none."""
-    return not (set(numbers) <= set(done) or set(done) <= set(numbers))
+def _is_passed_over(done: Mapping[int, Outcome], numbers: Collection[int]) -> bool:
+    """Whether a recorded round says nothing of these contenders.
+
+    It is of others: it lacks some of these, and has some that are none. Or all in it failed: that was the machine.
+    """
+    of_others = not (set(numbers) <= set(done) or set(done) <= set(numbers))
+    return of_others or (len(done) > 1 and not any(isinstance(outcome, Measured) for outcome in done.values()))

@@ -73,7 +73,10 @@ class Findings:
         """The result in one sentence."""
         best, speedup = self.verdict.best, self.verdict.speedup
         if best is self.baseline:
-            if any(self.verdict.repeats.values()):
+            again = [number for number, rates in self.verdict.repeats.items() if rates]
+            if again == [best.number]:
+                return "all others failed when they were measured again: the answer is the baseline"
+            if again:
                 return "no candidate is really faster: the answer is the baseline"
             if any(isinstance(trial.outcome, Measured) for trial in self.trials if trial.role != "baseline"):
                 return "no time was left to measure the best again: the answer is the baseline; raise budget.minutes"

@@ -5,7 +5,7 @@ measurement is reported: the best of many noisy trials looks better than it is.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from autotune.journal import Journal, Role, Trial
 from autotune.losses import LossComparison
 from autotune.plan import Plan, Speeds, miss_line
 from autotune.proposals import Proposals
-from autotune.repeats import Repeats
+from autotune.repeats import REPEAT, Repeats
 from autotune.result import Findings, write_result
 from autotune.search_request import SearchRequest, forecaster_of, identity_of, workload_of
 from autotune.standings import first_measurements, known_rates, measured, pace_of, ranked
@@ -86,7 +86,11 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 workers=workers,
                 display=display,
                 device=device,
-                budget=Budget(seconds=None if request.minutes is None else 60 * request.minutes, trials=request.trials),
+                budget=Budget(
+                    seconds=None if request.minutes is None else 60 * request.minutes,
+                    trials=request.trials,
+                    warmup_steps=REPEAT.warmup_steps(device),
+                ),
                 started=started,
                 spent_before_s=journal.spent_s,
             )
@@ -141,11 +145,13 @@ class _Sitting:
             patience_s=self.budget.patience_s(self._baseline_s()),
             perform=self._try,
         )
-        contenders, rounds = repeats.run(self._contenders(first, careful))
+        asked = self._contenders((first, careful))
+        contenders, rounds = repeats.run(asked)
         verdict = decide(
             baseline=first,
             by_hand=careful,
             contenders=contenders,
+            failed={trial.number for trial in asked} - {trial.number for trial in contenders},
             rounds=rounds,
             ranked=self._ranked(),
             may_win=self._may_win,
@@ -154,6 +160,7 @@ class _Sitting:
         parity = None
         if verdict.best is not first and self.request.compares_losses:
             parity = self._losses.run(first, verdict.best)
+        self.journal.spend(self._spent_s())
         return self._conclude(first, careful, verdict, parity)
 
     # -- the trials
@@ -167,16 +174,18 @@ class _Sitting:
     def _first_that_runs(self, role: Role, fallbacks: Sequence[Candidate]) -> Trial | None:
         """Try candidates in order until one does not run out of memory; that one's trial, or the last.
 
-        Those that are predicted not to fit are passed over, but for the last.
-
-        None when the budget of trials was spent before; the first trial of all it always has.
+        Those that are predicted not to fit are passed over, but for the last. What an earlier sitting came to stays,
+        whatever is predicted now. None when the budget of trials was spent before; a baseline it always has.
         """
+        for trial in filter(None, map(self._known, fallbacks)):
+            if trial.role == role and not isinstance(trial.outcome, OutOfMemory):
+                return trial
         last: Trial | None = None
         for candidate in fallbacks:
             known = self._known(candidate)
             if known is None and candidate is not fallbacks[-1] and not self.plan.fits(candidate):
                 continue
-            if known is None and self.journal.trials and not self.budget.allows(self._tried()):
+            if known is None and (last or role != "baseline") and not self.budget.allows(self._tried()):
                 break
             last = known or self._try(candidate, role)
             if not isinstance(last.outcome, OutOfMemory):
@@ -250,7 +259,7 @@ class _Sitting:
 
     def _in_space(self, candidate: Candidate) -> Candidate:
         """A reference as the space would have it: with the allocator tuned, and with what was fixed."""
-        return replace(candidate, tuned_allocator=True, **self.request.fixed)
+        return replace(candidate, **{"tuned_allocator": True, **self.request.fixed})
 
     def _try(self, candidate: Candidate, role: Role, work: Measure | None = None, **repeat: int) -> Trial:
         """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
@@ -267,6 +276,8 @@ class _Sitting:
         except BaseException:
             self.journal.abandon(number)
             raise
+        finally:
+            self.journal.spend(self._spent_s())
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
         self.plan.learn(trial)
@@ -305,7 +316,7 @@ class _Sitting:
         return self.budget.trial_limit_s(spent_s, baseline_s=self._baseline_s(), reserve_s=reserve_s)
 
     def _baseline_s(self) -> float:
-        return max(trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline")
+        return max((trial.outcome.wall_s for trial in self.journal.trials if trial.role == "baseline"), default=0.0)
 
     def _spent_s(self) -> float:
         return self.spent_before_s + time.monotonic() - self.started
@@ -315,7 +326,7 @@ class _Sitting:
         if len(measured(self._first_measurements())) < 2:
             return 0.0
         references = [trial for trial in self.journal.trials if trial.role in ("baseline", "by_hand")]
-        contenders = measured(self._ranked()[:2] + references)
+        contenders = measured(self._contenders(references))
         if all(trial.role != "search" for trial in self.journal.trials):
             return self.budget.reserve_s(contenders, rounds=1)  # better something to compare with, and less surely
         return self.budget.reserve_s(contenders) + self._comparison_s()
@@ -353,10 +364,10 @@ class _Sitting:
     def _ranked(self) -> list[Trial]:
         return ranked(self.journal.trials, self.legal)
 
-    def _contenders(self, first: Trial, careful: Trial) -> list[Trial]:
-        """The baseline and `by_hand` if they ran, and the two best of the others."""
-        references = {trial.number: trial for trial in (first, careful) if isinstance(trial.outcome, Measured)}
-        return [*references.values(), *[trial for trial in self._ranked() if trial.number not in references][:2]]
+    def _contenders(self, references: Iterable[Trial]) -> list[Trial]:
+        """Of the references those that ran, and the two best of the others."""
+        ran = {trial.number: trial for trial in references if isinstance(trial.outcome, Measured)}
+        return [*ran.values(), *[trial for trial in self._ranked() if trial.number not in ran][:2]]
 
     def _conclude(self, first: Trial, careful: Trial, verdict: Verdict, parity: Parity | str | None) -> Findings:
         request, trials = self.request, self.journal.trials

@@ -214,9 +214,10 @@ def row_counts(dataset: Any) -> tuple[Integers, Integers]:
 
 
 def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
-    """Order the epoch's steps for a trial: those with the smallest and largest micro-batch first if asked, then others.
+    """Order the epoch's steps for a trial: if asked the one with the least `largest` first, then the one with the most.
 
-    The random order does not depend on the sizes, so that candidates with the same batching meet the same steps.
+    The others are in a random order that does not depend on the sizes, so that candidates with the same batching meet
+    the same steps. largest: positions of each step's largest micro-batch, shape (steps,).
     """
     order: list[int] = np.random.default_rng(seed).permutation(len(largest)).tolist()
     if worst_first:

@@ -29,11 +29,13 @@ def first_measurements(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def ranked(trials: Iterable[Trial], space: Collection[Candidate]) -> list[Trial]:
-    """First measurements of the space's candidates, fastest first."""
-    ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
+    """First measurements of the space's candidates, fastest first.
+
+    Repeats have no say, not even of the machine: else those who were measured again could be others afterwards.
+    """
+    ran = [trial for trial in first_measurements(trials) if isinstance(trial.outcome, Measured)]
     rates = dict(zip((trial.number for trial in ran), corrected_rates(measured(ran)), strict=True))
-    found = [trial for trial in first_measurements(ran) if trial.candidate in space]
-    return sorted(found, key=lambda trial: -rates[trial.number])
+    return sorted((trial for trial in ran if trial.candidate in space), key=lambda trial: -rates[trial.number])
 
 
 def pace_of(fastest: Trial | None, candidate: Candidate, trials: Iterable[Trial]) -> Pace | None:
@@ -63,11 +65,19 @@ def known_rates(
     """
     ran = [trial for trial in trials if isinstance(trial.outcome, Measured)]
     rates: dict[Candidate, list[float]] = {}
-    for trial, rate in zip(ran, rates_as_at_first(measured(ran)), strict=True):
+    errors: dict[Candidate, list[float | None]] = {}
+    for trial, outcome, rate in zip(ran, measured(ran), rates_as_at_first(measured(ran)), strict=True):
         rates.setdefault(trial.candidate, []).append(rate)
+        errors.setdefault(trial.candidate, []).append(outcome.relative_error)
     found = dict(believed)
-    for trial, outcome in zip(ran, measured(ran), strict=True):
-        if trial.role != "repeat" and (trial.candidate in space or trial is best):
-            rate = geometric_mean(rates[trial.candidate])
-            found[trial.candidate] = Known(rate=rate, deviation=outcome.relative_error, trial=trial.number)
+    for trial in first_measurements(ran):
+        if trial.candidate in space or trial is best:
+            rate, error = geometric_mean(rates[trial.candidate]), _of_mean(errors[trial.candidate])
+            found[trial.candidate] = Known(rate=rate, deviation=error, trial=trial.number)
     return found
+
+
+def _of_mean(errors: Sequence[float | None]) -> float | None:
+    """The standard error of a mean of logarithms; None where one of them has none."""
+    told = [error for error in errors if error is not None]
+    return math.hypot(*told) / len(told) if len(told) == len(errors) else None

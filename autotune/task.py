@@ -23,8 +23,8 @@ class Measure:
         seconds: steps in a row meet the machine in one mood, and three may agree by chance.
     least_steps, most_steps: measured optimizer steps, besides the warm-up; the budget ends a trial before
         `least_steps` only when two steps are measured, because one has no error.
-    worst_first: warm up on the epoch's smallest and largest micro-batch, so that the peak is that of the worst batch:
-        in the second step, because the optimizer's states are only there after the first.
+    worst_first: warm up on the step whose largest micro-batch is the smallest, then on the one whose is the largest, so
+        that the peak is that of the worst batch: second, because the optimizer's states are only there after the first.
     pace: the trial ends when it is slower than this; None lets it go on.
     """
 

@@ -6,7 +6,7 @@ Leaves out measuring (search.py) and saying it (result.py).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.core.candidate import Candidate, short_name
@@ -40,6 +40,7 @@ def decide(
     baseline: Trial,
     by_hand: Trial,
     contenders: Sequence[Trial],
+    failed: Collection[int],
     rounds: Sequence[Sequence[Measured]],
     ranked: Sequence[Trial],
     may_win: Callable[[Candidate], bool],
@@ -48,12 +49,18 @@ def decide(
     """Choose the fastest contender that may win; the baseline unless one is really faster, or it fails now.
 
     Without a second measurement it is the fastest of the first, if that is far ahead. Raises TrainingFailed when
-    nothing that ran may be the answer.
+    nothing that ran may be the answer, or nothing ran again.
 
-    by_hand: the baseline's own trial where there was none. rounds: outcomes of all contenders, in their order.
+    by_hand: the baseline's own trial where there was none. contenders: those that did not fail when they were measured
+    again. failed: the numbers of those that did; they do not win. rounds: outcomes of all contenders, in their order.
     ranked: measured trials of the space, fastest first, for when there was no second measurement.
     keeps_pins: whether a candidate has what the user fixed; a baseline that has not cannot be the answer.
     """
+    if failed and not contenders:
+        raise TrainingFailed(
+            "all that were measured a second time failed, though they ran before: see their logs in out, and what else "
+            "uses the machine; the same out measures them again"
+        )
     places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
 
     def against(trial: Trial, other: Trial) -> Speedup | None:
@@ -67,19 +74,19 @@ def decide(
     eligible = [trial for trial in contenders if trial.number in places and may_win(trial.candidate)]
     best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
     over_baseline = against(best, baseline) if best else None
-    failed_again = bool(rounds) and baseline.number not in places
-    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate) and not failed_again
+    once_only = [t for t in (*ranked, by_hand) if _ran(t) and may_win(t.candidate) and t.number not in failed]
+    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate) and baseline.number not in failed
     once = None
-    if not rounds and (ahead := _far_ahead([t for t in (by_hand, *ranked) if may_win(t.candidate)], baseline)):
+    if not rounds and (ahead := _far_ahead(once_only, baseline)):
         best, once = ahead
     elif baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
         best = baseline
     elif best is None:
-        best = next((trial for trial in (*ranked, by_hand) if _ran(trial) and may_win(trial.candidate)), None)
+        best = next(iter(once_only), None)
     if best is None:
         raise TrainingFailed(
-            "nothing that has the values which were fixed could be measured: raise budget.minutes or budget.trials, or "
-            "fix fewer of candidate.*"
+            "nothing that has the values which were fixed could be measured, and again where that was tried: raise "
+            "budget.minutes or budget.trials, or fix fewer of candidate.*"
         )
     return Verdict(
         best=best,
@@ -103,8 +110,8 @@ def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup
     A rate is lowered by as much as the machine seems to have been faster than for the baseline, and none is raised. The
     errors are those of each trial's own steps.
     """
-    ran = list(filter(_ran, (baseline, *trials)))
-    if baseline not in ran:
+    ran = list({trial.number: trial for trial in (baseline, *trials) if _ran(trial)}.values())
+    if not _ran(baseline):
         return None
     outcomes = measured(ran)
     rates = [
@@ -127,7 +134,7 @@ def cannot_start(trial: Trial) -> AutotuneError:
         )
     if isinstance(outcome, TimedOut):
         return TrainingFailed(
-            f"the baseline did not finish two steps in {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
+            f"the baseline was not measured after {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
             f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
         )
     if isinstance(outcome, Diverged):

@@ -148,7 +148,7 @@ CARDS: dict[int, tuple[Case, ...]] = {
 
 # For a machine without a GPU: what `--cpu` trains, to see that the suite runs. In fp32: some have no other arithmetic.
 TINY_MODEL = "tiny"
-ON_CPU = {"weights_dtype": "float32", "mixed_precision": "no", "torch_threads": 1, **PLAIN_ALLOCATOR}
+ON_CPU = {"weights_dtype": "float32", "mixed_precision": "no", **PLAIN_ALLOCATOR}
 CPU_CASES: tuple[Case, ...] = (
     make(TINY_MODEL, "lora", 2, 64, "padded", **ON_CPU),
     make(TINY_MODEL, "qlora", 2, 64, **ON_CPU),
@@ -168,7 +168,8 @@ def row_lengths(case: Case) -> list[int]:
     """Tokens of each sample, in the order in which micro-batches take them.
 
     Padded rows go from the longest to half of it, so that the first micro-batch is the largest that the rows could
-    make, and none is without padding. Two samples fill a packed row.
+    make, and none is without padding. A random order would rarely bring the longest together, which is what the
+    prediction of memory is of. Two samples fill a packed row.
     """
     length, count = case.candidate.row_length, STEPS * case.candidate.rows_per_step
     if case.rows == "packed":
@@ -179,10 +180,15 @@ def row_lengths(case: Case) -> list[int]:
 
 
 def lengths_of(case: Case) -> Lengths | None:
-    """The rows as the prediction is told them; None where every row is full."""
+    """The rows as the prediction is told them; None where every row is full.
+
+    They stand where its seeded order (core/batches.py) takes them from, so that it deals the trainer's micro-batches.
+    """
     if case.rows != "padded":
         return None
-    tokens = np.array(row_lengths(case), dtype=np.int64)
+    lengths = row_lengths(case)
+    tokens = np.empty(len(lengths), dtype=np.int64)
+    tokens[np.random.default_rng(SEED).permutation(len(lengths))] = lengths
     return Lengths(tokens=tokens, labels=tokens - 1)
 
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Job:
     case: Case
     card_bytes: int | None = None
     wide: bool = False
+
+    @property
+    def asked(self) -> Case:
+        """The case on its card, before its micro-batch is known."""
+        return replace(self.case, card_bytes=self.card_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +93,31 @@ def in_order(planned: Sequence[Planned], jobs: Sequence[Job]) -> list[Planned]:
 
 
 def predictions(
-    jobs: Sequence[Job], hardware: Hardware, home: Path, scratch: Path, progress: Progress
-) -> Iterator[list[Planned]]:
-    """Predict every job, one process a core; in the order in which they are ready."""
+    jobs: Sequence[Job], hardware: Hardware, home: Path, scratch: Path, progress: Progress, *, deadline: float
+) -> Iterator[tuple[Job, list[Planned]]]:
+    """Predict every job, one process a core; in the order in which they are ready.
+
+    deadline: as time.monotonic() counts. What is not predicted by then is left out; its traces are kept in `home`.
+    """
     context = multiprocessing.get_context("spawn")  # no fork of a process that may have threads
     started, processes = time.monotonic(), max(1, min(count_cores(), len(jobs)))
     with ProcessPoolExecutor(processes, context, initializer=see_no_gpu) as pool:
         futures = {pool.submit(predict, job, hardware, home, scratch / str(n)): job for n, job in enumerate(jobs)}
-        for count, future in enumerate(as_completed(futures), 1):
-            try:
-                yield future.result()
-            except Exception as error:  # a case that cannot be predicted is a row, too
-                case = replace(futures[future].case, card_bytes=futures[future].card_bytes)
-                why = f"{type(error).__name__}: {error}"
-                yield [Planned(case=case, directory=scratch, estimate=None, why=why)]
-            progress(f"predicted {count} of {len(jobs)} after {time.monotonic() - started:.0f} s")
+        try:
+            for count, future in enumerate(as_completed(futures, timeout=max(0.0, deadline - started)), 1):
+                job = futures[future]
+                yield job, _found(job, future, scratch)
+                progress(f"predicted {count} of {len(jobs)} after {time.monotonic() - started:.0f} s")
+        except TimeoutError:
+            for process in (pool._processes or {}).values():
+                process.kill()
+
+
+def _found(job: Job, future: Future[list[Planned]], scratch: Path) -> list[Planned]:
+    try:
+        return future.result()
+    except Exception as error:  # a case that cannot be predicted is a row, too
+        return [Planned(case=job.asked, directory=scratch, estimate=None, why=f"{type(error).__name__}: {error}")]
 
 
 def see_no_gpu() -> None:

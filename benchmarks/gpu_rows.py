@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from gpu_cases import CPU_CASES, SEED, Case
 from gpu_plan import Planned, Progress, in_order, predictions, waiting
-from gpu_summary import DONE
+from gpu_summary import DONE, untried
 from rows import Row, append, commit_of_checkout, now, own_rows, today
 
 from autotune import nvml
@@ -61,15 +61,17 @@ def run(
     *,
     out: Path,
     home: Path,
-    budget_s: float,
+    deadline: float,
     first: int | None,
     every: int,
     commit: str | None,
     on_cpu: bool,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Predict, measure, and sum up all rows of this device and these versions. hardware: the machine at hand."""
-    deadline = time.monotonic() + budget_s
+    """Predict, measure, and sum up all rows of this device and these versions.
+
+    hardware: the machine at hand. deadline: as time.monotonic() counts; `left` names what was not begun by then.
+    """
     file = out / part.file
     about = {
         "device": hardware.name,
@@ -82,8 +84,9 @@ def run(
     jobs = waiting(CPU_CASES if on_cpu else part.cases, {} if on_cpu else part.cards, before)[::every][:first]
     with tempfile.TemporaryDirectory() as scratch:
         progress(f"predicting {len(jobs)} candidates or borders of cards")
-        planned = []
-        for found in predictions(jobs, hardware, home, Path(scratch), progress):
+        planned, waits = [], list(jobs)
+        for job, found in predictions(jobs, hardware, home, Path(scratch), progress, deadline=deadline):
+            waits.remove(job)
             for plan in found:
                 if plan.case.name not in there:
                     planned.append(plan)
@@ -101,8 +104,12 @@ def run(
                 deadline=deadline,
                 progress=progress,
             )
-    rows = [row for row in own_rows(file, about) if row["kind"] == "measurement"]
-    return {**about, "date": today(), "left": left, **part.summary(rows), "rows": rows}
+    own = own_rows(file, about)
+    rows = [row for row in own if row["kind"] == "measurement"]
+    left += [job.asked.name for job in waits]
+    if left:
+        progress(f"the time is up with {len(left)} left; the same command goes on")
+    return {**about, "date": today(), "left": left, "untried": untried(own), **part.summary(rows), "rows": rows}
 
 
 def gpu_at_hand(progress: Progress) -> Hardware:

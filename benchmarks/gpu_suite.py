@@ -1,21 +1,28 @@
 """What only a GPU can show, measured on one: run this on a machine with a CUDA GPU, and keep the rows it writes.
 
     PYTHONPATH=. python benchmarks/gpu_suite.py memory|time --out DIR [--budget-s 480] [--first N] [--every K] [--json]
-    PYTHONPATH=. python benchmarks/gpu_suite.py search NAME --data FILE --out DIR [--minutes 6] [--json]
+    PYTHONPATH=. python benchmarks/gpu_suite.py search NAME --data FILE --out DIR [--minutes 6] [--budget-s 480]
 
 It needs one NVIDIA GPU, this checkout, its dependencies (a CUDA build of torch; versions other than those of
 constraints.txt are written into the rows), no network and no weights. Candidates that are not predicted to fit on the
 GPU are left out: the table was made for one of 80 GB or more. `memory` and `time` first trace on every core, then the
-GPU measures (`time` probes it before, or takes a probe by `--hardware`). They begin nothing new when their budget ends;
-run again with the same DIR they go on where they stopped. `--first N` takes the next N only, `--every K` each K-th, for
-pieces in whatever order. `--commit` names the commit where there is no git to ask. `--cpu` trains two tiny rows on a
-machine without a GPU, which says that the suite runs and measures nothing.
+GPU measures (`time` probes it before, or takes a probe by `--hardware`). `--first N` takes the next N only, `--every K`
+each K-th, for pieces in whatever order. `--commit` names the commit where there is no git to ask. `--cpu` trains two
+tiny rows on a machine without a GPU, which says that the suite runs and measures nothing.
 
 `search` searches one configuration of gpu_search.py for so many minutes, and then measures what it found side by side
 with the settings that people start from.
 
+The budget counts from the start of the process. When it ends nothing new is begun, and what `search` is in the middle
+of is dropped; the same command goes on with what is `left`, a search on the same GPU alone.
+
 What is printed on stdout is the summary, with `--json` and every row as one object; progress goes to stderr.
 """
+
+# ruff: noqa: E402
+import time
+
+STARTED = time.monotonic()  # before the other imports, which take seconds
 
 import argparse
 import json
@@ -29,6 +36,7 @@ import gpu_rows
 import gpu_search
 import gpu_time
 from memory_cases import plain_cpu
+from rows import count, refuse
 
 from autotune.core.hardware import Hardware
 from autotune.errors import AutotuneError
@@ -40,12 +48,12 @@ PARTS = {"memory": gpu_memory.MEMORY, "time": gpu_time.TIME}
 
 
 def main() -> None:
-    """Run one part of the suite. Exits 1 when it cannot."""
+    """Run one part of the suite. Exits 1 when it cannot, 2 when it was asked for what is not there."""
     arguments = _arguments()
     try:
         result = _search(arguments) if arguments.part == "search" else _rows(arguments)
     except AutotuneError as error:
-        sys.exit("\n".join(error.problems))
+        refuse(error)
     print(json.dumps(result) if arguments.json else json.dumps({**result, "rows": len(result["rows"])}, indent=1))
 
 
@@ -55,7 +63,7 @@ def _rows(arguments: argparse.Namespace) -> dict[str, Any]:
         _hardware(arguments),
         out=arguments.out,
         home=arguments.home.absolute(),
-        budget_s=arguments.budget_s,
+        deadline=STARTED + arguments.budget_s,
         first=arguments.first,
         every=arguments.every,
         commit=arguments.commit,
@@ -68,11 +76,9 @@ def _hardware(arguments: argparse.Namespace) -> Hardware:
     """The machine at hand: as it was probed where seconds are predicted, else as it is known."""
     if arguments.hardware:
         return load_hardware(arguments.hardware)
-    if arguments.cpu:
-        return plain_cpu()
     if arguments.part == "time":
-        return probe(home=arguments.home.absolute(), progress=_say)
-    return gpu_rows.gpu_at_hand(_say)
+        return probe(home=arguments.home.absolute(), use_gpu=not arguments.cpu, progress=_say)
+    return plain_cpu() if arguments.cpu else gpu_rows.gpu_at_hand(_say)
 
 
 def _search(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -82,6 +88,7 @@ def _search(arguments: argparse.Namespace) -> dict[str, Any]:
         minutes=arguments.minutes,
         out=arguments.out,
         home=arguments.home.absolute(),
+        deadline=STARTED + arguments.budget_s,
         use_gpu=not arguments.cpu,
         commit=arguments.commit,
         progress=_say,
@@ -97,9 +104,8 @@ def _arguments() -> argparse.Namespace:
     parts = parser.add_subparsers(dest="part", required=True)
     for name, about in (("memory", "predicted against measured memory"), ("time", "the same of seconds")):
         part = parts.add_parser(name, help=about)
-        part.add_argument("--budget-s", type=float, default=480.0, help="seconds after which nothing new is begun")
-        part.add_argument("--first", type=int, help="at most so many of those that are not there yet")
-        part.add_argument("--every", type=int, default=1, help="each K-th of them")
+        part.add_argument("--first", type=count, help="at most so many of those that are not there yet")
+        part.add_argument("--every", type=count, default=1, help="each K-th of them")
         part.add_argument("--hardware", type=Path, help="a file of `autotune probe`")
         _usual(part)
     search = parts.add_parser("search", help="a search against what people start from")
@@ -111,6 +117,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _usual(part: argparse.ArgumentParser) -> None:
+    part.add_argument("--budget-s", type=float, default=480.0, help="seconds of this process, after which it ends")
     part.add_argument("--out", type=Path, default=RESULTS, help="directory of the rows")
     part.add_argument("--home", type=Path, default=HOME, help="cache of what was traced and probed")
     part.add_argument("--commit", help="of this checkout, where git cannot tell")

@@ -55,6 +55,23 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
+def untried(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What is not measured, and why: what nothing foretells, and what is not predicted to fit the whole device.
+
+    rows: of both kinds, in the order in which they were written.
+    """
+    last = {row["name"]: row for row in rows}
+    return [
+        {"name": row["name"], "why": row.get("why") or "it is not predicted to fit"}
+        for row in last.values()
+        if row["kind"] == "prediction" and _is_untried(row["predicted"], row["case"]["card_bytes"])
+    ]
+
+
+def _is_untried(predicted: Row | None, card_bytes: int | None) -> bool:
+    return predicted is None or (card_bytes is None and not predicted["fits"])
+
+
 def errors(rows: Sequence[Row], counter: str) -> dict[str, Any]:
     """Median and largest absolute error of one counter, and which row has that one; None without rows."""
     found = sorted((abs(row["errors"][counter]), row["name"]) for row in rows if counter in row["errors"])

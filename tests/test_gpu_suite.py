@@ -1,31 +1,37 @@
 """benchmarks/gpu_suite.py without a GPU: what it chooses, in which order it writes, and what its rows add up to."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gpu_rows
 import gpu_search
+import gpu_suite
 import gpu_time
 import numpy as np
 import pytest
 import yaml
-from gpu_cases import CARDS, CASES, CPU_CASES, STEPS, Case, around, make, row_lengths
+from gpu_cases import CARDS, CASES, CPU_CASES, SEED, STEPS, Case, around, lengths_of, make, row_lengths, write_rows
 from gpu_memory import MEMORY
 from gpu_plan import Job, Planned, predict, waiting
+from gpu_published import FULL_0_5B, LORA_7B, Settings, as_published
 from gpu_rows import Watch, measure_all
-from gpu_summary import GOAL, summary
+from gpu_search import Kept, TimeIsUp, ending, settings_of
+from gpu_summary import GOAL, summary, untried
 from memory_cases import plain_cpu
 from rows import append, own_rows, read
 
 from autotune import trial
 from autotune.catalogue import CONF
-from autotune.core.candidate import CHECKPOINTINGS
+from autotune.core.batches import simulate_epoch, worst_batch
+from autotune.core.candidate import CHECKPOINTINGS, short_name
 from autotune.core.context import Context, Installed
 from autotune.core.estimate import Demand, MemoryEstimate, Room
 from autotune.core.gpu_specs import UNKNOWN_CONTEXT_BYTES, read_gpu_spec
@@ -33,7 +39,8 @@ from autotune.core.hardware import Hardware
 from autotune.core.legality import first_broken
 from autotune.core.memory import Peak
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, TimedOut
-from autotune.core.recipe import METHODS
+from autotune.core.recipe import METHODS, Recipe
+from autotune.core.space import baseline
 from autotune.core.timing import SPENT
 from autotune.core.workload import DataFacts, Lengths, Workload
 from autotune.demo import CONVERSATIONS
@@ -41,7 +48,8 @@ from autotune.errors import AutotuneError
 from autotune.models import resolve_architecture
 from autotune.nvml import Gpu, Memory
 from tests import stand_ins
-from tests.stand_ins import measured
+from tests.core.examples import A100, context, workload
+from tests.stand_ins import measured, search_request
 
 GIB = 2**30
 SCRIPT = Path(gpu_rows.__file__).with_name("gpu_suite.py")
@@ -136,6 +144,24 @@ def test_rows_are_what_a_case_says() -> None:
         assert all((len(set(batch)) > 1) == (case.rows == "padded") for batch in batches)
 
 
+@pytest.mark.parametrize(("rows", "steps"), [(16, 1), (2, 2)])
+def test_what_is_predicted_of_padded_rows_is_what_is_trained(tmp_path: Path, rows: int, steps: int) -> None:
+    """The simulated epoch has the real sampler's micro-batches, and the worst one of memory is among them."""
+    from accelerate.data_loader import SeedableRandomSampler
+    from datasets import load_from_disk
+
+    case = make("m", "lora", rows, 512, "padded", gradient_accumulation_steps=steps)
+    write_rows(case, tmp_path)
+    tokens = [len(row) for row in load_from_disk(tmp_path)["input_ids"]]
+    taken = [tokens[place] for place in SeedableRandomSampler(range(len(tokens)), data_seed=SEED)]
+    trained = [max(taken[i : i + rows]) for i in range(0, len(taken), rows)]
+    lengths = lengths_of(case)
+    assert lengths is not None
+    assert simulate_epoch(case.candidate, lengths, seed=SEED).positions.tolist() == trained
+    worst = worst_batch(case.candidate, lengths)
+    assert (worst.positions, worst.labels) == (trained[0], sum(taken[:rows]) - rows)
+
+
 def test_a_border_is_tried_from_both_sides() -> None:
     """The largest that fits, and where asked a quarter less and a quarter more; each once."""
     case = make("m", "lora", 1, 512)
@@ -172,7 +198,7 @@ class Scripted:
         self.outcomes = list(outcomes)
         self.tasks: list[Any] = []
 
-    def perform(self, task: Any, *, limit_s: float, on_event: Any) -> Outcome:
+    def perform(self, task: Any, *, limit_s: float | None, on_event: Any = lambda event: None) -> Outcome:
         on_event({"event": "step"})
         self.tasks.append(task)
         return self.outcomes.pop(0)
@@ -242,6 +268,14 @@ def test_the_budget_leaves_the_rest_for_another_run(tmp_path: Path, watch: Watch
     assert not file.exists()
 
 
+def test_predicting_ends_with_the_budget(tmp_path: Path, home: Path) -> None:
+    """What was not predicted in time is left, too."""
+    result = gpu_rows.run(MEMORY, plain_cpu(), out=tmp_path, home=home, deadline=time.monotonic(), first=None, every=1,
+                          commit="c", on_cpu=True, progress=SILENT)  # fmt: skip
+    assert result["left"] == [case.name for case in CPU_CASES]
+    assert not (tmp_path / MEMORY.file).exists()
+
+
 def test_what_is_there_is_not_done_again(tmp_path: Path, watch: Watch) -> None:
     """A case is done when it was measured or out of memory on this device with these versions; a crash is not."""
     file, waits = tmp_path / "rows.jsonl", plans(tmp_path, 3)
@@ -305,6 +339,23 @@ def test_the_summary_of_a_table_made_by_hand() -> None:
     assert summary([*rows, line("a", 0.04, needed=11, taken=10)])["errors"]["allocated_bytes"]["worst"] == "a"
 
 
+def test_what_is_not_tried_is_told() -> None:
+    """A case that nothing foretells, or that should not fit the device, and was not measured after all."""
+    fits, case = {"fits": True}, {"card_bytes": None}
+    rows = [
+        {"kind": "prediction", "name": "unknown", "case": case, "predicted": None, "why": "NotPredicted: so"},
+        {"kind": "prediction", "name": "large", "case": case, "predicted": {"fits": False}},
+        {"kind": "prediction", "name": "left", "case": case, "predicted": fits},
+        {"kind": "prediction", "name": "beyond a card", "case": {"card_bytes": 1}, "predicted": {"fits": False}},
+        {"kind": "prediction", "name": "known now", "case": case, "predicted": None},
+        {"kind": "measurement", "name": "known now", "case": case, "predicted": fits},
+    ]
+    assert untried(rows) == [
+        {"name": "unknown", "why": "NotPredicted: so"},
+        {"name": "large", "why": "it is not predicted to fit"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("worst", "out_of_memory", "met"), [(0.05, False, True), (0.051, False, False), (0.01, True, False)]
 )
@@ -328,18 +379,47 @@ def test_a_border_is_where_the_prediction_has_it(home: Path, tmp_path: Path, h20
 
 
 def test_the_whole_of_it_on_a_cpu(tmp_path: Path, home: Path) -> None:
-    """Two tiny rows through the real trace and the real worker, predictions first."""
-    words = [sys.executable, SCRIPT, "memory", "--cpu", "--json", "--out", tmp_path, "--home", home]
-    first = subprocess.run(words, check=True, capture_output=True, text=True)
+    """Two tiny rows through the real trace and the real worker, predictions first, from the rates of another CPU.
+
+    The parts differ in what they sum up.
+    """
+    hardware = tmp_path / "hardware.json"
+    hardware.write_text(json.dumps(read(gpu_suite.RESULTS / "table_tiny-demo.jsonl")[0]["probed"]))
+    words = [sys.executable, SCRIPT, "time", "--cpu", "--json", "--hardware", hardware, "--out", tmp_path]
+    first = subprocess.run([*words, "--home", home], check=True, capture_output=True, text=True)
     result = json.loads(first.stdout)
-    rows = read(tmp_path / MEMORY.file)
+    rows = read(tmp_path / gpu_time.TIME.file)
     assert [row["kind"] for row in rows] == ["prediction"] * 2 + ["measurement"] * 2
     assert [row["outcome"] for row in rows[2:]] == ["measured"] * 2, rows
     assert {row["name"] for row in rows[:2]} == {case.name for case in CPU_CASES}
     assert all(max(row["at"] for row in rows[:2]) <= row["at"] for row in rows[2:])
-    assert all(row["measured"]["resident_bytes"] > 0 and row["errors"] == {} for row in rows[2:])
+    assert all(row["measured"]["resident_bytes"] > 0 for row in rows[2:])
+    assert all(row["errors"] == {"step_s": row["predicted"]["step_s"] / row["measured"]["step_s"] - 1}
+               for row in rows[2:])  # fmt: skip
     assert result["rows"] == rows[2:]
-    assert (result["count"], result["errors"]["allocated_bytes"]["count"], result["failed"]) == (2, 0, [])
+    assert (result["count"], result["uncalibrated"]["count"]) == (2, 2)
+    assert [result[each] for each in ("left", "untried", "not_predicted", "failed")] == [[]] * 4
+    memory = MEMORY.summary(rows[2:])
+    assert (memory["count"], memory["errors"]["allocated_bytes"]["count"], memory["failed"]) == (2, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("memory", "--every", "0"), "expected a number from 1"),
+        (("time", "--cpu", "--hardware", "nowhere.json"), "nowhere.json: cannot be read"),
+    ],
+)
+def test_wrong_input_is_refused(
+    words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit code of the command line, and what is wrong on stderr."""
+    monkeypatch.setattr(sys, "argv", ["gpu_suite.py", *words])
+    with pytest.raises(SystemExit) as end:
+        gpu_suite.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert said in err
 
 
 def timed(name: str, spent: tuple[float, ...], measured_s: float) -> dict[str, Any]:
@@ -354,9 +434,9 @@ def timed(name: str, spent: tuple[float, ...], measured_s: float) -> dict[str, A
     }
 
 
-def test_the_first_rows_correct_the_others() -> None:
+def test_some_rows_correct_the_others() -> None:
     """All is a fifth slower than was predicted: a sixth off before any row, and little behind three that are not
-    scored; twice three of seven teach."""
+    scored; twice three of seven teach. A crash counts until the case is measured."""
     rows = [timed(str(n), (0.1 * n, 1.0, 0.5 * n, 0.01), 1.2 * (0.6 * n + 1.01)) for n in range(1, 8)]
     found = gpu_time.summary(rows)
     assert (found["count"], found["uncalibrated"]["count"], found["calibrated"]["count"]) == (7, 7, 8)
@@ -365,33 +445,134 @@ def test_the_first_rows_correct_the_others() -> None:
     assert found["calibrated"]["inside"] == 1.0
     assert found["spearman"] == {"m": pytest.approx(1.0)}
     crashed = {**timed("x", (1.0, 1.0, 1.0, 1.0), 1.0), "outcome": "crashed", "measured": None, "errors": {}}
-    again = gpu_time.summary([*rows, crashed])
-    assert again["count"] == 7
+    again = gpu_time.summary([{**crashed, "name": "1"}, *rows, crashed, {**rows[0], "name": "y", "errors": {}}])
+    assert (again["count"], again["not_predicted"]) == (7, ["y"])
     assert [row["name"] for row in again["failed"]] == ["x"]
 
 
+def test_rows_of_several_models_teach_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has a model after another; what teaches is drawn from all, and the same each time."""
+    given: list[list[float]] = []
+    monkeypatch.setattr(gpu_time, "verdicts", lambda spent, measured, teaching: given.append(list(measured)) or [])
+    rows = [timed(str(n), (1.0, 1.0, 1.0, n), float(n)) for n in range(1, 31)]
+    gpu_time.summary(rows)
+    assert sorted(given[0]) == list(range(1, 31))
+    assert given == [given[0]] * 2
+    assert all(max(given[0][i : i + 3]) - min(given[0][i : i + 3]) > 2 for i in range(0, 30, 3))
+
+
+def test_examples_are_what_their_projects_publish() -> None:
+    """By hand, on rows of 1000 tokens, at 16 samples a step; no row is longer than the model takes."""
+
+    def names(published: Settings, method: str, limit: int) -> list[str]:
+        work = workload([1000] * 400, method=method, effective_batch_size=16, model={"limit": limit})
+        here = context(A100, work=work)
+        defaults = baseline(workload=work, hardware=A100, installed=here.installed)[0]
+        return [short_name(as_published(knobs, defaults, here)) for knobs in published.values()]
+
+    assert names(LORA_7B, "lora", 8192) == [
+        "qlora 2x8 random len 2048 ckpt full sdpa adamw_8bit bf16+amp bf16",
+        "lora_int8 2x2 pack_bfd@4096 len 4096 ckpt full sdpa adamw_8bit bf16+amp bf16",
+        "lora 1x16 random len 2048 ckpt full sdpa fused bf16+amp bf16",
+    ]
+    assert names(FULL_0_5B, "full", 8192) == [
+        "full 2x8 random len 1024 ckpt full sdpa adamw_8bit bf16+amp bf16",
+        "full 4x1 pack_bfd@4096 len 4096 ckpt off sdpa fused bf16+amp bf16",
+        "full 2x8 random len 2048 ckpt full sdpa fused fp32+amp bf16",
+    ]
+    assert names(LORA_7B, "lora", 2048)[1].startswith("lora_int8 2x4 pack_bfd@2048 len 2048")
+    short = workload([100] * 400, method="lora", effective_batch_size=16, model={"limit": 8192})
+    defaults = baseline(workload=short, hardware=A100, installed=Installed())[0]
+    assert as_published(LORA_7B["Axolotl's example"], defaults, context(A100, work=short)).rows_per_step == 1
+
+
+def test_an_example_that_is_not_legal_is_left_out() -> None:
+    """With the reason; of the others every one stands beside TRL's defaults."""
+    everything_fits: Any = type("Plan", (), {"fits": lambda plan, candidate: True})()
+    told: list[str] = []
+    for model_type, left_out in (("llama", []), ("opt", ["Axolotl's example"])):
+        work = workload(method="lora", effective_batch_size=16, model={"model_type": model_type})
+        found = settings_of(context(A100, work=work), everything_fits, LORA_7B, told.append)
+        kept = [name for name in LORA_7B if name not in left_out]
+        assert list(found) == [gpu_search.DEFAULTS, gpu_search.LARGEST, *kept]
+        assert found[gpu_search.LARGEST].per_device_train_batch_size == 16
+    assert [line.split(" is left out: ")[0] for line in told] == ["Axolotl's example"]
+
+
+def test_a_training_is_measured_once(tmp_path: Path) -> None:
+    """An earlier process's answer stands, for the same candidate, round and device; a crash is no answer."""
+    file, about = tmp_path / "rows.jsonl", {"device": "d", "uuid": "u", "versions": {}, "name": "n"}
+    about["data_fingerprint"] = "f"
+    request = search_request(tmp_path, Recipe(), tmp_path / "search", plain_cpu())
+    one, other = (gpu_search.task_of(make("m", "full", rows, 64).candidate, request, workload()) for rows in (1, 2))
+    crash = Crashed(message="lost", log_tail="", wall_s=1.0)
+    before = Kept(Scripted(RAN, crash), file, about)
+    assert [before.perform(task, limit_s=None) for task in (one, other)] == [RAN, crash]
+    now = Kept(Scripted(OOM, RAN), file, about)
+    again = [now.perform(task, limit_s=None) for task in (one, other, replace(one, seed=1), other)]
+    assert again == [RAN, OOM, RAN, OOM]
+    assert Kept(Scripted(OOM), file, {**about, "uuid": "v"}).perform(one, limit_s=None) == OOM
+    assert [row["outcome"]["kind"] for row in read(file)] == [
+        "measured", "crashed", "out_of_memory", "measured", "out_of_memory",
+    ]  # fmt: skip
+
+
+def test_a_search_ends_with_its_budget(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is in the middle of; and the clock of the next one is its own."""
+    told: list[str] = []
+    before = signal.getsignal(signal.SIGALRM)
+    monkeypatch.setattr(gpu_search, "probe", lambda **_: time.sleep(60))
+    row = gpu_search.run("tiny", data=CONVERSATIONS, minutes=1, out=tmp_path, home=home, deadline=time.monotonic(),
+                         use_gpu=False, commit="c", progress=told.append)  # fmt: skip
+    assert row == {"name": "tiny", "left": ["tiny"], "rows": []}
+    assert told == ["the time is up; the same command goes on"]
+    with ending(time.monotonic() + 0.05):
+        pass
+    time.sleep(0.1)
+    with pytest.raises(TimeIsUp), ending(time.monotonic() + 0.05):
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole of it by a formula: what was found is measured with the others in every round, and is faster."""
+    """The whole of it by a formula: what was found is measured with the others in every round, and is faster.
+
+    What the budget cut off goes on, and what is there stands.
+    """
     monkeypatch.setattr(trial, "serve", stand_ins.serve_by_formula)
     stand_ins.predict_by_formula(monkeypatch)
     here = plain_cpu()
     monkeypatch.setattr(gpu_search, "probe", lambda **_: here)
-    row = gpu_search.run(
-        "tiny",
-        data=CONVERSATIONS,
-        minutes=0.6,  # the first trial waits for the imports
-        out=tmp_path,
-        home=home,
-        use_gpu=False,
-        commit="c",
-        progress=SILENT,
-    )
-    [kept] = read(tmp_path / gpu_search.FILE)
-    assert kept["speedups"] == row["speedups"]
-    assert {gpu_search.FOUND, gpu_search.DEFAULTS, gpu_search.LARGEST, *gpu_search.PUBLISHED} == kept["rivals"].keys()
-    for name, knobs in gpu_search.PUBLISHED.items():
+
+    def call(seconds: float) -> dict[str, Any]:
+        return gpu_search.run(
+            "tiny",
+            data=CONVERSATIONS,
+            minutes=0.6,  # the first trial waits for the imports
+            out=tmp_path,
+            home=home,
+            deadline=time.monotonic() + seconds,
+            use_gpu=False,
+            commit="c",
+            progress=SILENT,
+        )
+
+    assert call(1.0)["left"] == ["tiny"]
+    row = call(300.0)
+    *trainings, kept = read(tmp_path / gpu_search.FILE)
+    assert {**kept, "rows": trainings, "left": []} == row
+    assert {gpu_search.FOUND, gpu_search.DEFAULTS, gpu_search.LARGEST, *FULL_0_5B} == kept["rivals"].keys()
+    assert len(trainings) == len(kept["rivals"]) * gpu_search.ROUNDS
+    assert kept["rivals"][gpu_search.DEFAULTS]["samples_per_step"] == gpu_search.SAMPLES
+    for name, knobs in FULL_0_5B.items():
         candidate = kept["rivals"][name]["candidate"]
-        assert {knob: candidate[knob] for knob in knobs} == dict(knobs)
+        assert candidate["weights_dtype"] == knobs["weights_dtype"]
+        assert candidate["max_length"] == min(knobs["max_length"], 2048)  # tokens that `tiny` takes
     assert all(rival["outcomes"] == ["measured"] * gpu_search.ROUNDS for rival in kept["rivals"].values())
     assert all(found["ratio"] > 1 for found in kept["speedups"].values())
     assert len(kept["speedups"]) == len(kept["rivals"]) - 1
+    monkeypatch.setattr(gpu_search, "search", None)
+    assert call(300.0) == row
+    (tmp_path / gpu_search.FILE).write_text("".join(json.dumps(each) + "\n" for each in trainings))
+    monkeypatch.setattr(gpu_search, "Workers", lambda **_: nullcontext())
+    assert call(300.0)["speedups"] == row["speedups"]

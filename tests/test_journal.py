@@ -31,6 +31,19 @@ def test_what_ended_is_read_back_as_it_was(tmp_path: Path) -> None:
     again.close()
 
 
+def test_the_time_of_all_sittings_is_kept(tmp_path: Path) -> None:
+    """With what they took beside trials; the trials alone where they did not say."""
+    journal = Journal(tmp_path, IDENTITY)
+    journal.end(journal.begin(CANDIDATE, "baseline"), measured())
+    journal.spend(0.5)
+    assert journal.spent_s == 1.0
+    journal.spend(20.0)
+    journal.close()
+    again = Journal(tmp_path, IDENTITY)
+    assert again.spent_s == 20.0
+    again.close()
+
+
 def test_a_trial_that_never_ended_is_cleared_away(tmp_path: Path) -> None:
     """A kill between begin and end leaves a folder that says nothing about its candidate."""
     journal = Journal(tmp_path, IDENTITY)

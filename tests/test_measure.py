@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from autotune.core.outcome import Step
-from autotune.measure import REFERENCE_SIZE, USUAL_THREADS, StepClock, limit_allocator, reference_flops_per_s
-from autotune.task import Measure
+from autotune.measure import (
+    REFERENCE_SIZE,
+    USUAL_THREADS,
+    StepClock,
+    _measured,
+    limit_allocator,
+    reference_flops_per_s,
+)
+from autotune.sft import Counts
+from autotune.task import Measure, Train
 
 
 def test_a_smaller_gpu_is_imitated_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +41,30 @@ def test_steps_that_agree_end_a_trial_when_they_took_long_enough(seconds: float,
         steps=[Step(number=n, seconds=seconds, rows=1, positions=100, useful=90, loss=1.0) for n in range(3)],
     )
     assert StepClock._why_stop(clock, Measure(budget_s=600)) == reason
+
+
+@pytest.mark.parametrize(("steps", "padding"), [(1, 0.25), (2, 0.5)])
+def test_padding_is_that_of_the_steps_that_count(steps: int, padding: float) -> None:
+    """Of a run of one step its warm-up counts, else what comes behind it: 75 and 50 tokens in 100 positions."""
+    task: Any = SimpleNamespace(device="cpu", work=Train(save_steps=1))
+    nothing: Any = SimpleNamespace()
+    clock: Any = StepClock(task, 0.0, lambda event: None, nothing)
+    clock.trainer = SimpleNamespace(order=[], epoch=None)
+    clock.on_train_begin(None, None, None)
+    for number, tokens in zip(range(1, 1 + steps), (75, 50), strict=False):
+        clock.trainer.step_counts = [Counts(rows=1, positions=100, tokens=tokens, useful=40)]
+        clock.on_step_end(None, None, None)
+        clock.on_log(None, SimpleNamespace(global_step=number, max_steps=steps), nothing, logs={"loss": 1.0})
+    found = _measured(
+        clock,
+        started=0.0,
+        peak_bytes=1,
+        reserved_bytes=None,
+        host_peak_bytes=1,
+        reference_flops_per_s=(1.0, 1.0),
+        load_s=0.0,
+    )
+    assert found.padding_drawn == found.padding_epoch == pytest.approx(padding)
 
 
 def test_what_gets_in_between_does_not_slow_the_reference_product(monkeypatch: pytest.MonkeyPatch) -> None:

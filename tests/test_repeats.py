@@ -8,13 +8,14 @@ import pytest
 
 from autotune.core.budget import Budget
 from autotune.core.candidate import Candidate
-from autotune.core.outcome import Outcome, TimedOut
+from autotune.core.outcome import Crashed, Outcome, TimedOut
 from autotune.journal import Journal, Trial
 from autotune.repeats import Repeats
 from tests.core.examples import candidate
 from tests.stand_ins import measured
 
 PATIENCE_S = 60.0
+CRASHED = Crashed(message="as asked", log_tail="", wall_s=0.0)
 
 
 @pytest.fixture
@@ -66,6 +67,22 @@ def test_who_takes_too_long_is_out(journal: Journal) -> None:
     left, rounds = repeats(journal, [measured(), killed(PATIENCE_S)]).run(contenders)
     assert left == contenders[:1]
     assert [len(outcomes) for outcomes in rounds] == [1]
+
+
+def test_where_all_fail_nobody_is_left_and_the_next_sitting_measures_them_again(journal: Journal) -> None:
+    """That was the machine, so the round is passed over."""
+    contenders = list(journal.trials)
+    assert repeats(journal, [CRASHED, CRASHED]).run(contenders) == ([], [])
+    left, rounds = repeats(journal, []).run(contenders)
+    assert left == contenders
+    assert [len(outcomes) for outcomes in rounds] == [2, 2]
+
+
+def test_who_fails_in_a_round_that_is_cut_short_is_out(journal: Journal) -> None:
+    """Also when the search goes on without any time."""
+    contenders = list(journal.trials)
+    assert repeats(journal, [CRASHED, killed(PATIENCE_S / 2)]).run(contenders) == (contenders[1:], [])
+    assert repeats(journal, [], seconds=0.0).run(contenders) == (contenders[1:], [])
 
 
 @pytest.mark.parametrize(("leave_s", "rounds"), [(0.0, 4), (15.0, 2)])

@@ -3,20 +3,25 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from rich.console import Console
 
 from autotune import trial
+from autotune.core.budget import Budget
 from autotune.core.calibrate import MemoryCalibration
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
+from autotune.core.outcome import Crashed, Measured, Outcome, TimedOut, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.units import MIB
 from autotune.core.workload import Workload
@@ -26,6 +31,7 @@ from autotune.experience import recall
 from autotune.result import summary_lines
 from autotune.search import search
 from autotune.search_request import SearchRequest
+from autotune.task import Measure, Task
 from tests import stand_ins
 
 HARDWARE = Hardware(
@@ -283,9 +289,92 @@ def test_one_that_fails_when_repeated_does_not_spoil_the_comparison(request_: Se
     assert result["speedup_by_hand"] is None
 
 
+def test_a_reference_stays_whatever_is_predicted_later(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fallbacks that were passed over, and would fit by what is believed now, are not asked again."""
+    with monkeypatch.context() as tight:
+        tight.setattr("autotune.core.estimate.MEMORY_SHARE", 4600 * MIB / HARDWARE.memory_bytes)
+        tight.setattr("autotune.plan.calibrate_memory", lambda peaks: MemoryCalibration())
+        before = run(request_)
+    again = run(request_)
+    assert [before[key]["candidate"]["per_device_train_batch_size"] for key in ("baseline", "by_hand")] == [4, 2]
+    assert [again[key]["number"] for key in ("baseline", "by_hand")] == [0, 1]
+    assert len(again["trials"]) == len(before["trials"])
+
+
+def test_a_baseline_that_somebody_removed_is_measured_again(request_: SearchRequest) -> None:
+    """As the record says to do with what cannot be read: whatever the budget, and beside what timed out without it."""
+    run(request_)
+    shutil.rmtree(request_.out / "trials" / "0000")
+    outcome = TimedOut(limit_s=1000.0, wall_s=0.1)
+    (request_.out / "trials" / "0001" / "outcome.json").write_text(json.dumps(outcome_to_dict(outcome)))
+    again = run(replace(request_, trials=2))
+    assert again["baseline"]["outcome"]["kind"] == "measured"
+    assert again["by_hand"]["outcome"]["kind"] == "timed_out"
+    assert again["speedup"] > 1
+
+
+def test_references_of_the_space_are_reserved_for_once(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the allocator is pinned as they have it, they are ranked as well."""
+    reserve_s, asked = Budget.reserve_s, list[int]()
+
+    def counted(budget: Budget, contenders: list[Measured], **rounds: int) -> float:
+        asked.append(len(contenders))
+        assert len({id(outcome) for outcome in contenders}) == len(contenders)
+        return reserve_s(budget, contenders, **rounds)
+
+    monkeypatch.setattr(Budget, "reserve_s", counted)
+    run(replace(request_, fixed={"tuned_allocator": False}))
+    assert max(asked) == 4
+
+
+def fail_repeats(monkeypatch: pytest.MonkeyPatch, of: Callable[[Candidate], bool]) -> None:
+    """Let the second measurement of such candidates crash."""
+    perform = trial.Workers.perform
+
+    def failing(workers: trial.Workers, task: Task, **how: Any) -> Outcome:
+        repeats = isinstance(task.work, Measure) and not task.work.worst_first
+        crashed = Crashed(message="as asked", log_tail="", wall_s=0.1)
+        return crashed if repeats and of(task.candidate) else perform(workers, task, **how)
+
+    monkeypatch.setattr(trial.Workers, "perform", failing)
+
+
+def test_if_all_fail_when_they_are_repeated_there_is_no_answer_until_they_run(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not said that no time was left; the same directory measures them again."""
+    with monkeypatch.context() as broken:
+        fail_repeats(broken, of=lambda candidate: True)
+        with pytest.raises(TrainingFailed, match="a second time"):
+            run(request_)
+    assert not (request_.out / "result.json").exists()
+    assert run(request_)["speedup"] > 1
+
+
+def test_if_all_others_fail_when_they_are_repeated_the_answer_is_the_baseline(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says why."""
+    fail_repeats(monkeypatch, of=lambda candidate: candidate.tuned_allocator or candidate.checkpointing == "off")
+    result = run(request_)
+    assert result["best"]["role"] == "baseline"
+    assert result["answer"] == "all others failed when they were measured again: the answer is the baseline"
+
+
+def test_the_time_of_earlier_sittings_counts(request_: SearchRequest) -> None:
+    """All of it, not that of their trials alone."""
+    run(request_)
+    (request_.out / "spent_s.json").write_text("1000.0")
+    assert run(request_)["wall_s"]["total"] > 1000
+
+
 def test_what_a_short_budget_cut_off_is_tried_again_with_a_longer_one(request_: SearchRequest) -> None:
     """The error says to raise budget.minutes, so that must help; nor does it count in the budget of trials."""
-    for minutes in (0.05, 0.12, 0.25):
+    for minutes in (0.05, 0.2, 0.4):
         with pytest.raises(TrainingFailed, match=r"raise budget\.minutes"):
             run(replace(request_, seed=stand_ins.HANGS, minutes=minutes, trials=2))
     assert len(list((request_.out / "trials").iterdir())) == 3

@@ -12,7 +12,7 @@ from autotune.verdict import Verdict, decide
 from tests.core.examples import candidate
 from tests.stand_ins import STEP, measured
 
-BASELINE, FOUND = candidate(), candidate(checkpointing="off")
+BASELINE, FOUND = candidate(checkpointing="full"), candidate(checkpointing="off")
 
 
 def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Trial:
@@ -20,14 +20,17 @@ def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Tr
     return Trial(number=number, role="search" if number else "baseline", candidate=asked, outcome=outcome)
 
 
-def verdict_of(baseline: Trial, found: Trial, rounds: list[list[Measured]], *, by_hand: Trial | None = None) -> Verdict:
+def verdict_of(
+    baseline: Trial, found: Trial, rounds: list[list[Measured]], *others: Trial, by_hand: Trial | None = None
+) -> Verdict:
     """Of a search whose settings by hand may not win."""
     return decide(
         baseline=baseline,
         by_hand=by_hand or baseline,
         contenders=[baseline, found],
+        failed=(),
         rounds=rounds,
-        ranked=[found],
+        ranked=[found, *others],
         may_win=lambda candidate: by_hand is None or candidate != by_hand.candidate,
         keeps_pins=lambda candidate: True,
     )
@@ -77,6 +80,7 @@ def test_a_baseline_that_fails_when_it_is_repeated_does_not_win() -> None:
         baseline=baseline,
         by_hand=baseline,
         contenders=[found],
+        failed={0},
         rounds=[again, again],
         ranked=[found],
         may_win=lambda candidate: True,
@@ -94,8 +98,55 @@ def test_where_nothing_ran_that_has_what_was_fixed_there_is_no_answer() -> None:
             baseline=baseline,
             by_hand=by_hand,
             contenders=[baseline, by_hand],
+            failed=(),
             rounds=[],
             ranked=[],
             may_win=lambda candidate: False,
             keeps_pins=lambda candidate: False,
+        )
+
+
+def test_a_baseline_of_the_space_counts_once() -> None:
+    """Among the ranked ones, too, it says no more of how much steps scatter."""
+    baseline, found = trial(0, BASELINE, 100, error=0.01), trial(1, FOUND, 300, error=0.05)
+    assert verdict_of(baseline, found, [], baseline).once == verdict_of(baseline, found, []).once
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_failed_when_it_was_repeated_is_not_the_answer(others: int) -> None:
+    """Where what is left lacks the pins, the fastest of those that were not repeated is, if there is one."""
+    baseline, found, third = trial(0, BASELINE, 100), trial(1, FOUND, 300), trial(2, candidate(attention="eager"), 200)
+
+    def verdict() -> Verdict:
+        return decide(
+            baseline=baseline,
+            by_hand=baseline,
+            contenders=[baseline],
+            failed={1},
+            rounds=[[measured()]],
+            ranked=[found, third][: 1 + others],
+            may_win=lambda candidate: candidate != BASELINE,
+            keeps_pins=lambda candidate: candidate != BASELINE,
+        )
+
+    if others:
+        assert verdict().best is third
+    else:
+        with pytest.raises(TrainingFailed, match="again"):
+            verdict()
+
+
+def test_where_nothing_ran_again_there_is_no_answer() -> None:
+    """However far one was ahead at first."""
+    baseline, found = trial(0, BASELINE, 100), trial(1, FOUND, 300)
+    with pytest.raises(TrainingFailed, match="a second time"):
+        decide(
+            baseline=baseline,
+            by_hand=baseline,
+            contenders=[],
+            failed={0, 1},
+            rounds=[],
+            ranked=[found],
+            may_win=lambda candidate: True,
+            keeps_pins=lambda candidate: True,
         )

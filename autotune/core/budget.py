@@ -18,16 +18,20 @@ COMPARISON_SHARE = 0.2  # of the time, at most, for comparing losses; it is left
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
 REPEAT_STEPS_UNLIMITED = 4  # when only the number of trials is limited
 ROUNDS = (2, 4)  # of the second measurement: as planned, at most
-WARMUP_STEPS = 2  # what a repeat's first step costs, in steps; 1 to 2 were seen on two cores
+FIRST_STEP = 2  # what a repeat's first step costs, in steps; 1 to 2 were seen on two cores
 LEAST_S = 1.0  # a limit below it would only kill what is about to be killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a search may take. seconds: wall clock, None without a limit. trials: first measurements, None likewise."""
+    """What a search may take. seconds: wall clock, None without a limit. trials: first measurements, None likewise.
+
+    warmup_steps: of a repeat, at least one (task.Measure).
+    """
 
     seconds: float | None
     trials: int | None
+    warmup_steps: int = 1
 
     @property
     def share_s(self) -> float:
@@ -78,7 +82,7 @@ class Budget:
         """Seconds to keep for so many rounds of the second measurement, without more as many as are planned."""
         if self.seconds is None:
             return 0.0
-        return min(rounds * round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
+        return min(rounds * self.round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
 
     def has_room_for_comparison(self, needed_s: float) -> bool:
         """Whether comparing losses is worth its time."""
@@ -89,7 +93,7 @@ class Budget:
         left = self.left_s(spent_s)
         if left is None:
             return number < ROUNDS[0]
-        return number < ROUNDS[1] and left > round_s(missing, steps)
+        return number < ROUNDS[1] and left > self.round_s(missing, steps)
 
     def repeat_steps(self, spent_s: float, contenders: Sequence[Measured]) -> int:
         """Measured steps of each repeat: as many as the planned rounds can have."""
@@ -97,16 +101,16 @@ class Budget:
         if left is None:
             return REPEAT_STEPS_UNLIMITED
         one_more_s = sum(outcome.step_s for outcome in contenders)
-        steps = int((left / ROUNDS[0] - round_s(contenders, 0)) / one_more_s)
+        steps = int((left / ROUNDS[0] - self.round_s(contenders, 0)) / one_more_s)
         return max(REPEAT_STEPS[0], min(REPEAT_STEPS[1], steps))
 
+    def round_s(self, contenders: Sequence[Measured], steps: int) -> float:
+        """Seconds of one round, about: each loads, warms up on ordinary steps and measures `steps`.
 
-def round_s(contenders: Sequence[Measured], steps: int) -> float:
-    """Seconds of one round, about: each loads, warms up on an ordinary step and measures `steps`.
-
-    A first step, on fresh memory, takes as long as WARMUP_STEPS others.
-    """
-    return sum(beside_s(trial) + (WARMUP_STEPS + steps) * trial.step_s for trial in contenders)
+        The first, on fresh memory, takes as long as FIRST_STEP others.
+        """
+        steps += FIRST_STEP + self.warmup_steps - 1
+        return sum(beside_s(trial) + steps * trial.step_s for trial in contenders)
 
 
 def beside_s(trial: Measured) -> float:

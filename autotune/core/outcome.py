@@ -79,7 +79,7 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOut:
-    """No step ended within the trial's time."""
+    """It was not done after `limit_s`, and was killed."""
 
     kind: ClassVar[str] = "timed_out"
 

@@ -30,7 +30,10 @@ class Pace:
 
 
 def is_outpaced(pace: Pace, steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> bool:
-    """Whether the trial of these steps is slower than the fastest, with 97.5 % confidence. False below two steps."""
+    """Whether the trial of these steps is slower than the fastest. False below two steps.
+
+    With 97.5 % confidence at each look; a trial is looked at after every step, so some more are ended by bad luck.
+    """
     theirs = dict(pace.steps)
     shared = [step for step in steps if step.number in theirs]
     if len(shared) > 1:

@@ -16,8 +16,9 @@ DERIVED = ("gradient_accumulation_steps",)  # knobs that follow from the others
 class Known:
     """What is known of a candidate's rate, useful tokens per second.
 
-    deviation: standard deviation of its logarithm, None where one step alone was measured. trial: the number of the
-    trial that measured it, None where it is predicted.
+    rate: the mean of all its trials, or predicted. deviation: standard deviation of its logarithm, as far as steps of
+    these trials tell; None where one of them measured a single step. trial: the number of the first, None where it is
+    predicted.
     """
 
     rate: float
@@ -29,7 +30,8 @@ class Known:
 class Receipt:
     """A knob of the winner. rival: the fastest candidate with another value. gain: of the winner over it, as a share.
 
-    Below 0 where the rival is predicted to be faster, and was not tried.
+    Below 0 where the rival is predicted to be faster, or was so in its trials: in a lucky one, or by less than the
+    second measurement can tell.
     """
 
     knob: str

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.budget import BASELINE_SHARE, REPEAT_SHARE, Budget, round_s
+from autotune.core.budget import BASELINE_SHARE, REPEAT_SHARE, Budget
 from autotune.core.outcome import Measured, Step, TimedOut
 from tests.stand_ins import measured
 
@@ -21,8 +21,13 @@ def taking(step_s: float, *, beside_s: float = 7.0) -> Measured:
 
 
 def test_a_round_takes_what_trials_take_beside_their_steps_and_the_steps() -> None:
-    """7 s of loading each, steps of 10 s and 5 s, two to warm up and two measured: 7 + 40 and 7 + 20."""
-    assert round_s([taking(10), taking(5)], 2) == 74
+    """7 s of loading each, steps of 10 s and 5 s, one to warm up that takes two, and two measured: 7 + 40 and 7 + 20.
+
+    A second one to warm up takes 10 s and 5 s more.
+    """
+    contenders = [taking(10), taking(5)]
+    assert SECONDS.round_s(contenders, 2) == 74
+    assert replace(SECONDS, warmup_steps=2).round_s(contenders, 2) == 89
 
 
 def test_the_reserve_is_for_two_rounds_and_never_more_than_half() -> None:

@@ -1,0 +1,99 @@
+"""What other projects' examples train with: their own settings, as candidates of ours.
+
+Read in 2026-11, each in its repository at the commit that stands behind it (path@commit), which need not be the newest.
+What is no knob here is left out: kernels, ranks, Axolotl's trained embeddings, Unsloth's training for quantization and
+its way of moving checkpoints to the host, which costs time, and LLaMA-Factory's loader workers and other loss.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from autotune.core.candidate import Candidate
+from autotune.core.context import Context
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+LORA_7B: Settings = {
+    # unslothai/notebooks python_scripts/Qwen2.5_(7B)-Alpaca.py@016b8dce: load_in_4bit, packing = False
+    "Unsloth's example": {
+        "method": "qlora",
+        "weights_dtype": "bfloat16",
+        "max_length": 2048,
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_8bit",
+        "batching": "random",
+    },
+    # axolotl-ai-cloud/axolotl examples/llama-3/lora-8b.yml@107c67ae: load_in_8bit, sample_packing; of Qwen2.5 on one
+    # GPU it has none
+    "Axolotl's example": {
+        "method": "lora_int8",
+        "weights_dtype": "bfloat16",
+        "max_length": 4096,
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_8bit",
+        "batching": "pack_bfd",
+    },
+    # hiyouga/LLaMA-Factory examples/train_lora/llama3_lora_sft.yaml@13d252fa: a base in the type of bf16: true
+    # (src/llamafactory/model/patcher.py@01a67004), checkpointing on unless it is disabled (model_utils/checkpointing.py
+    # @06d78ff1), and the optimizer that transformers 5.23 takes unasked with torch 2.8 and later
+    "LLaMA-Factory's example": {
+        "method": "lora",
+        "weights_dtype": "bfloat16",
+        "max_length": 2048,
+        "per_device_train_batch_size": 1,
+        "checkpointing": "full",
+        "optimizer": "adamw_torch_fused",
+        "batching": "random",
+    },
+}
+FULL_0_5B: Settings = {
+    # unslothai/notebooks python_scripts/Qwen3_(0_6B)-Phone_Deployment.py@03b0cdad: full_finetuning, which trains bf16
+    # weights and checkpoints unless told otherwise (unslothai/unsloth unsloth/models/loader.py@0050c73e, vision.py)
+    "Unsloth's example": {
+        "weights_dtype": "bfloat16",
+        "max_length": 1024,
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_8bit",
+        "batching": "random",
+    },
+    # axolotl-ai-cloud/axolotl examples/LiquidAI/lfm2-350m-fft.yaml@2d8ecc4e, its full training of the nearest size:
+    # bf16 weights follow from bf16: true (src/axolotl/utils/config/__init__.py)
+    "Axolotl's example": {
+        "weights_dtype": "bfloat16",
+        "max_length": 4096,
+        "per_device_train_batch_size": 4,
+        "checkpointing": "off",
+        "optimizer": "adamw_torch_fused",
+        "batching": "pack_bfd",
+    },
+    # hiyouga/LLaMA-Factory examples/extras/eaft/qwen25_05b_eaft_full.yaml@4c1eb922: trained weights become fp32
+    # (src/llamafactory/model/adapter.py@01d87b82); the rest as above
+    "LLaMA-Factory's example": {
+        "weights_dtype": "float32",
+        "max_length": 2048,
+        "per_device_train_batch_size": 2,
+        "checkpointing": "full",
+        "optimizer": "adamw_torch_fused",
+        "batching": "random",
+    },
+}
+
+
+def as_published(knobs: Mapping[str, Any], defaults: Candidate, context: Context) -> Candidate:
+    """TRL's defaults with an example's settings, at the samples per optimizer step that are asked for.
+
+    knobs: the example's. Packed, a step is the nearest whole rows. No row is longer than the model's limit, and no
+    micro-batch larger than a step. Whether it is legal is not asked.
+    """
+    length = min(knobs["max_length"], context.workload.model.limit or knobs["max_length"])
+    candidate = replace(defaults, **{**knobs, "max_length": length})
+    rows = context.workload.recipe.effective_batch_size
+    if candidate.packs:
+        candidate = replace(candidate, packed_length=length)
+        rows = context.packing(candidate).rows_per_step(rows)
+    candidate = replace(candidate, per_device_train_batch_size=min(rows, candidate.per_device_train_batch_size))
+    return replace(candidate, gradient_accumulation_steps=context.accumulation(candidate) or 1)
