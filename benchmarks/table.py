@@ -1,12 +1,11 @@
 """Tables of exhaustive truth: reading one, correcting it for drift, and telling skill from luck.
 
 A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
-is measured once; in each later round the leaders are, until their rates are known well enough. What a later round was
-faster or slower by than the others is no candidate's (a block effect: Montgomery, Design and Analysis of Experiments,
-8th ed., chapter 4): it is estimated from those that were measured in several, and taken out. Round 0 has no such
-effect: it chose the leaders, so their luck in it would pass for one. The best is chosen by one half of a candidate's
-repeats, among those that were repeated as often as leaders are, and regret is scored by the other half, so that a lucky
-measurement wins nothing; which half does which is for the caller to take in turn.
+is measured once; in each later round the leaders are, until their rates are known well enough. What a whole round was
+faster or slower by is no candidate's: the machine was, or the steps that its seed drew. It is estimated and taken out
+(a block effect: Montgomery, Design and Analysis of Experiments, 8th ed., chapter 4). The best is chosen by one half of
+a candidate's repeats, among those that were repeated as often as leaders are, and regret is scored by the other half,
+so that a lucky measurement wins nothing; which half does which is for the caller to take in turn.
 Leaves out measuring (record_table.py) and replaying a search.
 
 Rates are useful tokens per second. A standard deviation is of their logarithms, so it is a share of the rate.
@@ -80,7 +79,7 @@ class Table:
         return outcomes
 
     def steady(self) -> tuple[Row, ...]:
-        """The trials as if the machine had been as fast all the time as it was at first.
+        """The trials as if the machine had been as fast all the time as it was in round 0.
 
         A search takes minutes, a table hours: rates are corrected for drift (core/comparison.py) and for rounds, and
         the reference product says that there was none.
@@ -144,8 +143,8 @@ def deviation(rates: Rates) -> float:
         return math.nan
     squares = sum((value - fmean(logs)) ** 2 for logs in repeated for value in logs)
     freedom = sum(len(logs) - 1 for logs in repeated)
-    if len(repeated) >= BLOCK:  # the effects of later rounds were estimated from the same measurements
-        freedom -= max(map(len, repeated)) - 2
+    if len(repeated) >= BLOCK:  # the effects of rounds were estimated from the same measurements
+        freedom -= max(map(len, repeated)) - 1
     return math.sqrt(squares / freedom)
 
 
@@ -257,27 +256,41 @@ def regret_of_best(rates: Rates, half: int) -> float:
 
 
 def _round_effects(found: Sequence[tuple[Row, float]]) -> dict[int, float]:
-    """By how much each later round was faster than these are in the mean, as logarithms: least squares of candidates
-    and rounds.
+    """By how much each later round was faster than round 0, as logarithms; none of a round that is too small.
 
-    found: rows and rates. None of a round that is too small.
+    Candidates are random effects around their mean: the leaders were lucky in round 0, which chose them, and as fixed
+    effects their luck would pass for a fall in all later rounds. Whoever is repeated is chosen by rates that are in the
+    model, so it is unbiased by that (Henderson 1975, Biometrics 31, 423; Rubin 1976, Biometrika 63, 581).
+
+    found: rows and rates of the candidates.
     """
-    later = [(row, rate) for row, rate in found if row.round]
-    often = Counter(row.candidate for row, _ in later)
-    repeated = [(row, rate) for row, rate in later if often[row.candidate] > 1]
-    sizes = Counter(row.round for row, _ in repeated)
-    rounds = [number for number in sorted(sizes) if sizes[number] >= BLOCK]
-    if len(rounds) < 2:
-        return {}
-    inside = [(row, math.log(rate)) for row, rate in repeated if row.round in rounds]
+    often = Counter(row.candidate for row, _ in found)
+    sizes = Counter(row.round for row, _ in found if often[row.candidate] > 1)
+    rounds = [number for number in sorted(sizes) if number and sizes[number] >= BLOCK]
+    inside = [(row, math.log(rate)) for row, rate in found if row.round in (0, *rounds)]
     candidates = list(dict.fromkeys(row.candidate for row, _ in inside))
-    design = [
-        [*(row.candidate == each for each in candidates), *(row.round == each for each in rounds)] for row, _ in inside
-    ]
+    freedom = len(inside) - len(candidates) - len(rounds)
+    if not rounds or freedom < 1:
+        return {}
     logs = np.array([log for _, log in inside])
-    # Of all solutions the least: a constant that rounds and candidates could share is taken from the rounds below.
-    fitted = np.linalg.lstsq(np.array(design, dtype=np.float64), logs, rcond=None)[0][len(candidates) :]
-    return dict(zip(rounds, (fitted - fitted.mean()).tolist(), strict=True))
+    logs -= logs.mean()
+    design = np.array(
+        [
+            [*(row.round == each for each in rounds), *(row.candidate == each for each in candidates)]
+            for row, _ in inside
+        ],
+        dtype=np.float64,
+    )
+    of_rounds = len(rounds)
+    residuals = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
+    noise = float(residuals @ residuals) / freedom
+    between = max(float(np.var([log for row, log in inside if not row.round])) - noise, noise)
+    # The mean, and each candidate's deviation from it, which costs as much as it is unlikely.
+    mixed = np.insert(design, of_rounds, 1.0, axis=1)
+    penalty = np.hstack([np.zeros((len(candidates), of_rounds + 1)), np.eye(len(candidates))])
+    penalty *= math.sqrt(noise / between) if noise else 0.0
+    fitted = np.linalg.lstsq(np.vstack([mixed, penalty]), np.append(logs, np.zeros(len(candidates))), rcond=None)[0]
+    return dict(zip(rounds, fitted[:of_rounds].tolist(), strict=True))
 
 
 def _range(values: Iterable[float]) -> dict[str, float]:
