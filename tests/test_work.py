@@ -1,6 +1,7 @@
 """The work of a traced step against torch's own counter of operations, over a real step of the real model."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ CANDIDATE = Candidate(
 )
 
 
+@cache  # several tests look at the same steps
 def traced(*, loss: Any = "full_logits", capability: Any = None, masked: bool = False, **knobs: Any) -> Profile:
     return trace(
         TraceRequest(
