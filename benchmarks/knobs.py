@@ -5,8 +5,8 @@
 The words are those of `autotune search`. Pairs start from what one would set by hand, in two micro-steps, without
 checkpointing and with the tuned allocator, and with what candidate.* says of knobs that are not compared; the recipe's
 NEFTune, which is no knob of a search, is among them for what it costs. A pair that is not legal here is named with the
-rule. Compilation pays after as many steps as its first round, with an empty cache of kernels, starts later by. A row
-for each pair is appended to --results.
+rule. After how many steps a knob pays is told by how much later its first round starts, which has no kernels of torch's
+compiler in its cache. A row for each pair is appended to --results.
 """
 
 import argparse
@@ -40,12 +40,7 @@ from autotune.trial import Workers
 
 RESULTS = Path(__file__).parent / "results" / "knobs.jsonl"
 ROUNDS, STEPS = 4, 6
-BATCHES = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "batching",
-    "packed_length",
-)  # what is compared
+BATCHES = ("per_device_train_batch_size", "gradient_accumulation_steps", "batching", "packed_length")  # compared
 MICRO_STEPS = 2  # of a step: batch rebalance needs two
 LIMIT_S = 600.0  # for one training
 NEFTUNE_ALPHA = 5.0  # arXiv:2310.05914

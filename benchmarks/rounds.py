@@ -40,11 +40,8 @@ def over(rounds: Sequence[Mapping[str, Outcome]], name: str, against: str) -> Sp
 
     How far it is to be trusted is told by all that ran in every round.
     """
-    whole = (
-        [each for each in rounds[0] if all(isinstance(outcomes[each], Measured) for outcomes in rounds)]
-        if rounds
-        else []
-    )
+    names = rounds[0] if rounds else ()
+    whole = [each for each in names if all(isinstance(outcomes[each], Measured) for outcomes in rounds)]
     if not {name, against} <= set(whole):
         return None
     ran = [[outcome for each in whole if isinstance(outcome := outcomes[each], Measured)] for outcomes in rounds]

@@ -8,8 +8,8 @@ seconds count, and those of traces are among them where the cache is empty (AUTO
 half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. What
 the best by one half loses by the other is the floor: no regret below it says anything. Regret is counted after so many
 trials of candidates, had the search ended there with its second measurement. The trials of the references, which every
-search makes first, count in the wall clock alone. It is told until a search had what it found, and until it was sure,
-by the second measurement; both in the median over all seeds, where one that never comes close takes forever.
+search makes first, count in the wall clock alone: until what is close to the best was found, and until the second
+measurement had made sure of it; both in the median over all seeds, where one that never comes close takes forever.
 """
 
 import argparse
@@ -21,14 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
 from record_table import SPACES, request_of
 from replays import RULES, World, regret_after, replay, seconds_to
 from rows import count, refuse
-from table import Table, load_whole, regret_of_best
+from table import Table, floor, load_whole
 
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
@@ -99,7 +99,7 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
         "exhaustive_s": exhaustive_s,
         "predicting_s": world.predicting_s,
         "seeds": seeds,
-        "floor": fmean(regret_of_best(rates, half) for half in (0, 1)),
+        "floor": floor(rates),
         "rules": rules,
     }
 
@@ -110,6 +110,8 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     if name not in SPACES:
         raise UsageError(f"{name}: is no space of benchmarks/record_table.py: {', '.join(SPACES)}")
     words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
+    if not any(word.startswith("data=") for word in words):
+        raise UsageError(f"{name}: its data is missing; name it by --data {name}=FILE")
     hardware = Hardware.from_dict(table.header["probed"])
     recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in table.header["recipe"].items()}
     request = replace(
