@@ -43,6 +43,7 @@ CPU_FIRST_ATTENTION = ((4, 4, 150, 64), (1, 4, 1100, 64))
 KERNELS, KERNELS_SIDE = 1200, 64  # more than oneDNN remembers, ONEDNN_PRIMITIVE_CACHE_CAPACITY; of small products
 CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition, then the smallest stream
 CHAIN_SIDE = 8  # so few numbers that only Python and the launches take time
+BLOCK = 256  # states that share a scale (bitsandbytes 0.50.2: optim/optimizer.py)
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
 CUDA_TRANSFERS = (2**20, 2**26, 2**28)  # bytes
@@ -106,6 +107,7 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     add(("copy",), ("float32",), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     add(("add",), ("float32", "bfloat16"), [(n,) for n in (CUDA_STREAMS if cuda else CPU_STREAMS)])
     if not cuda:
+        add(("blockwise_quantize", "blockwise_dequantize"), ("float32",), [(n,) for n in CPU_STREAMS])
         add(("first_matmul",), dtypes, CPU_FIRST)
         add(("first_attention",), dtypes, CPU_FIRST_ATTENTION)
         add(("eager_operators", "checkpointed_operators", "selective_operators"), ("float32",), [(CHAIN,)])
@@ -186,6 +188,8 @@ class Operations:
             return self._chain(point)
         if point.what.startswith(("nf4", "int8")):
             return self._quantized(point)
+        if point.what.startswith("blockwise"):
+            return self._blockwise(point)
         if point.what.startswith(("host_to", "device_to")):
             return self._transfer(point)
         if point.what in ("copy", "add"):
@@ -337,6 +341,16 @@ class Operations:
         else:
             layer = bitsandbytes.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=INT8_THRESHOLD)
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
+
+    def _blockwise(self, point: Point) -> Callable[[], object]:
+        """Of other states in each call, as in a step."""
+        from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+        states = self._walk("x", "float32", *point.shape)
+        if point.what == "blockwise_quantize":
+            return lambda: quantize_blockwise(states(), blocksize=BLOCK)
+        quantized, scales = quantize_blockwise(states(), blocksize=BLOCK)
+        return lambda: dequantize_blockwise(quantized, scales)
 
     def _stream(self, point: Point) -> Callable[[], object]:
         import torch

@@ -25,7 +25,7 @@ from autotune.tracer import trace_apart, trace_many
 
 Loss = Literal["fused", "full_logits"]
 
-FORMAT = 13  # of the files, and of what the trace writes into them; counts up when either changes
+FORMAT = 14  # of the files, and of what the trace writes into them; counts up when either changes
 MEMORY = 9  # the format since which blocks, and when they live, are as they are: benchmarks' rows hold from it on
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on

@@ -60,6 +60,10 @@ PRODUCTS: Mapping[Any, tuple[Kind, Callable[..., tuple[int, ...]]]] = {
     aten.linear.default: ("product", lambda a, weight, *_: _linear(a, weight.shape)),
     bnb.gemm_4bit.default: ("nf4_product", lambda a, packed, shape, *_, **__: _linear(a, shape)),
 }
+BLOCKWISE: Mapping[str, Kind] = {
+    "bitsandbytes::quantize_blockwise": "blockwise_quantize",
+    "bitsandbytes::dequantize_blockwise": "blockwise_dequantize",
+}
 FREE = ("empty",)  # beginnings of the names of operators that run no kernel
 ATTENTION = ("scaled_dot_product", "flash_attn", "flex_attention")  # in the names of operators
 ROWS_ONLY = frozenset({aten.embedding.default, aten.index.Tensor, aten.gather.default, aten.index_select.default})
@@ -73,6 +77,8 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result:
     name = func._schema.name
     if "dequantize_4bit" in name:
         return Done("nf4_dequantize", dtype_of((result,)), (result.numel(),))
+    if name in BLOCKWISE:
+        return Done(BLOCKWISE[name], "float32", (args[0].numel(),))
     if any(part in name for part in ATTENTION):
         return _attention(func, args, kwargs)
     if name.removeprefix("aten::").startswith(FREE):

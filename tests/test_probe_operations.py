@@ -19,7 +19,7 @@ def operations() -> Operations:
 
 
 def small(what: What, dtype: RateDtype) -> Point:
-    dimensions = 3 if "matmul" in what else 2 if "dequantize" in what else 1
+    dimensions = 3 if "matmul" in what else 2 if what in ("nf4_dequantize", "int8_dequantize") else 1
     shape = (2, 3, 16, 8) if "attention" in what else SMALL[dimensions]
     return Point(what=what, dtype=dtype, shape=shape)
 
@@ -80,7 +80,9 @@ def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) 
 def test_what_a_gpu_is_asked() -> None:
     """Everything that the issue names, tf32 only where the device has it, each curve from small to large."""
     points = list_points("cuda", tf32=True)
-    of_a_cpu = {what for what in get_args(What) if what.startswith("first") or what.endswith("operators")}
+    of_a_cpu = {
+        what for what in get_args(What) if what.startswith(("first", "blockwise")) or what.endswith("operators")
+    }
     assert {point.what for point in points} == set(get_args(What)) - of_a_cpu
     assert {p.dtype for p in points if p.what == "matmul"} == {"bfloat16", "float16", "float32", "tf32"}
     assert not any(point.dtype == "tf32" for point in list_points("cuda"))
@@ -93,7 +95,9 @@ def test_what_a_cpu_is_asked() -> None:
     points = list_points("cpu")
     assert {point.dtype for point in points} == {"bfloat16", "float32"}
     assert not any(point.what.startswith(("host_to", "device_to")) for point in points)
-    assert {"first_matmul", "first_attention", "selective_operators"} <= {point.what for point in points}
+    assert {"first_matmul", "first_attention", "selective_operators", "blockwise_quantize"} <= {
+        point.what for point in points
+    }
 
 
 def test_a_first_product_has_a_new_shape_each_time(operations: Operations) -> None:

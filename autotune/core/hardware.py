@@ -32,6 +32,8 @@ What = Literal[
     "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
     "nf4_dequantize",  # the whole weight, as the backward does; shape (N, K)
     "int8_dequantize",
+    "blockwise_quantize",  # an optimizer's states to 8 bits and back, in blocks of 256; shape (elements,)
+    "blockwise_dequantize",
     "eager_operators",  # modules on a few numbers, among copies, forward and backward; shape (forward operators,)
     "checkpointed_operators",  # the same, recomputed in the backward
     "selective_operators",  # the same under a policy of what to recompute
@@ -210,7 +212,8 @@ def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
 
     A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five backward
     (FlashAttention-2, arXiv:2307.08691, section 4.1); with a mask it is all of them. A copy reads and writes, an
-    addition reads twice; transfers and dequantizations count what arrives. A chain counts its forward operators.
+    addition reads twice; transfers and dequantizations count what arrives, and a quantization what it is given. A chain
+    counts its forward operators.
     """
     size = prod(shape)
     if what.endswith("operators"):

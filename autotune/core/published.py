@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from autotune.core.hardware import ITEM_BYTES, Peaks, RateDtype, What
-from autotune.core.speed import Curve, Speed
+from autotune.core.speed import Curve, Speed, blockwise_by_bytes
 
 # Of a dense peak in long products: A100 0.87, H100 0.80, B200 0.78 (stas00/ml-engineering, maximum achievable matmul).
 PRODUCT_SHARE = 0.8
@@ -45,7 +45,7 @@ def published_speed(peaks: Peaks) -> Speed:
     curves["nf4_dequantize", "float32"] = Curve(
         operation="dequantize", seconds_per=np.array([0.0, NF4_BYTES]) / bytes_per_s
     )
-    return Speed(curves=curves, launch_s=LAUNCH_S)
+    return Speed(curves=blockwise_by_bytes(curves) | curves, launch_s=LAUNCH_S)
 
 
 def _flops(peaks: Peaks) -> Mapping[RateDtype, float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from autotune.core.hardware import ITEM_BYTES, Hardware, RateDtype, RatePoint, What
 
 Floats = NDArray[np.float64]
-Operation = Literal["product", "quantized_product", "attention", "stream", "dequantize"]
+Operation = Literal["product", "quantized_product", "attention", "stream", "dequantize", "quantize"]
 Bound = Literal["launch", "compute", "bandwidth"]
 BOUNDS: tuple[Bound, ...] = ("launch", "compute", "bandwidth")  # what seconds are spent on, in this order everywhere
 
@@ -26,6 +26,7 @@ REACH = 1.5  # octaves of each side over which a measured deviation is believed 
 DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior standard deviation
 LEAST_WORK = 0.05  # share of a measured operation's seconds that are not its launch's
 NOISE = 0.05  # of one measured point, likewise
+BLOCKWISE_BYTES = 4 + 1 + 4 / 256  # of each state: as it is computed with, in 8 bits, and its share of a block's scale
 STREAMS: Sequence[What] = ("copy", "add")
 # Of a probe's chain, for each of its forward operators, what it launches and what it copies. Launched are two and a
 # half more in the backward of a linear layer, an activation and an addition, and each again where it is recomputed.
@@ -63,7 +64,7 @@ def _attention_terms(sides: Floats) -> Floats:
 
 
 def _stream_terms(sides: Floats) -> Floats:
-    """sides: (C, 1), bytes; or elements of a weight that is dequantized."""
+    """sides: (C, 1), bytes; or elements of what is quantized or dequantized."""
     return np.concatenate([np.ones((len(sides), 1)), sides], axis=1)
 
 
@@ -73,6 +74,7 @@ TERMS: Mapping[Operation, Callable[[Floats], Floats]] = {
     "attention": _attention_terms,
     "stream": _stream_terms,
     "dequantize": _stream_terms,
+    "quantize": _stream_terms,
 }
 SPENT_ON: Mapping[Operation, Sequence[Bound]] = {  # of each term
     "product": ("launch", "compute", "bandwidth"),
@@ -80,6 +82,7 @@ SPENT_ON: Mapping[Operation, Sequence[Bound]] = {  # of each term
     "attention": ("launch", "compute", "bandwidth"),
     "stream": ("launch", "bandwidth"),
     "dequantize": ("launch", "bandwidth"),
+    "quantize": ("launch", "compute"),  # a search among 256 values for each
 }
 
 
@@ -165,6 +168,8 @@ def measured_speed(hardware: Hardware) -> Speed:
         ("attention", ("masked_attention_forward",)),
         ("attention", ("masked_attention_forward_backward",)),
         ("dequantize", ("nf4_dequantize",)),
+        ("quantize", ("blockwise_quantize",)),
+        ("dequantize", ("blockwise_dequantize",)),
     ):
         for dtype in ITEM_BYTES:
             curves |= _curves(operation, whats, dtype, hardware)  # type: ignore[arg-type]
@@ -174,6 +179,7 @@ def measured_speed(hardware: Hardware) -> Speed:
             curves[masked, dtype] = replace(curve, seconds_per=curve.seconds_per * np.array([1.0, 2.0, 1.0]))
     for dtype in ITEM_BYTES:
         curves |= _quantized(curves, dtype, hardware)
+    curves = blockwise_by_bytes(curves) | curves
     copy_s = min((point.seconds for point in hardware.curve("copy", "float32")), default=0.0)
     operator_s = {
         what: max(0.0, point.seconds / point.shape[0] - launches * hardware.launch_s - copies * copy_s)
@@ -187,6 +193,15 @@ def measured_speed(hardware: Hardware) -> Speed:
         first_attention_s=_first_attention(curves, hardware),
         operator_s=operator_s,
     )
+
+
+def blockwise_by_bytes(curves: Mapping[tuple[What, RateDtype], Curve]) -> dict[tuple[What, RateDtype], Curve]:
+    """The curves of an optimizer's states to 8 bits and back where they were not measured: as long as their bytes."""
+    if (streams := curves.get(("copy", "float32"))) is None:
+        return {}
+    seconds_per = streams.seconds_per * np.array([1.0, BLOCKWISE_BYTES])
+    by_bytes = Curve(operation="dequantize", seconds_per=seconds_per, factor=streams.factor)
+    return {("blockwise_quantize", "float32"): by_bytes, ("blockwise_dequantize", "float32"): by_bytes}
 
 
 def _first(

@@ -253,8 +253,8 @@ def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
         return ("matmul_grad_weight" if over_tokens else "matmul_grad_input"), 1.0, work.sides
     if work.kind == "nf4_product":
         return "nf4_matmul", 1.0, work.sides
-    if work.kind == "nf4_dequantize":
-        return "nf4_dequantize", 1.0, work.sides
+    if work.kind in ("nf4_dequantize", "blockwise_quantize", "blockwise_dequantize"):
+        return work.kind, 1.0, work.sides
     if work.kind in ("stream", "share"):
         return "copy", 1.0, work.sides
     masked = work.kind.startswith("masked")

@@ -52,6 +52,7 @@ def point(
         ("add", (100,), "bfloat16", 600),  # two read, one written
         ("host_to_device_pinned", (100,), "uint8", 100),
         ("nf4_dequantize", (3, 5), "bfloat16", 30),  # what comes out
+        ("blockwise_quantize", (100,), "float32", 400),  # what goes in
     ],
 )
 def test_work_by_hand(what: What, shape: tuple[int, ...], dtype: RateDtype, work: int) -> None:

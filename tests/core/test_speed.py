@@ -76,6 +76,18 @@ def test_one_measured_weight_tells_of_others() -> None:
     assert one == pytest.approx(seconds_of((1024, 4096, 4096)) + 4096**2 * per_element, rel=0.1)
 
 
+def test_states_of_eight_bits_take_what_was_measured_of_them() -> None:
+    """A search among 256 values is arithmetic, six nanoseconds each; where nobody measured it, it takes its bytes."""
+    slow = [point("blockwise_quantize", (elements,), LAUNCH_S + 6e-9 * elements) for elements in (2**20, 2**25)]
+    measured, unmeasured = (measured_speed(machine(*points)) for points in (slow, []))
+    states = np.array([[2.0**22]])
+    _, compute, bandwidth = measured.seconds("blockwise_quantize", "float32", states)[0]
+    assert compute == pytest.approx(6e-9 * 2**22, rel=0.02)
+    assert bandwidth == 0
+    by_bytes = unmeasured.seconds("blockwise_quantize", "float32", states).sum()
+    assert by_bytes == pytest.approx(5 * 2**22 / BANDWIDTH, rel=0.05)
+
+
 def test_what_was_not_measured_in_a_dtype_is_taken_from_another() -> None:
     """And what was measured in none is an error, as is a machine without rates."""
     speed = measured_speed(machine())
