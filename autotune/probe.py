@@ -24,7 +24,7 @@ from autotune.probe_cpu import Host, read_host
 from autotune.probe_cuda import find_gpus, read_torch_build
 from autotune.probe_process import Measurement, Request, measure_in_process
 
-FORMAT = 3  # of the cached files; counts up when what is measured changes
+FORMAT = 4  # of the cached files; counts up when what is measured changes
 RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # those on which rates depend
 
 

@@ -343,10 +343,10 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _blockwise(self, point: Point) -> Callable[[], object]:
-        """Of other states in each call, as in a step."""
+        """Quantizes other numbers in each call, as in a step; dequantizes the same ones, which are a fifth of its bytes."""
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
-        states = self._walk("x", "float32", *point.shape)
+        states = self._walk("x", point.dtype, *point.shape)
         if point.what == "blockwise_quantize":
             return lambda: quantize_blockwise(states(), blocksize=BLOCK)
         quantized, scales = quantize_blockwise(states(), blocksize=BLOCK)

@@ -74,7 +74,7 @@ def main() -> None:
         cold, warm = watched(command), watched(command)
         laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
         memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
-        config, facts = resolve_architecture(MODEL, None, home=Path(home), progress=lambda line: None)
+        config, facts = model_of_estimate(Path(home))
     gpu = read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{GPU}.yaml").read_text(encoding="utf-8"))["gpu"])
     law = time_law_from_dict(seconds)
     planned_s = memory_s(memory), time_s(law, published_speed(gpu.peaks))
@@ -101,6 +101,12 @@ def main() -> None:
     for name, spent in (("cold", cold), ("warm", warm)):
         print(f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
               f"{spent['peak_mib']} MiB at most")  # fmt: skip
+
+
+def model_of_estimate(home: Path) -> tuple[dict[str, Any], ModelFacts]:
+    """The configuration of MODEL, and what is known of it."""
+    model = yaml.safe_load((CONF / "model" / f"{MODEL}.yaml").read_text(encoding="utf-8"))
+    return resolve_architecture(model["path"], model["config"], home=home, progress=lambda line: None)
 
 
 def watched(command: Sequence[str]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
-from planner_speed import decision_s, plan_space, watched
+from planner_speed import decision_s, model_of_estimate, plan_space, watched
 
 from autotune.core.timing import time_law
 from autotune.core.units import MIB
@@ -42,6 +43,13 @@ def test_a_command_that_fails() -> None:
     """It is no measurement."""
     with pytest.raises(subprocess.CalledProcessError):
         watched([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_model_is_found_without_a_hub(tmp_path: Path) -> None:
+    """It is the catalogue's, so an empty home will do."""
+    config, facts = model_of_estimate(tmp_path)
+    assert config["num_hidden_layers"] == 32
+    assert 8.0e9 < facts.parameters < 8.1e9
 
 
 def test_a_space_is_planned_as_a_search_plans_it() -> None:

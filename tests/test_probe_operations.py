@@ -77,6 +77,20 @@ def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) 
     assert result.requires_grad
 
 
+def test_numbers_to_eight_bits_and_back(operations: Operations) -> None:
+    """In blocks of 256, each with its scale, which bound the error: the largest of 256 values are 1 % apart or more."""
+    numbers = operations._tensor("x", "float32", 1000).clone()
+    operations._walked = 1  # the first place alone
+    results: Any = [
+        operations.prepare(Point(what=what, dtype="float32", shape=(1000,)))()
+        for what in ("blockwise_quantize", "blockwise_dequantize")
+    ]
+    (quantized, state), restored = results
+    assert (quantized.dtype, len(state.absmax)) == (torch.uint8, 4)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, numbers, rtol=0, atol=0.02 * float(numbers.abs().max()))
+
+
 def test_what_a_gpu_is_asked() -> None:
     """Everything that the issue names, tf32 only where the device has it, each curve from small to large."""
     points = list_points("cuda", tf32=True)
@@ -95,9 +109,14 @@ def test_what_a_cpu_is_asked() -> None:
     points = list_points("cpu")
     assert {point.dtype for point in points} == {"bfloat16", "float32"}
     assert not any(point.what.startswith(("host_to", "device_to")) for point in points)
-    assert {"first_matmul", "first_attention", "selective_operators", "blockwise_quantize"} <= {
-        point.what for point in points
+    of_its_own = {
+        "first_matmul",
+        "first_attention",
+        "selective_operators",
+        "blockwise_quantize",
+        "blockwise_dequantize",
     }
+    assert of_its_own <= {point.what for point in points}
 
 
 def test_a_first_product_has_a_new_shape_each_time(operations: Operations) -> None:

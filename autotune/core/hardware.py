@@ -32,7 +32,7 @@ What = Literal[
     "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
     "nf4_dequantize",  # the whole weight, as the backward does; shape (N, K)
     "int8_dequantize",
-    "blockwise_quantize",  # an optimizer's states to 8 bits and back, in blocks of 256; shape (elements,)
+    "blockwise_quantize",  # to 8 bits in blocks of 256, as an optimizer's states are; shape (elements,)
     "blockwise_dequantize",
     "eager_operators",  # modules on a few numbers, among copies, forward and backward; shape (forward operators,)
     "checkpointed_operators",  # the same, recomputed in the backward

@@ -26,7 +26,7 @@ REACH = 1.5  # octaves of each side over which a measured deviation is believed 
 DEVIATION = 0.3  # of measured from fitted seconds, as a logarithm: its prior standard deviation
 LEAST_WORK = 0.05  # share of a measured operation's seconds that are not its launch's
 NOISE = 0.05  # of one measured point, likewise
-BLOCKWISE_BYTES = 4 + 1 + 4 / 256  # of each state: as it is computed with, in 8 bits, and its share of a block's scale
+BLOCKWISE_BYTES = 4 + 1 + 4 / 256  # of each number: in fp32, in 8 bits, and its share of a block's scale
 STREAMS: Sequence[What] = ("copy", "add")
 # Of a probe's chain, for each of its forward operators, what it launches and what it copies. Launched are two and a
 # half more in the backward of a linear layer, an activation and an addition, and each again where it is recomputed.
@@ -196,7 +196,7 @@ def measured_speed(hardware: Hardware) -> Speed:
 
 
 def blockwise_by_bytes(curves: Mapping[tuple[What, RateDtype], Curve]) -> dict[tuple[What, RateDtype], Curve]:
-    """The curves of an optimizer's states to 8 bits and back where they were not measured: as long as their bytes."""
+    """Curves of numbers to 8 bits and back that were not measured: they take as long as their bytes."""
     if (streams := curves.get(("copy", "float32"))) is None:
         return {}
     seconds_per = streams.seconds_per * np.array([1.0, BLOCKWISE_BYTES])

@@ -18,7 +18,7 @@ Kind = Literal[
     "masked_attention",  # all pairs of positions are computed
     "masked_attention_backward",
     "nf4_dequantize",  # sides: elements
-    "blockwise_quantize",  # of an optimizer's states on a CPU; sides: elements
+    "blockwise_quantize",  # of an optimizer's states on a CPU, and of the scales of nf4; sides: elements
     "blockwise_dequantize",
     "stream",  # everything else; sides: bytes read and written
     "share",  # of one parameter in a stream over many of them, which is launched once; sides: bytes

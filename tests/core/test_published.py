@@ -39,6 +39,14 @@ def test_a_quantized_product_dequantizes_first() -> None:
     assert speed.seconds("nf4_matmul", "bfloat16", sides) == pytest.approx(both)
 
 
+def test_numbers_of_eight_bits_take_their_bytes() -> None:
+    """A GPU's kernels search among 256 values while they wait for memory."""
+    speed = published_speed(PEAKS)
+    eight_bits = speed.seconds("blockwise_dequantize", "float32", np.array([[2.0**30]])).sum()
+    copied = speed.seconds("copy", "float32", np.array([[2.0**30]])).sum()
+    assert eight_bits / copied == pytest.approx(5, rel=0.01)  # four bytes, one, and a scale for 256
+
+
 def test_a_gpu_without_peaks_is_not_guessed() -> None:
     """Its time is unknown."""
     with pytest.raises(ValueError, match="no published peak of fp32"):
