@@ -343,7 +343,7 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _blockwise(self, point: Point) -> Callable[[], object]:
-        """Quantizes other numbers in each call, as in a step; dequantizes the same ones, which are a fifth of its bytes."""
+        """Quantizes other numbers in each call, as in a step; dequantizes the same ones, a fifth of the bytes."""
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
         states = self._walk("x", point.dtype, *point.shape)
