@@ -6,8 +6,8 @@ A table is one of record_table.py; its data is read again, for what a search kno
 same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with; their
 seconds count, and those of traces are among them where the cache is empty (AUTOTUNE_HOME). The best is chosen by one
 half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. What
-the best by one half loses by the other is the floor: no regret below it says anything. Regret is counted after so many
-trials of candidates, had the search ended there with its second measurement. The trials of the references, which every
+the best by one half loses by the other is the floor: regrets below it cannot be told apart. Regret is counted after
+so many trials of candidates, had the search ended there, with its second measurement. The references, which every
 search makes first, count in the wall clock alone: until what is close to the best was found, and until the second
 measurement had made sure of it; both in the median over all seeds, where one that never comes close takes forever.
 """

@@ -45,7 +45,8 @@ def published_speed(peaks: Peaks) -> Speed:
     curves["nf4_dequantize", "float32"] = Curve(
         operation="dequantize", seconds_per=np.array([0.0, NF4_BYTES]) / bytes_per_s
     )
-    return Speed(curves=blockwise_by_bytes(curves) | curves, launch_s=LAUNCH_S)
+    curves |= blockwise_by_bytes(curves)
+    return Speed(curves=curves, launch_s=LAUNCH_S)
 
 
 def _flops(peaks: Peaks) -> Mapping[RateDtype, float]:
