@@ -1,7 +1,7 @@
 """What can go wrong because of what was asked, as exceptions that list every problem at once.
 
 What is expected of a trial (out of memory, a timeout) is a value, in core/outcome.py, not an exception.
-Only the command line (cli.py) prints these and turns them into exit codes.
+Only the command line (cli/main.py) prints these and turns them into exit codes.
 """
 
 from collections.abc import Sequence

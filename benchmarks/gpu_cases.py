@@ -182,7 +182,8 @@ def row_lengths(case: Case) -> list[int]:
 def lengths_of(case: Case) -> Lengths | None:
     """The rows as the prediction is told them; None where every row is full.
 
-    They stand where its seeded order (core/batches.py) takes them from, so that it deals the trainer's micro-batches.
+    They stand where its seeded order (core/batches/batches.py) takes them from, so that it deals the trainer's
+    micro-batches.
     """
     if case.rows != "padded":
         return None

@@ -16,13 +16,13 @@ from gpu_cases import SEED, Case, around, lengths_of, write_model, write_rows
 from gpu_summary import DONE
 from rows import Row
 
-from autotune.alternatives import Alternatives
-from autotune.core.estimate import MemoryEstimate
 from autotune.core.hardware import Hardware
+from autotune.core.memory.estimate import MemoryEstimate
 from autotune.errors import NotPredicted
-from autotune.forecaster import Forecaster, TimeForecast
-from autotune.models import resolve_architecture
-from autotune.probe_cpu import count_cores
+from autotune.machine.host import count_cores
+from autotune.models.find import resolve_architecture
+from autotune.predict.alternatives import Alternatives
+from autotune.predict.forecaster import Forecaster, TimeForecast
 
 Progress = Callable[[str], None]
 

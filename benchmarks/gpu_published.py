@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.core.candidate import Candidate
-from autotune.core.context import Context
+from autotune.core.space.context import Context
 
 Settings = Mapping[str, Mapping[str, Any]]
 

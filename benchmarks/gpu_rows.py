@@ -1,8 +1,8 @@
 """Rows of `gpu_suite.py`: what is predicted of trainings on a GPU, then what the real ones take of memory and time.
 
 All predictions are written to the file before the first measurement of the run, in processes that see no GPU. Then a
-worker (autotune/trial.py) trains a few steps of one candidate after another, on weights that it draws. A file has
-two kinds of lines, `prediction` and `measurement`; a measurement repeats the prediction that was made for it.
+worker (autotune/train/workers.py) trains a few steps of one candidate after another, on weights that it draws. A file
+has two kinds of lines, `prediction` and `measurement`; a measurement repeats the prediction that was made for it.
 
 Leaves out which candidates (gpu_cases.py), their predictions (gpu_plan.py) and what it all adds up to (gpu_summary.py,
 gpu_time.py).
@@ -22,19 +22,19 @@ from gpu_plan import Planned, Progress, in_order, predictions, waiting
 from gpu_summary import DONE, untried
 from rows import Row, append, commit_of_checkout, now, own_rows, today
 
-from autotune import nvml
-from autotune.catalogue import CONF
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.core.units import GIB
 from autotune.errors import AutotuneError
-from autotune.installed import installed
-from autotune.probe_cpu import count_cores
-from autotune.probe_cuda import find_gpus
-from autotune.profiles import STACK
-from autotune.task import Device, Measure, Task
-from autotune.trial import Workers
+from autotune.machine import nvml
+from autotune.machine.gpus import find_gpus
+from autotune.machine.host import count_cores
+from autotune.machine.installed import installed
+from autotune.models.catalogue import CONF
+from autotune.trace.profiles import STACK
+from autotune.train.task import Device, Measure, Task
+from autotune.train.workers import Workers
 
 ROW_LIMIT_S = 90.0  # for one candidate, a worker's start included
 LEAST_S = 20.0  # of the budget that must be left to begin one
@@ -179,7 +179,7 @@ def measure_all(
 ) -> list[str]:
     """Train each case that was predicted, and append what it took; returns what was left when time was up.
 
-    workers: has `perform` as autotune.trial.Workers. deadline: as time.monotonic() counts.
+    workers: has `perform` as autotune.train.workers.Workers. deadline: as time.monotonic() counts.
     """
     left = []
     for plan in planned:

@@ -4,7 +4,7 @@ Those are TRL's defaults, the largest micro-batch that fits, and what Unsloth, A
 such a training, all with as many samples per optimizer step (packed: the nearest whole rows), through the same trainer:
 what is compared are their knobs, not their kernels. Weights are drawn at random. The search's trials, the model and
 each training stay in the directory of the rows, so that it goes on where it stopped. Leaves out the search itself
-(autotune/search.py), and what is published (gpu_published.py).
+(autotune/search/search.py), and what is published (gpu_published.py).
 """
 
 import json
@@ -24,24 +24,24 @@ from rounds import Performs, kinds_and_rates, over, side_by_side
 from rows import append, commit_of_checkout, now, own_rows
 
 from autotune.core.candidate import Candidate, Fidelity
-from autotune.core.context import Context
-from autotune.core.fidelity import divisors, samples_per_step
 from autotune.core.hardware import Hardware
-from autotune.core.legality import first_broken
 from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
 from autotune.core.recipe import Method, Recipe
-from autotune.core.space import baseline
+from autotune.core.space.context import Context
+from autotune.core.space.enumerate import baseline
+from autotune.core.space.fidelity import divisors, samples_per_step
+from autotune.core.space.legality import first_broken
 from autotune.core.workload import Workload
-from autotune.display import SearchDisplay
-from autotune.installed import Installed, installed
-from autotune.journal import Journal
-from autotune.models import resolve_architecture
-from autotune.plan import Plan
-from autotune.probe import probe
-from autotune.search import search
-from autotune.search_request import SearchRequest, forecaster_of, identity_of, workload_of
-from autotune.task import Measure, Task
-from autotune.trial import Workers
+from autotune.machine.installed import Installed, installed
+from autotune.machine.probe import probe
+from autotune.models.find import resolve_architecture
+from autotune.search.display import SearchDisplay
+from autotune.search.journal import Journal
+from autotune.search.predictions import Plan
+from autotune.search.request import SearchRequest, forecaster_of, identity_of, workload_of
+from autotune.search.search import search
+from autotune.train.task import Measure, Task
+from autotune.train.workers import Workers
 
 FILE = "gpu_search.jsonl"
 STEPS = 6  # measured ones of each training in a round

@@ -40,7 +40,7 @@ from rows import count, refuse
 
 from autotune.core.hardware import Hardware
 from autotune.errors import AutotuneError
-from autotune.probe import load_hardware, probe
+from autotune.machine.probe import load_hardware, probe
 
 RESULTS = Path(__file__).parent / "results"
 HOME = Path(os.environ.get("AUTOTUNE_HOME", "~/.cache/autotune")).expanduser()

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpu_cases import CARDS
 
-from autotune.core.estimate import MEMORY_SHARE
+from autotune.core.memory.estimate import MEMORY_SHARE
 
 DONE = ("measured", "out_of_memory")  # outcomes that are an answer; others are tried again
 COUNTERS = ("allocated_bytes", "reserved_bytes", "device_bytes")

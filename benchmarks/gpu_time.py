@@ -13,7 +13,7 @@ from gpu_cases import CASES, SEED
 from gpu_rows import Part
 from time_accuracy import FEWEST, TEACHING, errors, rank_correlation, verdicts
 
-from autotune.core.timing import SPENT
+from autotune.core.time.law import SPENT
 
 STEPS = 5  # measured ones
 

@@ -25,18 +25,18 @@ from rounds import kinds_and_rates, over, side_by_side
 from rows import append, now, refuse
 
 from autotune.core.candidate import Candidate
-from autotune.core.context import Context
-from autotune.core.estimate import room_of
-from autotune.core.legality import first_broken
+from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome
 from autotune.core.recipe import Recipe
-from autotune.core.space import by_hand, enumerate_space
+from autotune.core.space.context import Context
+from autotune.core.space.enumerate import by_hand, enumerate_space
+from autotune.core.space.legality import first_broken
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError, UsageError
-from autotune.installed import installed
-from autotune.search_request import SearchRequest, workload_of
-from autotune.task import Device, Measure, Task
-from autotune.trial import Workers
+from autotune.machine.installed import installed
+from autotune.search.request import SearchRequest, workload_of
+from autotune.train.task import Device, Measure, Task
+from autotune.train.workers import Workers
 
 RESULTS = Path(__file__).parent / "results" / "knobs.jsonl"
 ROUNDS, STEPS = 4, 6

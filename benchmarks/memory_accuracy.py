@@ -34,21 +34,21 @@ from peft import get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from autotune import sft
-from autotune.architectures import sliding_window
-from autotune.catalogue import CONF, catalogued_config
-from autotune.core.allocator import AllocatorSettings
-from autotune.core.batches import Batch
+from autotune.core.batches.batches import Batch
 from autotune.core.candidate import OPTIMIZERS, Candidate, Optimizer
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
-from autotune.core.memory import Peak, memory_law, peak
-from autotune.core.profile import Profile, deepen
+from autotune.core.memory.allocator import AllocatorSettings
+from autotune.core.memory.law import Peak, memory_law, peak
+from autotune.core.memory.replay import replay
 from autotune.core.recipe import Recipe
-from autotune.core.replay import replay
+from autotune.core.step.profile import Profile, deepen
 from autotune.errors import UsageError, first_line
-from autotune.plain_step import LogitsTrainer
-from autotune.profiles import ProfileRequest, describe_request, key_of, request_of
-from autotune.trace import TraceRequest, trace
+from autotune.models.architectures import sliding_window
+from autotune.models.catalogue import CONF, catalogued_config
+from autotune.trace.plain_step import LogitsTrainer
+from autotune.trace.profiles import ProfileRequest, describe_request, key_of, request_of
+from autotune.trace.trace import TraceRequest, trace
+from autotune.train import sft
 
 DEFAULTS = AllocatorSettings(expandable_segments=False)
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")

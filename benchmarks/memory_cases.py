@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from autotune.core.candidate import OPTIMIZERS, Candidate
-from autotune.core.context import Context
 from autotune.core.hardware import Hardware
-from autotune.core.legality import first_broken
 from autotune.core.recipe import METHODS, Recipe
+from autotune.core.space.context import Context
+from autotune.core.space.legality import first_broken
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
-from autotune.installed import installed
-from autotune.models import resolve_model
+from autotune.machine.installed import installed
+from autotune.models.find import resolve_model
 
 Rows = Literal["one", "several", "padded", "packed"]
 Loss = Literal["fused", "full_logits"]

@@ -27,14 +27,14 @@ from memory_cases import ARCHITECTURES, SMALL, Loss
 from pools import quiet_pool
 from rows import append, own_rows, today
 
-from autotune.core.batches import Batch
+from autotune.core.batches.batches import Batch
 from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
-from autotune.core.memory import memory_law, peak
-from autotune.core.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
+from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import METHODS, Recipe
-from autotune.core.regime import micro_batch
-from autotune.installed import installed
-from autotune.profiles import MEMORY, STACK, request_of
+from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
+from autotune.core.step.regime import micro_batch
+from autotune.machine.installed import installed
+from autotune.trace.profiles import MEMORY, STACK, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_exact.jsonl"
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
@@ -192,7 +192,7 @@ def compare(case: Case) -> dict[str, Any]:
     """Trace shallow, as `autotune estimate` asks for it, and whole, as the candidate trains; what differs, in bytes."""
     from transformers import AutoConfig
 
-    from autotune.trace import TraceRequest, sliding_window, trace, trace_whole
+    from autotune.trace.trace import TraceRequest, sliding_window, trace, trace_whole
 
     depth = {DEPTH_NAME.get(case.model, "num_hidden_layers"): case.layers}
     config = AutoConfig.for_model(case.model, **{**MODELS[case.model], "vocab_size": 2000, **depth}).to_dict()

@@ -23,12 +23,12 @@ from pools import quiet_pool
 from rows import append, own_rows, today
 
 from autotune.core.candidate import short_name
-from autotune.core.estimate import demand_of
-from autotune.core.memory import memory_law
-from autotune.core.profile import deepen
+from autotune.core.memory.estimate import demand_of
+from autotune.core.memory.law import memory_law
+from autotune.core.step.profile import deepen
 from autotune.core.workload import ModelFacts
-from autotune.installed import installed
-from autotune.profiles import STACK
+from autotune.machine.installed import installed
+from autotune.trace.profiles import STACK
 
 RESULTS = Path(__file__).parent / "results" / "memory_phases_cpu.jsonl"
 PHASES = ("evaluation", "saving", "loading")
@@ -79,7 +79,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
     """The peaks of the phases, in bytes, as an estimate has them."""
-    from autotune.trace import TraceRequest, trace
+    from autotune.trace.trace import TraceRequest, trace
 
     request, batch = request_and_batch(case, facts)
     profile = trace(TraceRequest(**request.asked))

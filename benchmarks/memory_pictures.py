@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from autotune.catalogue import CONF
-from autotune.core.batches import Batch
+from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
-from autotune.core.memory import memory_law, peak
-from autotune.core.profile import ON_THE_HOST, Profile, deepen, monomials
+from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
+from autotune.core.step.profile import ON_THE_HOST, Profile, deepen, monomials
 from autotune.core.units import GIB
-from autotune.profiles import Loss, load_profile, request_of
-from autotune.shallow import sliding_window
+from autotune.models.catalogue import CONF
+from autotune.trace.profiles import Loss, load_profile, request_of
+from autotune.trace.shallow import sliding_window
 
 MODEL = CONF / "model" / "qwen2_5_0_5b.yaml"
 A100 = (8, 0)

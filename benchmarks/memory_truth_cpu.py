@@ -29,14 +29,14 @@ from memory_cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, pla
 from pools import quiet_pool
 from rows import append, own_rows, read, today
 
-from autotune.core.batches import Batch
+from autotune.core.batches.batches import Batch
 from autotune.core.candidate import short_name
 from autotune.core.recipe import Recipe
-from autotune.core.regime import micro_batch
+from autotune.core.step.regime import micro_batch
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
-from autotune.installed import installed
-from autotune.profiles import MEMORY, STACK, ProfileRequest, request_of
+from autotune.machine.installed import installed
+from autotune.trace.profiles import MEMORY, STACK, ProfileRequest, request_of
 
 RESULTS = Path(__file__).parent / "results" / "memory_truth_cpu.jsonl"
 MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
@@ -109,8 +109,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes as the trace has it."""
-    from autotune.core.memory import memory_law, peak
-    from autotune.trace import TraceRequest, trace
+    from autotune.core.memory.law import memory_law, peak
+    from autotune.trace.trace import TraceRequest, trace
 
     started = time.perf_counter()
     request, batch = request_and_batch(case, facts)
@@ -129,7 +129,7 @@ def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Ba
     """What a case asks of the trace, and its micro-batch as the loss on a CPU sees it."""
     from transformers import AutoConfig
 
-    from autotune.trace import sliding_window
+    from autotune.trace.trace import sliding_window
 
     config = AutoConfig.from_pretrained(facts.path).to_dict()
     rows, positions = micro_batch(case.candidate, case.positions)
@@ -175,9 +175,9 @@ def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
     from datasets import Dataset
     from torch.autograd.profiler import profile
 
-    from autotune import measure, sft
-    from autotune.plain_step import LogitsTrainer
-    from autotune.task import Measure, Task
+    from autotune.trace.plain_step import LogitsTrainer
+    from autotune.train import measure, sft
+    from autotune.train.task import Measure, Task
 
     lengths = row_lengths(case)
     if not case.candidate.packs:  # each row stands where the trainer's seeded order finds it

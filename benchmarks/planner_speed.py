@@ -30,28 +30,28 @@ import optuna
 import psutil
 import yaml
 
-from autotune.catalogue import CONF
-from autotune.core.batches import Epoch
+from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Fidelity
-from autotune.core.context import Installed
 from autotune.core.gpu_specs import read_gpu_spec
 from autotune.core.hardware import Hardware
-from autotune.core.memory import law_from_dict, peaks
-from autotune.core.planning import length_grid, spread, step_seconds, tabulate
-from autotune.core.profile import monomials
-from autotune.core.published import published_speed
+from autotune.core.memory.law import law_from_dict, peaks
 from autotune.core.recipe import Recipe
-from autotune.core.space import enumerate_space
-from autotune.core.speed import Speed
-from autotune.core.timing import TimeLaw, time_law_from_dict
+from autotune.core.space.context import Installed
+from autotune.core.space.enumerate import enumerate_space
+from autotune.core.step.profile import monomials
+from autotune.core.time.law import TimeLaw, time_law_from_dict
+from autotune.core.time.planning import length_grid, spread, step_seconds, tabulate
+from autotune.core.time.published import published_speed
+from autotune.core.time.speed import Speed
 from autotune.core.units import MIB
 from autotune.core.workload import Lengths, ModelFacts, Workload
-from autotune.forecaster import Forecaster
-from autotune.installed import installed
-from autotune.models import resolve_architecture
-from autotune.plan import Plan
-from autotune.proposal import stand_in_data
-from autotune.roofline import RooflineSampler
+from autotune.machine.installed import installed
+from autotune.models.catalogue import CONF
+from autotune.models.find import resolve_architecture
+from autotune.predict.completion import stand_in_data
+from autotune.predict.forecaster import Forecaster
+from autotune.search.predictions import Plan
+from autotune.search.roofline import RooflineSampler
 
 GPU = "a100_80gb"
 MODEL = "llama_3_1_8b"
@@ -194,7 +194,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
         home=Path(), progress=told.append, thrifty=True,
     )  # fmt: skip
     with (
-        patch("autotune.forecaster.trace_missing", lambda requests, **rest: {}),
+        patch("autotune.predict.forecaster.trace_missing", lambda requests, **rest: {}),
         patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch, accumulation: law),
     ):
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from multiprocessing.pool import Pool
 def quiet_pool(processes: int, *, tasks_each: int | None = None) -> Pool:
     """A pool behind a fork server. tasks_each: after which a process is replaced; None keeps it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autotune.preload", "autotune.trace"])
+    context.set_forkserver_preload(["autotune.train.preload", "autotune.trace.trace"])
     return context.Pool(processes, initializer=_be_quiet, maxtasksperchild=tasks_each)
 
 

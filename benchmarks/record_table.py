@@ -27,20 +27,20 @@ from typing import Any
 from rows import append, now, read, refuse
 from table import References, Row, Table, load, next_trial, summarize
 
-from autotune import settings as schemas
-from autotune import usage
-from autotune.catalogue import CONF
-from autotune.core.budget import Budget
+from autotune.cli import settings as schemas
+from autotune.cli import usage
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.estimate import room_of
+from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
-from autotune.core.space import baseline, by_hand, enumerate_space
+from autotune.core.space.enumerate import baseline, by_hand, enumerate_space
+from autotune.core.trials.budget import Budget
 from autotune.errors import AutotuneError, UsageError
-from autotune.installed import installed
-from autotune.probe import probe
-from autotune.search_request import SearchRequest, workload_of
-from autotune.task import Device, Measure, Task
-from autotune.trial import Workers
+from autotune.machine.installed import installed
+from autotune.machine.probe import probe
+from autotune.models.catalogue import CONF
+from autotune.search.request import SearchRequest, workload_of
+from autotune.train.task import Device, Measure, Task
+from autotune.train.workers import Workers
 
 RESULTS = Path(__file__).parent / "results"
 OF_THE_BEGINNING = ("begun", "probed")  # keys of a header that may be others when a table goes on

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from table import Rates, half_of, mean, regrets
 
-from autotune.core.budget import ROUNDS
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome
-from autotune.journal import Trial
-from autotune.plan import Speeds
-from autotune.proposals import SAMPLERS, Proposals
-from autotune.standings import ranked
+from autotune.core.trials.budget import ROUNDS
+from autotune.core.trials.standings import ranked
+from autotune.core.trials.trial import Trial
+from autotune.search.predictions import Speeds
+from autotune.search.proposer import SAMPLERS, Proposals
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
 PREDICTS = "roofline"
@@ -37,8 +37,9 @@ RULES = (*SAMPLERS, *ALONE, LARGEST, FALLING, DEFAULTS)
 class World:
     """What a search would have had before its first trial, and what becomes of each that it makes.
 
-    start: TRL's defaults as the space has them. opening: as core/opening.py lists it. references: the trials that every
-    search makes first. predicted: of the candidates, and of the references that are outside the space behind them.
+    start: TRL's defaults as the space has them. opening: as core/space/opening.py lists it. references: the trials
+    that every search makes first. predicted: of the candidates, and of the references that are outside the space
+    behind them.
     predicting_s: seconds that this took.
     """
 

@@ -1,7 +1,7 @@
 """Several trainings side by side: each once in every round, back and forth, so that a drift of the machine cancels.
 
 Each round has a seed of its own, so that it draws other steps of the epoch: the same ones would err alike every time.
-Leaves out what is trained and what it says (core/comparison.py).
+Leaves out what is trained and what it says (core/trials/comparison.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from autotune.core.candidate import short_name
-from autotune.core.comparison import Speedup, speedup
 from autotune.core.outcome import Measured, Outcome
-from autotune.task import Task
+from autotune.core.trials.comparison import Speedup, speedup
+from autotune.train.task import Task
 
 
 class Performs(Protocol):
-    """What trains, as autotune.trial.Workers."""
+    """What trains, as autotune.train.workers.Workers."""
 
     def perform(self, task: Task, *, limit_s: float | None) -> Outcome: ...
 

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from autotune.core.trials.trial import Trial
 from record_table import SPACES, request_of
 from replays import RULES, World, regret_after, replay, seconds_to
 from rows import count, refuse
@@ -32,14 +33,13 @@ from table import Table, floor, load_whole
 
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
-from autotune.core.opening import opening
 from autotune.core.recipe import Recipe
-from autotune.core.space import baseline, enumerate_space
+from autotune.core.space.enumerate import baseline, enumerate_space
+from autotune.core.space.opening import opening
 from autotune.errors import AutotuneError, UsageError
-from autotune.installed import installed
-from autotune.journal import Trial
-from autotune.plan import Plan
-from autotune.search_request import forecaster_of, workload_of
+from autotune.machine.installed import installed
+from autotune.search.predictions import Plan
+from autotune.search.request import forecaster_of, workload_of
 
 AFTER = (4, 6, 8, 16)  # trials
 CLOSE = 0.02  # regret that is as good as none

@@ -24,10 +24,10 @@ import numpy as np
 from rows import read
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.comparison import corrected_rates, drift, reference
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
+from autotune.core.trials.comparison import corrected_rates, drift, reference
+from autotune.core.trials.trial import Role
 from autotune.errors import UsageError, first_line
-from autotune.journal import Role
 
 LEADERS = 1 / 10  # share of the candidates that is measured again
 LEAST_REPEATS = 6  # three in each half: a trial, and two rounds of the second measurement
@@ -81,8 +81,8 @@ class Table:
     def steady(self) -> tuple[Row, ...]:
         """The trials as if the machine had been as fast all the time as it was in round 0.
 
-        A search takes minutes, a table hours: rates are corrected for drift (core/comparison.py) and for rounds, and
-        the reference product says that there was none.
+        A search takes minutes, a table hours: rates are corrected for drift (core/trials/comparison.py) and for
+        rounds, and the reference product says that there was none.
         """
         measured = {place: row.outcome for place, row in enumerate(self.rows) if isinstance(row.outcome, Measured)}
         rates = dict(zip(measured, corrected_rates(list(measured.values())), strict=True))

@@ -30,10 +30,10 @@ from table import Table, load
 from table import mean as mean_rate
 from transformers.utils import logging
 
-from autotune.core.calibrate import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
-from autotune.core.profile import Profile
-from autotune.core.published import published_speed
-from autotune.core.timing import SPENT, TimeEstimate, estimate_time, time_law
+from autotune.core.step.profile import Profile
+from autotune.core.time.calibrate import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
+from autotune.core.time.law import SPENT, TimeEstimate, estimate_time, time_law
+from autotune.core.time.published import published_speed
 from autotune.errors import AutotuneError, UsageError
 
 TEACHING = 3  # measured rows that correct the others, and are not scored themselves

@@ -9,9 +9,9 @@ import pytest
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
-from autotune.describe import describe
-from autotune.task import Measure, Task
-from autotune.trial import Workers
+from autotune.data.describe import describe
+from autotune.train.task import Measure, Task
+from autotune.train.workers import Workers
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # its thread would still be waiting for the network when a test ends
 

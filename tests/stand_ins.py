@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.core.batches import Epoch
+from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
-from autotune.core.memory import Peak
+from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
-from autotune.core.planning import TimeParts
 from autotune.core.recipe import Recipe
-from autotune.core.timing import SPENT
+from autotune.core.time.law import SPENT
+from autotune.core.time.planning import TimeParts
 from autotune.core.units import MIB
-from autotune.forecaster import Forecaster
-from autotune.plan import Speeds
-from autotune.search_request import SearchRequest
-from autotune.task import Compare
-from autotune.worker import begin
+from autotune.predict.forecaster import Forecaster
+from autotune.search.predictions import Speeds
+from autotune.search.request import SearchRequest
+from autotune.train.task import Compare
+from autotune.train.worker import begin
 from tests.core.examples import workload
 
 device_is_initialised = False  # as CUDA would be in a process that imported the trainer

@@ -12,30 +12,30 @@ import pytest
 import autotune
 
 PACKAGE = Path(autotune.__file__).parent
-ORDER = (
-    "errors",
-    *(f"core.{name}" for name in ("units", "recipe", "outcome", "hardware", "gpu_specs", "workload")),
-    *(
-        f"core.{name}"
-        for name in ("candidate", "batching", "context", "legality", "fidelity", "pins", "shapes", "space")
-    ),
-    *(f"core.{name}" for name in ("regime", "work", "profile", "batches", "opening", "comparison", "racing", "parity")),
-    *(
-        f"core.{name}"
-        for name in ("budget", "memory", "speed", "published", "timing", "common_steps", "planning", "calibrate")
-    ),
-    *(f"core.{name}" for name in ("allocator", "replay", "estimate", "levers", "guess", "surrogate", "receipts")),
-    *("installed", "nvml", "malloc", "probe_operations", "probe_rates", "probe_process", "probe_cpu", "probe_cuda"),
-    "probe",
-    *("store", "catalogue", "architectures", "forms", "data", "demo.make", "demo.tiny", "smollm2", "models"),
-    *("tokenization", "describe", "task", "random_weights", "sft", "plain_step", "quantized", "kernels"),
-    *("attention_operators", "attention_kernels", "work", "contracts", "recorder", "offloading", "assembly", "shallow"),
-    *("hub_kernels", "trace", "fork_server", "tracer"),
-    *("profiles", "experience", "forecaster", "alternatives", "proposal", "estimate", "forecast"),
-    *("measure", "preload", "worker", "trial"),
-    *("journal", "standings", "plan", "roofline", "proposals", "losses", "display", "verdict", "repeats", "result"),
-    *("search_request", "search", "run"),
-    *("rules", "settings", "commands", "usage", "cli"),
+# Folders from first to last, and inside each its modules: whoever imports stands below.
+ORDER = tuple(
+    f"{folder}.{name}".removeprefix(".")
+    for folder, names in {
+        "": "errors files cache",
+        "core": "units recipe outcome hardware gpu_specs workload candidate",
+        "core.step": "work regime profile",
+        "core.batches": "packing batches",
+        "core.space": "context legality fidelity pins step_shapes enumerate opening",
+        "core.memory": "law allocator replay estimate levers",
+        "core.time": "speed published law common_steps planning calibrate guess",
+        "core.trials": "comparison racing parity budget surrogate receipts trial standings verdict",
+        "machine": "installed nvml malloc operations rates process host gpus probe",
+        "demo": "make tiny",
+        "models": "catalogue architectures smollm2 find",
+        "data": "forms source tokenization describe",
+        "train": "task random_weights sft measure preload fork_server worker workers display run",
+        "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
+        "offloading assembly shallow hub_kernels trace tracer profiles",
+        "predict": "experience forecaster alternatives completion estimate report",
+        "search": "journal predictions roofline proposer losses display repeats result request search",
+        "cli": "limits settings commands usage main",
+    }.items()
+    for name in names.split()
 )
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -82,7 +82,7 @@ def test_core_is_pure(module: str) -> None:
 def test_help_loads_neither_torch_nor_hydra(words: list[str]) -> None:
     """Help and version answer at once: the libraries that take seconds to import are not touched."""
     code = (
-        "import json, sys; from autotune.cli import main; status = main(sys.argv[1:]); "
+        "import json, sys; from autotune.cli.main import main; status = main(sys.argv[1:]); "
         "print(json.dumps([status, sorted({name.partition('.')[0] for name in sys.modules})]))"
     )
     output = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout

@@ -60,6 +60,6 @@ def test_the_wheel_carries_all_files(site: Path) -> None:
 def test_the_wheel_installs_the_command(site: Path) -> None:
     """`autotune` is the console script, typed, under Apache-2.0."""
     (info,) = site.glob("*.dist-info")
-    assert "autotune = autotune.cli:main" in (info / "entry_points.txt").read_text()
+    assert "autotune = autotune.cli.main:main" in (info / "entry_points.txt").read_text()
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
     assert (site / "autotune" / "py.typed").is_file()

@@ -1,7 +1,7 @@
 """A candidate: one complete configuration. Two equal candidates train identically.
 
-Field names are the libraries' own; their values are listed here once, and `space.py` says which of them a machine
-can have. What the user asked for (learning rate, epochs, LoRA rank) is the recipe's, not the candidate's.
+Field names are the libraries' own; their values are listed here once, and `core/space/enumerate.py` says which of them
+a machine can have. What the user asked for (learning rate, epochs, LoRA rank) is the recipe's, not the candidate's.
 """
 
 from dataclasses import asdict, dataclass, fields

@@ -1,6 +1,7 @@
 """What a machine can do, as it was measured: memory, cores, and the rates of the operations of a training step.
 
-One type for CUDA and CPU. Leaves out the measuring (probe.py) and whatever a candidate does with it (legality.py).
+One type for CUDA and CPU. Leaves out the measuring (machine/probe.py) and whatever a candidate does with it
+(core/space/legality.py).
 
 Symbols: M tokens, K features in, N features out of a linear layer; B rows, H heads, S length, D head width.
 A rate is work per second; `work_of` says what counts as work, so seconds of one operation are work / rate.

@@ -1,7 +1,7 @@
 """The workload: what is trained on what, as plain facts.
 
-Lengths are those of rows as the trainer tokenizes them (describe.py). Leaves out packing: a packed row is cut by
-other rules (batching.py).
+Lengths are those of rows as the trainer tokenizes them (data/describe.py). Leaves out packing: a packed row is cut by
+other rules (core/batches/packing.py).
 
 Symbols: N rows, l_i tokens of row i, S max_length. Coverage(S) = sum(min(l_i, S)) / sum(l_i).
 """

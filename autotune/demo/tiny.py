@@ -10,7 +10,7 @@ from hashlib import blake2b
 from io import StringIO
 from pathlib import Path
 
-from autotune import store
+from autotune import cache
 from autotune.demo import TINY
 
 SEED = 0
@@ -22,10 +22,10 @@ def build_tiny(home: Path, progress: Callable[[str], None]) -> Path:
     for path in sorted(TINY.iterdir()):
         key.update(path.name.encode() + path.read_bytes())
     directory = home / "models" / f"tiny-{key.hexdigest()}"
-    if not store.is_whole(directory):
+    if not cache.is_whole(directory):
         progress(f"making model=tiny in {directory}")
     with redirect_stderr(StringIO()):  # transformers draws bars there; `progress` has said what goes on
-        return store.build(directory, _fill)
+        return cache.build(directory, _fill)
 
 
 def _fill(directory: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from autotune.core.candidate import Candidate
-from autotune.core.context import Context, Installed
 from autotune.core.hardware import Hardware, Kind
 from autotune.core.recipe import Recipe
+from autotune.core.space.context import Context, Installed
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")

@@ -1,0 +1,1 @@
+"""The command line: words, settings, limits, and the requests that commands are given."""

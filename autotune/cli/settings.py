@@ -1,0 +1,419 @@
+"""What each command can be told: types, units, defaults and limits, and the way from there to core types.
+
+`conf/` chooses, these dataclasses type and default, Hydra composes, the builders at the end turn the result into core
+types; no Hydra object travels further. The docstring under a field is its help text (commands.py reads it there).
+Names and defaults of `recipe.*` and `candidate.*` are those of core/recipe.py and core/candidate.py; a test holds that.
+
+Hydra's and OmegaConf's ways that shape this file (hydra-core 1.3.8, omegaconf 2.3.1): the classes are not frozen,
+because a frozen dataclass cannot be a primary schema; words are `str` with a rule, because `Literal` is refused; lists
+stand where core has tuples.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from autotune.cli.limits import Rule, number, one_of
+from autotune.core import candidate as knobs
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.recipe import METHODS, Recipe
+from autotune.errors import UsageError
+from autotune.models.catalogue import CONF
+
+if TYPE_CHECKING:
+    from autotune.core.hardware import Hardware
+    from autotune.predict.estimate import EstimateRequest
+    from autotune.search.request import SearchRequest
+    from autotune.train.run import RunRequest
+
+# Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
+LARGEST_SEED = 2**32 - 1  # numpy.random.seed takes no more, and transformers.set_seed hands ours to it
+FREE_FORM = {  # what a group takes beside its options, and the key that then holds it
+    "model": ("model.path", "a hub id (owner/name) or a local directory"),
+    "data": ("data.path", "a hub id (owner/name) or a local path"),
+    "hardware": ("hardware.file", "FILE.json as another probe wrote it"),
+}
+
+
+@dataclass(kw_only=True)
+class ProbeSettings:
+    """Keys of every command."""
+
+    format: str = one_of(("text", "json"), "text")
+    """what stands on stdout: text for people, or one JSON object"""
+    home: str = "${oc.env:AUTOTUNE_HOME,${oc.env:HOME}/.cache/autotune}"
+    """directory of the caches; AUTOTUNE_HOME, else ~/.cache/autotune"""
+    refresh: bool = False
+    """measure the machine again even if its probe is in the cache"""
+    debug: bool = False
+    """show the traceback of an error"""
+
+
+@dataclass(kw_only=True)
+class HardwareSettings:
+    """The machine; without a file it is the one at hand."""
+
+    device: str = one_of(("auto", "cpu"), "auto")
+    """what trains here: auto: the first GPU, else the CPU; cpu: the CPU, also beside a GPU"""
+    file: str | None = None
+    """JSON that `autotune probe format=json` wrote on the machine in question"""
+    gpu: dict[str, Any] = field(default_factory=dict)
+    """facts of a GPU that is not at hand, as an option of the catalogue gives them; for estimate"""
+
+
+@dataclass(kw_only=True)
+class ModelSettings:
+    """The model."""
+
+    path: str | None = None
+    """name of a shipped model, hub id, or local directory"""
+    config: dict[str, Any] = field(default_factory=dict)
+    """the architecture as config.json has it, for estimate; empty: the catalogue's, or the model's own"""
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """The dataset."""
+
+    path: str | None = None
+    """demo, hub id, or a local .json, .jsonl, .csv, .parquet or directory"""
+    columns: dict[str, str] = field(default_factory=dict)
+    """names of your columns, as '{question: q, answer: a}'"""
+
+
+@dataclass(kw_only=True)
+class RecipeSettings:
+    """The training that is asked for."""
+
+    method: str | None = one_of(METHODS)
+    """how the weights are trained; null: full, and at fidelity=free whichever is fastest"""
+    effective_batch_size: int = number(16, at_least=1)
+    """samples per optimizer step over all devices; a search keeps it"""
+    epochs: float = number(1.0, above=0)
+    """passes over the data"""
+    max_steps: int | None = number(at_least=1)
+    """optimizer steps after which training ends; null: after the epochs"""
+    learning_rate: float | None = number(above=0)
+    """peak learning rate; null: 2e-5 for full, 2e-4 for adapters"""
+    lr_scheduler_type: str = one_of(SCHEDULERS, "cosine")
+    """shape of the learning rate over the steps"""
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    """share of the steps in which the learning rate rises"""
+    weight_decay: float = number(0.01, at_least=0)
+    """decoupled weight decay of the optimizer"""
+    max_grad_norm: float = number(1.0, at_least=0)
+    """norm to which gradients are clipped; 0: not clipped"""
+    coverage: float = number(1.0, above=0, at_most=1)
+    """least share of the dataset's tokens that truncation may leave"""
+    assistant_only_loss: bool = False
+    """only the assistant's turns count for the loss"""
+    completion_only_loss: bool | None = None
+    """only the completion counts for the loss; null: TRL's choice for the form of the data"""
+    neftune_noise_alpha: float | None = number(above=0)
+    """noise on the embeddings (NEFTune); null: none"""
+    lora_rank: int = number(16, at_least=1)
+    """rank of the adapters"""
+    lora_alpha: int = number(32, at_least=1)
+    """scale of the adapters: their output is multiplied by alpha / rank"""
+    lora_dropout: float = number(0.0, at_least=0, below=1)
+    """dropout before the adapters"""
+    lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """modules that get an adapter, by name; [all-linear]: PEFT's own choice"""
+
+
+@dataclass(kw_only=True)
+class CandidateSettings:
+    """One configuration, in the libraries' own words. Null leaves a knob to the search, and in a run to its default."""
+
+    max_length: int | None = number(at_least=1)
+    """tokens at which a sample is cut"""
+    per_device_train_batch_size: int | None = number(at_least=1)
+    """rows of a micro-batch"""
+    gradient_accumulation_steps: int | None = number(at_least=1)
+    """micro-batches per optimizer step; a search derives it"""
+    method: str | None = one_of(METHODS)
+    """how the weights are trained"""
+    packed_length: int | None = number(at_least=1)
+    """tokens of a packed row"""
+    checkpointing: str | None = one_of(knobs.CHECKPOINTINGS)
+    """which activations are computed again in the backward pass"""
+    every_n_layers: int | None = number(at_least=1)
+    """with checkpointing=every_n: one decoder layer in so many is checkpointed"""
+    activation_offloading: bool | None = None
+    """saved activations wait in host memory"""
+    batching: str | None = one_of(knobs.BATCHINGS)
+    """which samples share a micro-batch or a row"""
+    attention: str | None = one_of(get_args(knobs.Attention))
+    """implementation of attention"""
+    optimizer: str | None = one_of(knobs.OPTIMIZERS)
+    """optimizer, by the name that transformers gives it"""
+    weights_dtype: str | None = one_of(get_args(knobs.Dtype))
+    """type that the weights are loaded in"""
+    mixed_precision: str | None = one_of(get_args(knobs.MixedPrecision))
+    """type that autocast computes in"""
+    tf32: bool | None = None
+    """matrix products of fp32 in tf32 (CUDA)"""
+    pad_to_multiple_of: int | None = number(at_least=1)
+    """row lengths are padded to a multiple of it"""
+    torch_compile: bool | None = None
+    """compile the model"""
+    use_kernels: bool | None = None
+    """take fused kernels where they are installed"""
+    dataloader_num_workers: int | None = number(at_least=0)
+    """processes that load data; 0: the trainer itself"""
+    dataloader_pin_memory: bool | None = None
+    """batches wait in pinned host memory"""
+    torch_threads: int | None = number(at_least=1)
+    """threads of one CPU operator"""
+    tuned_allocator: bool | None = None
+    """expandable segments on CUDA; on a CPU glibc keeps freed pages"""
+    devices: int | None = number(at_least=1)
+    """how many devices train"""
+    sharding: str | None = one_of(get_args(knobs.Sharding))
+    """how several devices share the model"""
+
+
+@dataclass(kw_only=True)
+class BudgetSettings:
+    """When a search ends: whichever comes first."""
+
+    minutes: float | None = number(30.0, above=0)
+    """wall-clock minutes; null: no limit"""
+    trials: int | None = number(at_least=2)
+    """trials, baseline and by_hand included; null: no limit"""
+
+
+@dataclass(kw_only=True)
+class SamplerSettings:
+    """How a search proposes."""
+
+    name: str = one_of(("roofline", "tpe", "gp", "random", "grid"), "roofline")
+    """what proposes the next candidate"""
+
+
+@dataclass(kw_only=True)
+class TrainingSettings(ProbeSettings):
+    """Keys of the commands that train."""
+
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+    seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
+    """seed of the order of the samples, of new weights and of the sampler"""
+    out: str | None = None
+    """directory for the results; null: a new one under runs/, or run/ beside the run file"""
+
+
+@dataclass(kw_only=True)
+class SearchSettings(TrainingSettings):
+    """Keys of `autotune search`; `candidate.*` fixes knobs."""
+
+    fidelity: Fidelity = Fidelity.close
+    """how far a candidate may move from the training that was asked for"""
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+
+
+@dataclass(kw_only=True)
+class RunSettings(TrainingSettings):
+    """Keys of `autotune run`, and the schema of `run.yaml`.
+
+    The file holds any of these keys; `model.path`, `data.path` and those knobs of `candidate` that have no default
+    (max_length, per_device_train_batch_size, gradient_accumulation_steps, method) must come from it or from the
+    command line. `model: PATH` and `data: PATH` are short for `model: {path: PATH}` and `data: {path: PATH}`.
+    """
+
+    device: str | None = one_of(("cpu", "cuda"))
+    """kind of device that the configuration was made for; null: any"""
+
+
+@dataclass(kw_only=True)
+class EstimateSettings(ProbeSettings):
+    """Keys of `autotune estimate`; knobs of `candidate.*` that are not set are TRL's defaults."""
+
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    recipe: RecipeSettings = field(default_factory=RecipeSettings)
+    candidate: CandidateSettings = field(default_factory=CandidateSettings)
+    loss: str = one_of(("fused", "full_logits"), "fused")
+    """fused: TRL's head, which never holds all logits; full_logits: other trainers keep them"""
+    seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
+    """seed of the order in which the data's batches are drawn"""
+    price_per_hour: float | None = number(above=0)
+    """what the device costs, in any currency; with data the training that is asked for then has a cost"""
+
+
+def options(group: str) -> tuple[str, ...]:
+    """Names of the shipped options of a group of conf/."""
+    return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+
+
+def group_words(group: str) -> str:
+    """What a group takes, in words: its options, and its free form when it has one."""
+    return ", ".join(options(group)) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
+
+
+def problems(settings: ProbeSettings) -> list[str]:
+    """List what is wrong with composed settings: values outside their rule, and what is missing."""
+    found = [
+        f"{key}={value}: must be {rule.words}"
+        for key, value, rule in _leaves(settings)
+        if rule is not None and value is not None and not rule.allows(value)
+    ]
+    if isinstance(settings, EstimateSettings) and not settings.model.path:
+        found.append(f"model= is missing: expected {group_words('model')}")
+    if isinstance(settings, TrainingSettings):
+        found += [
+            f"{group}= is missing: expected {group_words(group)}"
+            for group, value in (("model", settings.model.path), ("data", settings.data.path))
+            if not value
+        ]
+    if isinstance(settings, SearchSettings) and settings.budget.minutes is None and settings.budget.trials is None:
+        found.append("budget.minutes and budget.trials are both null: a search needs one of them to end")
+    if isinstance(settings, RunSettings):
+        found += [
+            f"candidate.{knob} is missing: a run needs a complete candidate, as in the run.yaml of a search"
+            for knob in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "method")
+            if getattr(settings.candidate, knob) is None
+        ]
+    return found
+
+
+def build_home(settings: ProbeSettings) -> Path:
+    """The directory of the caches, with `~` expanded."""
+    return Path(settings.home).expanduser()
+
+
+def build_recipe(settings: RecipeSettings) -> Recipe:
+    """The recipe, as core knows it."""
+    return Recipe(**{**vars(settings), "lora_target_modules": tuple(settings.lora_target_modules)})
+
+
+def build_fixed(settings: CandidateSettings) -> dict[str, Any]:
+    """The knobs that were set, and only those."""
+    return {knob: value for knob, value in vars(settings).items() if value is not None}
+
+
+def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand: bool) -> "EstimateRequest":
+    """The estimate that was asked for. at_hand: whether the hardware is this machine.
+
+    Raises UsageError with everything that `problems` finds.
+    """
+    if found := problems(settings):
+        raise UsageError(*found)
+
+    from autotune.predict.estimate import EstimateRequest
+
+    return EstimateRequest(
+        model=_expand(settings.model.path or ""),
+        config=dict(settings.model.config) or None,
+        data=_expand(settings.data.path) if settings.data.path else None,
+        columns=dict(settings.data.columns),
+        recipe=build_recipe(settings.recipe),
+        fixed=build_fixed(settings.candidate),
+        loss="full_logits" if settings.loss == "full_logits" else "fused",
+        hardware=hardware,
+        at_hand=at_hand,
+        seed=settings.seed,
+        price_per_hour=settings.price_per_hour,
+        home=build_home(settings),
+    )
+
+
+def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -> "SearchRequest":
+    """The search that was asked for; `new` is its directory unless `out` says.
+
+    Raises UsageError with everything that `problems` finds.
+    """
+    model, data = _model_and_data(settings)
+
+    from autotune.search.request import SearchRequest
+
+    recipe, fixed = build_recipe(settings.recipe), build_fixed(settings.candidate)
+    return SearchRequest(
+        model=model,
+        data=data,
+        columns=dict(settings.data.columns),
+        recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a fixed method is what is asked for
+        fidelity=settings.fidelity,
+        fixed=fixed,
+        hardware=hardware,
+        minutes=settings.budget.minutes,
+        trials=settings.budget.trials,
+        sampler=settings.sampler.name,
+        seed=settings.seed,
+        out=Path(settings.out).expanduser() if settings.out else new,
+        home=build_home(settings),
+    )
+
+
+def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequence[str]) -> "RunRequest":
+    """The run that was asked for. overrides: the words of the command line that won over the run file.
+
+    Raises UsageError with everything that `problems` finds, or when the file was made for another kind of device.
+    """
+    model, data = _model_and_data(settings)
+    if settings.device not in (None, hardware.kind):
+        raise UsageError(
+            f"device={settings.device}: the configuration was made for another device than this one ({hardware.kind}, "
+            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
+        )
+
+    from autotune.train.run import RunRequest
+
+    return RunRequest(
+        model=model,
+        data=data,
+        columns=dict(settings.data.columns),
+        recipe=build_recipe(settings.recipe),
+        candidate=Candidate(**build_fixed(settings.candidate)),
+        seed=settings.seed,
+        out=Path(settings.out or "run").expanduser(),
+        home=build_home(settings),
+        hardware=hardware,
+        overrides=tuple(overrides),
+    )
+
+
+def short_name(path: str) -> str:
+    """Name a model or dataset in a few letters that a directory can have: the last part of its path or hub id."""
+    last = Path(path).resolve().name if path in (".", "..") else Path(path).name
+    for suffix in (".jsonl", ".json", ".csv", ".parquet"):
+        last = last.removesuffix(suffix)
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last)
+
+
+def store_configs(run_file: Mapping[str, Any]) -> None:
+    """Make the settings, and the values of a run's file, known to Hydra by the names that conf/ takes them by."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="probe_schema", node=ProbeSettings)
+    store.store(name="estimate_schema", node=EstimateSettings)
+    store.store(name="search_schema", node=SearchSettings)
+    store.store(name="run_schema", node=RunSettings)
+    store.store(name="run_file", node=dict(run_file))
+
+
+def _model_and_data(settings: TrainingSettings) -> tuple[str, str]:
+    if found := problems(settings):
+        raise UsageError(*found)
+    return _expand(settings.model.path or ""), _expand(settings.data.path or "")
+
+
+def _expand(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule | None]]:
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value, item.metadata.get("rule")

@@ -1,0 +1,311 @@
+"""Every mistake on a command line at once.
+
+Hydra stops at its first error, so overrides are read here before it composes: keys against the settings, options
+against the groups, values against types and rules, and a run file in the same way. Free forms (`model=owner/name`,
+`data=FILE`) become keys that Hydra knows. Leaves out composing for real and doing (main.py).
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.cli import settings as schemas
+from autotune.cli.commands import COMMANDS, Key, keys_of
+from autotune.cli.settings import FREE_FORM, ProbeSettings
+from autotune.errors import UsageError
+from autotune.models.catalogue import CONF
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+
+SUFFIXES = {"data": (".json", ".jsonl", ".csv", ".parquet"), "hardware": (".json",)}  # a file even without a slash
+SEARCH_PATH = "hydra.searchpath="
+_REFUSED = object()
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name that `word` most likely stands for: by its last part (epochs: recipe.epochs), by how it begins
+    (a100: a100_40gb), or as a whole."""
+    names = list(known)
+    parts = {name.rpartition(".")[2]: name for name in reversed(names)}
+    last = word.rpartition(".")[2]
+    if last in parts:
+        return parts[last]
+    if word and (longer := [name for name in names if name.startswith(word)]):
+        return min(longer, key=len)
+    if close := difflib.get_close_matches(word, names, n=1):
+        return close[0]
+    return next((parts[part] for part in difflib.get_close_matches(last, parts, n=1)), None)
+
+
+def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Read a run file, or `run.yaml` in a directory: the values that are right, and a problem for each that is not."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    path = file / "run.yaml" if file.is_dir() else file
+    if not path.is_file():
+        return {}, [f"{path}: no such file; run takes the run.yaml of a search, or its directory"]
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        return {}, [f"{path}: cannot be read: {' '.join(str(error).split())}"]
+    if not isinstance(loaded, dict):
+        return {}, [f"{path}: holds a {type(loaded).__name__}, expected the keys of a run (autotune run --help)"]
+    for group in ("model", "data"):
+        if isinstance(loaded.get(group), str):
+            loaded[group] = {"path": loaded[group]}
+    judge = _Judge("run")
+    values: dict[str, Any] = {}
+    problems = []
+    for name, value in _flat(loaded, judge.keys):
+        if value is False and name in judge.keys:  # YAML 1.1 reads a bare `off` or `no` so
+            value = next((word for word in judge.keys[name].choices if word in ("off", "no")), value)
+        if found := judge.problems(name, value):
+            problems += [f"{path}: {problem}" for problem in found]
+        else:
+            _put(values, name, value)
+    return values, problems
+
+
+def check(
+    command: str,
+    overrides: Sequence[str],
+    *,
+    before: Sequence[str] = (),
+    config_name: str | None = None,
+    config_dir: str | None = None,
+    multirun: bool = False,
+    to_be_used: bool = True,
+) -> list[str]:
+    """Rewrite the overrides of a command for Hydra. Raises UsageError with every problem.
+
+    before: problems that are known already, of a run's file; what that file says, Hydra's config store must have.
+    config_name, config_dir, multirun: Hydra's flags of these names.
+    to_be_used: what is missing, or wrong in the composed whole, is a problem too.
+    """
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        reader = _Reader(command, config_name=config_name or command, multirun=multirun)
+        reader.look_in(config_dir, overrides)
+        good = [text for override in overrides for text in reader.read(override)]
+        reader.compose(good, to_be_used=to_be_used and not before)
+    if before or reader.problems:
+        raise UsageError(*before, *reader.problems)
+    return good
+
+
+class _Judge:
+    """Judges single values against the types and rules of a command's settings."""
+
+    def __init__(self, command: str) -> None:
+        self.groups = COMMANDS[command].groups
+        self.settings: type[ProbeSettings] = COMMANDS[command].settings
+        self.keys = keys_of(self.settings)
+
+    def mapping(self, name: str) -> Key | None:
+        """The key with names of the user's own that `name` is or lies in."""
+        return next(
+            (key for key in self.keys.values() if key.is_mapping and f"{name}.".startswith(f"{key.name}.")), None
+        )
+
+    def problems(self, name: str, value: Any) -> list[str]:
+        """What is wrong with `name=value`. An interpolation is left to Hydra."""
+        inside = [key for key in self.keys if key.startswith(f"{name}.")]
+        if inside and isinstance(value, dict):
+            return [problem for part, item in value.items() for problem in self.problems(f"{name}.{part}", item)]
+        said = f"{name}={_shown(value)}"
+        if inside:
+            return [f"{said}: {name} holds keys, such as {inside[0]}"]
+        key = self.keys.get(name) or self.mapping(name)
+        if key is None:
+            return [f"{said}: no such key{_hint(nearest(name, (*self.keys, *self.groups)))}"]
+        if isinstance(value, str) and "${" in value:
+            return []
+        found = self._converted(name, value)
+        if found is not _REFUSED and (key.rule is None or found is None or key.rule.allows(found)):
+            return []
+        return [f"{said}: expected {key.expected}{_hint(nearest(str(value), key.choices))}"]
+
+    def _converted(self, name: str, value: Any) -> Any:
+        """The value as OmegaConf converts it to the key's type, or _REFUSED."""
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        node = OmegaConf.structured(self.settings)
+        try:
+            OmegaConf.update(node, name, value, force_add=name not in self.keys)
+            return OmegaConf.select(node, name)
+        except OmegaConfBaseException:
+            return _REFUSED
+
+
+class _Reader:
+    """Reads overrides one by one, collecting problems. Lives inside an initialized Hydra, whose groups it asks for."""
+
+    def __init__(self, command: str, *, config_name: str, multirun: bool) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        self.command = command
+        self.config_name = config_name
+        self.judge = _Judge(command)
+        self.multirun = multirun
+        self.search_path: list[str] = []
+        self.parser = OverridesParser.create()
+        self.problems: list[str] = []
+        self.faulty: set[str] = set()  # groups that a problem names: they are not called missing as well
+
+    def look_in(self, config_dir: str | None, overrides: Sequence[str]) -> None:
+        """Look for options where --config-dir and hydra.searchpath point, too."""
+        places = []
+        if config_dir is not None and Path(config_dir).is_dir():
+            places.append(f"file://{Path(config_dir).resolve()}")
+        elif config_dir is not None:
+            self._refuse("", f"--config-dir {config_dir}: no such directory")
+        for text in overrides:
+            if text.startswith(SEARCH_PATH) and isinstance(value := self.parser.parse_override(text).value(), list):
+                places += value
+        self.search_path = [f"{SEARCH_PATH}[{','.join(places)}]"] if places else []
+
+    def read(self, text: str) -> list[str]:
+        """The texts that Hydra is to get for one override; none, and a problem, when it is wrong."""
+        from hydra.errors import HydraException
+
+        name, _, value = text.partition("=")
+        is_path = value and name in FREE_FORM and name in self.judge.groups and Path(value).exists()
+        if is_path and value not in self._options(name):
+            return _free_form(name, [value])  # a path may hold anything, also what Hydra's grammar refuses
+        try:
+            override = self.parser.parse_override(text)
+        except HydraException:
+            return self._refuse(name, f"{text}: cannot be read; expected key=value, with quotes as in key='a (b)'")
+        name = override.key_or_group
+        if name.startswith(("hydra.", "hydra/")):
+            return [text]
+        if override.is_sweep_override() and not self.multirun:
+            return self._refuse(name, f"{text}: several values need -m; a list is [a,b], a text with commas 'a,b'")
+        if options := self._options(name):
+            return self._read_group(text, override, options)
+        if override.is_delete():
+            return self._refuse(name, f"{text}: only a group can be left out")
+        if problems := [problem for value in self._values(override) for problem in self.judge.problems(name, value)]:
+            return self._refuse(name, *problems)
+        # A mapping takes new names only by force; any other key exists, where Hydra would refuse a +.
+        return [f"{'++' if self.judge.mapping(name) else ''}{name}={override.get_value_string()}"]
+
+    def compose(self, overrides: Sequence[str], *, to_be_used: bool) -> None:
+        """Compose what was right, to see what is wrong in the whole: in presets, and by omission."""
+        from hydra import compose
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf, open_dict, read_write
+        from omegaconf.errors import OmegaConfBaseException
+
+        parsed = (self.parser.parse_override(text) for text in overrides if not text.startswith(SEARCH_PATH))
+        singles = [single for override in parsed for single in _singles(override)[:1]]
+        singles += [*self.search_path, "hydra.job.num=0", "hydra.job.id=0"]  # values may name them: ${hydra:job.num}
+        try:
+            config = compose(self.config_name, overrides=singles, return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            with read_write(config), open_dict(config):
+                del config["hydra"]
+            settings: Any = OmegaConf.to_object(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            self.problems.append(" ".join(f"{error} {error.__cause__ or ''}".split()))
+            return
+        finally:
+            HydraConfig.instance().cfg = None
+        found = schemas.problems(settings) if to_be_used else []
+        self.problems += [problem for problem in found if problem.partition("=")[0] not in self.faulty]
+
+    def _read_group(self, text: str, override: "Override", options: Sequence[str]) -> list[str]:
+        group = override.key_or_group
+        if override.package is not None or (override.is_add() and group not in COMMANDS["search"].groups):
+            return [text]  # a group of the user's own
+        if group not in self.judge.groups:
+            return self._refuse(group, f"{text}: {self.command} takes no {group}")
+        values = self._values(override)
+        if override.is_delete() or values == [None]:
+            return [f"~{group}"]
+        free = [value for value in values if value not in options and _is_free_form(group, value)]
+        if free and len(free) == len(values):
+            return _free_form(group, free)
+        if wrong := [value for value in values if value not in options and value not in free]:
+            known = ", ".join(options) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
+            said = (
+                f"{group}={_shown(value)}: expected {known}{_hint(nearest(str(value), options))}" for value in wrong
+            )
+            return self._refuse(group, *said)
+        if free:
+            return self._refuse(group, f"{text}: options and free forms cannot be mixed in one sweep")
+        return [f"{group}={override.get_value_string()}"]
+
+    def _values(self, override: "Override") -> list[Any]:
+        return [self.parser.parse_override(single).value() for single in _singles(override)]
+
+    def _options(self, group: str) -> list[str]:
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.core.object_type import ObjectType
+
+        loader = GlobalHydra.instance().config_loader()
+        return loader.get_group_options(group, ObjectType.CONFIG, self.config_name, self.search_path)
+
+    def _refuse(self, name: str, *problems: str) -> list[str]:
+        self.faulty.add(name.partition(".")[0])
+        self.problems += problems
+        return []
+
+
+def _is_free_form(group: str, value: Any) -> bool:
+    if group not in FREE_FORM or not isinstance(value, str) or not value:
+        return False
+    named = "/" in value or value.startswith((".", "~")) or value.endswith(SUFFIXES.get(group, ()))
+    return named or Path(value).exists()
+
+
+def _free_form(group: str, values: Sequence[str]) -> list[str]:
+    """Leave the group's option out and put the values where the option would have put its own."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    quoted = ",".join(QuotedString(text=value, quote=Quote.single).with_quotes() for value in values)
+    return [f"~{group}", f"{FREE_FORM[group][0]}={quoted}"]
+
+
+def _singles(override: "Override") -> list[str]:
+    """The override for each single value that its sweep can give; none for those that only a sweeper can tell."""
+    from hydra.core.override_parser.types import ValueType
+
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if override.is_interval_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return []
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _flat(values: Mapping[Any, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of dotted name and value, down to the keys that exist."""
+    for part, value in values.items():
+        name = f"{prefix}{part}"
+        if isinstance(value, dict) and name not in keys:
+            yield from _flat(value, keys, f"{name}.")
+        else:
+            yield name, value
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, last = name.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[last] = value
+
+
+def _hint(name: str | None) -> str:
+    return f"; the nearest is {name}" if name else ""
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

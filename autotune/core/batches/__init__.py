@@ -1,0 +1,1 @@
+"""The micro-batches that a candidate makes of a dataset."""

@@ -1,0 +1,211 @@
+"""Batches: the shapes of the micro-batches that a candidate makes of a dataset.
+
+The worst one decides whether a candidate fits; a sequence of them, as the sampler would draw it, decides how much
+the allocator reserves. Leaves out what a shape costs (core/memory/law.py).
+
+Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.batches.packing import STRATEGIES, pack
+from autotune.core.candidate import Batching, Candidate
+from autotune.core.step.profile import Size, monomials
+from autotune.core.step.regime import keeps_documents_apart, micro_batch
+from autotune.core.workload import Lengths
+
+Integers = NDArray[np.int64]
+GROUP_STEPS, LEAST_GROUPS = 50, 4  # transformers' LengthGroupedSampler sorts within so many steps, or makes four groups
+ATTENTION_COST = 0.001  # transformers' BatchRebalanceSampler: of a position, for each position of its row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The shape of one micro-batch. labels: positions that the loss may score, at most rows x (positions - 1)."""
+
+    rows: int
+    positions: int
+    labels: int
+
+    @property
+    def monomials(self) -> Size:
+        """Its monomials, as a profile's sizes want them."""
+        return monomials(self.rows, self.positions, self.labels)
+
+
+def full_batch(candidate: Candidate) -> Batch:
+    """A micro-batch whose rows are as long as the candidate lets them be, every token a label."""
+    rows, positions = micro_batch(candidate, padded(candidate.row_length, candidate))
+    return Batch(rows=rows, positions=positions, labels=rows * (positions - 1))
+
+
+def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
+    """The largest micro-batch that the dataset can make: its longest rows together, and its most labels."""
+    if candidate.packs:
+        return full_batch(candidate)
+    rows = min(candidate.per_device_train_batch_size, lengths.rows)
+    longest = min(lengths.longest, candidate.max_length)
+    labels = np.minimum(lengths.most_labels[:rows], candidate.max_length - 1)
+    return Batch(rows=rows, positions=padded(longest, candidate), labels=int(labels.sum()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Epoch:
+    """The micro-batches of an epoch in an order like the sampler's: arrays of shape (C,), int64, as Batch has them."""
+
+    rows: Integers
+    positions: Integers
+    labels: Integers
+
+    def by_rows(self) -> "list[Epoch]":
+        """Its micro-batches apart by how many rows they have, which differs under batch rebalancing alone."""
+        if self.rows.min() == self.rows.max():
+            return [self]
+        return [self._where(self.rows == rows) for rows in np.unique(self.rows)]
+
+    def batches(self, most: int) -> list[Batch]:
+        """The first of them."""
+        columns = (self.rows[:most].tolist(), self.positions[:most].tolist(), self.labels[:most].tolist())
+        return [Batch(rows=B, positions=S, labels=N) for B, S, N in zip(*columns, strict=True)]
+
+    def new_shapes(self, remembered: int) -> float:
+        """Share of the micro-batches whose shape is none of the `remembered` ones that were met last."""
+        met: OrderedDict[tuple[int, int], None] = OrderedDict()
+        new = 0
+        for shape in zip(self.rows.tolist(), self.positions.tolist(), strict=True):
+            if shape in met:
+                met.move_to_end(shape)
+                continue
+            new += 1
+            met[shape] = None
+            if len(met) > remembered:
+                met.popitem(last=False)
+        return new / len(self.rows)
+
+    @property
+    def middle(self) -> Batch:
+        """The micro-batch of the median size, of those with several rows if there are any: one row is a case apart."""
+        places = np.flatnonzero((self.rows > 1) | (self.rows.max() == 1))
+        return self._at(int(places[np.argsort((self.rows * self.positions)[places])[len(places) // 2]]))
+
+    @property
+    def largest(self) -> Batch:
+        """The micro-batch of the most positions."""
+        return self._at(int(np.argmax(self.rows * self.positions)))
+
+    @property
+    def monomials(self) -> NDArray[np.float64]:
+        """Those of each micro-batch, shape (C, M)."""
+        columns: Any = (self.rows, self.positions, self.labels)
+        return np.stack(np.broadcast_arrays(*monomials(*columns)), axis=1).astype(np.float64)
+
+    def _at(self, place: int) -> Batch:
+        return Batch(rows=int(self.rows[place]), positions=int(self.positions[place]), labels=int(self.labels[place]))
+
+    def _where(self, kept: NDArray[np.bool_]) -> "Epoch":
+        return Epoch(rows=self.rows[kept], positions=self.positions[kept], labels=self.labels[kept])
+
+
+def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
+    """Deal the rows of a dataset out to micro-batches. Packed rows keep the dataset's mean of labels."""
+    tokens = np.minimum(lengths.tokens, candidate.max_length)
+    labels = np.minimum(lengths.labels, tokens - 1)
+    if candidate.packs:
+        packed = pack(lengths.tokens, row_length=candidate.row_length, strategy=STRATEGIES[candidate.batching])
+        share = labels.sum() / tokens.sum()
+        tokens = packed.row_tokens
+        labels = np.rint(tokens * share).astype(np.int64)
+    order = np.random.default_rng(seed).permutation(len(tokens))
+    dealt, rows = deal(tokens[order], candidate)
+    order, starts = order[dealt], rows.cumsum() - rows
+    apart = keeps_documents_apart(candidate)
+    together = np.add if apart else np.maximum
+    return Epoch(
+        rows=np.ones_like(rows) if apart else rows,
+        positions=_up(together.reduceat(tokens[order], starts), candidate.pad_to_multiple_of),
+        labels=np.add.reduceat(labels[order], starts),
+    )
+
+
+def deal(tokens: Integers, candidate: Candidate) -> tuple[Integers, Integers]:
+    """Where the samplers move rows that came in a random order, and how many rows of that each micro-batch has, (C,).
+
+    What fills no micro-batch is left out; under batch rebalancing, what fills no step. There must be a row.
+    """
+    order = sampled_order(tokens, candidate)
+    if candidate.batching == "batch_rebalance":
+        step = min(candidate.rows_per_step, len(tokens))
+        of_steps = tokens[order[: len(tokens) // step * step]].reshape(-1, step)
+        rows = balanced(of_steps, -(-step // candidate.per_device_train_batch_size)).ravel()
+    else:
+        size = min(candidate.per_device_train_batch_size, len(tokens))
+        rows = np.full(len(tokens) // size, size)
+    return order[: rows.sum()], rows
+
+
+def balanced(tokens: Integers, micro_batches: int) -> Integers:
+    """How many rows each micro-batch of a step gets under batch rebalancing, longest first, (steps, micro_batches).
+
+    tokens: of the rows of each step, longest first, (steps, rows). It is transformers' BatchRebalanceSampler for one
+    device: the costliest micro-batch gives a row to the cheapest until it has one left, and of all divisions that were
+    met the one is taken where costs differ least. For more devices it is about that.
+    """
+    steps, rows = tokens.shape
+    sizes = np.tile(rows // micro_batches + (np.arange(micro_batches) < rows % micro_batches), (steps, 1))
+    found, least = sizes.copy(), np.full(steps, np.inf)
+    going, last, earlier = np.arange(steps), np.zeros_like(sizes), np.zeros_like(sizes)
+    for _ in range(max(30 * micro_batches, rows)):
+        longest = np.take_along_axis(tokens, sizes.cumsum(axis=1) - sizes, axis=1)
+        costs = sizes * longest + ATTENTION_COST * sizes * longest * longest
+        each, high, low = np.arange(len(going)), costs.argmax(axis=1), costs.argmin(axis=1)
+        apart = costs[each, high] - costs[each, low]
+        better = apart < least[going]
+        found[going[better]], least[going[better]] = sizes[better], apart[better]
+        turns_back = (sizes == earlier).all(axis=1)
+        changes = np.flatnonzero((apart > 0) & (sizes[each, high] > 1) & ~turns_back)
+        if not len(changes):
+            break
+        going, tokens, earlier, last = going[changes], tokens[changes], last[changes], sizes[changes]
+        sizes, each = last.copy(), np.arange(len(going))
+        sizes[each, high[changes]] -= 1
+        sizes[each, low[changes]] += 1
+    return found
+
+
+def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
+    """Where the samplers move rows that came in a random order: they sort by length within windows. Shape (rows,)."""
+    step = candidate.rows_per_step
+    group = max(1, min(len(tokens) // (LEAST_GROUPS * step), GROUP_STEPS))
+    sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * group}
+    if (window := sorted_within.get(candidate.batching)) is None:
+        return np.arange(len(tokens))
+    return np.concatenate([i + np.argsort(-tokens[i : i + window]) for i in range(0, len(tokens), window)])
+
+
+def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
+    """Whether attention needs a mask in some large micro-batch: one where a row is padded, to the others or a multiple.
+
+    Without a dataset every row is full. Where documents are kept apart the mask is that of the documents.
+    """
+    if keeps_documents_apart(candidate):
+        return False
+    if lengths is None or candidate.packs:
+        return padded(candidate.row_length, candidate) != candidate.row_length
+    tokens = np.minimum(lengths.distinct, candidate.max_length)
+    if candidate.per_device_train_batch_size > 1 and tokens[0] < tokens[-1]:
+        return True
+    return bool((tokens % (candidate.pad_to_multiple_of or 1)).any())
+
+
+def padded(tokens: int, candidate: Candidate) -> int:
+    """Positions of a row of so many tokens."""
+    return int(_up(np.int64(tokens), candidate.pad_to_multiple_of))
+
+
+def _up(tokens: Any, multiple: int | None) -> Any:
+    return tokens if multiple is None else -(-tokens // multiple) * multiple

@@ -1,0 +1,1 @@
+"""Which candidates there are: legality, fidelity, what the user fixed, and the list of all."""

@@ -1,0 +1,71 @@
+"""What a candidate is judged against: the installed stack, the machine, the workload, and what follows from them.
+
+Leaves out the judging: legality.py says what is refused, fidelity.py what departs from what was asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autotune.core.batches.packing import STRATEGIES, Packing, Strategy, pack
+from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
+from autotune.core.workload import Workload, max_length_candidates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """Facts about the installed stack (autotune/machine/installed.py reads them).
+
+    versions: of each distribution that matters, by name; what is not installed is absent.
+    flash_attention_2, flash_attention_3: the packages flash-attn and flash-attn-3. kernels: Hugging Face's package
+    for kernels of the hub. cpp_compiler: one that torch.compile would find.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    flash_attention_2: bool = False
+    flash_attention_3: bool = False
+    kernels: bool = False
+    cpp_compiler: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: what is computed once is kept
+class Context:
+    """All that legality and fidelity depend on beside the candidate itself."""
+
+    installed: Installed
+    hardware: Hardware
+    workload: Workload
+    _packings: dict[tuple[Strategy, int], Packing] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def asked_max_length(self) -> int:
+        """Tokens: the shortest length that keeps the coverage that was asked. Raises NothingFits without one."""
+        recipe, lengths, limit = self.workload.recipe, self.workload.data.lengths, self.workload.model.limit
+        return max_length_candidates(lengths, least_coverage=recipe.coverage, model_limit=limit)[0]
+
+    def packing(self, candidate: Candidate) -> Packing:
+        """What packing as `candidate` asks makes of the dataset. The candidate must have a packed length."""
+        strategy, row_length = STRATEGIES[candidate.batching], candidate.row_length
+        if (strategy, row_length) not in self._packings:
+            tokens = self.workload.data.lengths.tokens
+            self._packings[strategy, row_length] = pack(tokens, row_length=row_length, strategy=strategy)
+        return self._packings[strategy, row_length]
+
+    def accumulation(self, candidate: Candidate) -> int | None:
+        """Micro-batches of the candidate's size that make the asked step; packed: that come nearest to it, >= 1.
+
+        None where no whole number makes it.
+        """
+        samples = self.workload.recipe.effective_batch_size
+        rows = candidate.per_device_train_batch_size * candidate.devices
+        if candidate.packs:
+            return max(1, round(self.packing(candidate).rows_per_step(samples) / rows))
+        return samples // rows if samples % rows == 0 else None
+
+    def rows(self, candidate: Candidate) -> int:
+        """Rows of an epoch."""
+        data = self.workload.data
+        if not candidate.packs:
+            return data.rows_in_file
+        return round(self.packing(candidate).rows * data.rows_in_file / data.lengths.rows)

@@ -1,0 +1,311 @@
+"""Legality: which candidates the installed libraries and this device would refuse, or would train differently.
+
+A rule is a predicate over a candidate and its context, with a reason in a user's words. Nothing here is a matter of
+taste or of memory: a legal candidate may be slow, and may not fit. How far a legal one moves the training is
+fidelity.py's. The rules are facts about trl 1.16, transformers 5.23, accelerate 1.15, bitsandbytes 0.50 and
+torch 2.13; tests/test_legality_against_libraries.py holds them against those.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.core.candidate import Candidate
+from autotune.core.space.context import Context
+
+QUANTIZED = ("qlora", "lora_int8")
+AMPERE, TURING = (8, 0), (7, 5)
+
+# Model types of transformers 5.23 whose packed documents were seen to have the logits that they have alone (bfd rows
+# are told apart by `position_ids`). Others build masks or positions of their own, or carry a state from one document
+# into the next: gpt_oss, opt, bloom, falcon and afmoe were seen to mix them.
+DOCUMENTS_KEPT_APART = frozenset(
+    """
+    apertus arcee bitnet codegen cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3 diffllama doge ernie4_5
+    ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3 gemma3_text gemma4_text glm glm4 glm4_moe
+    glm4_moe_lite gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gptj granite granite_swa granitemoe
+    granitemoe_swa granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3 jais2 jetmoe lfm2
+    llama llama4_text mellum minicpm3 minimax_m2 ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
+    olmo3 olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm
+    starcoder2 vaultgemma youtu
+    """.split()  # noqa: SIM905  # one name a line would take a page
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One way in which a candidate can be illegal.
+
+    knobs: those that `broken` reads; no other knob changes its answer. refused_by: the library's own error where it
+    refuses such a candidate; None where it would silently do something else, or nothing at all.
+    seen_on: the kind of device on which that refusal appears.
+    """
+
+    name: str
+    knobs: tuple[str, ...]
+    reason: str
+    broken: Callable[[Candidate, Context], bool]
+    refused_by: str | None = None
+    seen_on: str = "cpu"
+
+
+def first_broken(candidate: Candidate, context: Context) -> Rule | None:
+    """The first rule of RULES that `candidate` breaks; None when it is legal."""
+    return next((rule for rule in RULES if rule.broken(candidate, context)), None)
+
+
+def _flash_available(attention: str, context: Context) -> bool:
+    installed, capability = context.installed, context.hardware.compute_capability
+    package = installed.flash_attention_2 if attention == "flash_attention_2" else installed.flash_attention_3
+    # transformers takes the kernel from the hub when the package is missing
+    return capability is not None and capability >= AMPERE and (package or installed.kernels)
+
+
+def _every_n_misplaced(c: Candidate, context: Context) -> bool:
+    if c.checkpointing != "every_n":
+        return c.every_n_layers != 1
+    return not 2 <= c.every_n_layers < context.workload.model.layers
+
+
+# In the order in which enumerate.py fixes the knobs, so that each rule cuts as early as it can.
+RULES: tuple[Rule, ...] = (
+    # rows and steps
+    Rule(
+        name="one_device",
+        knobs=("devices", "sharding"),
+        reason="training on several devices is not supported yet: devices=1 and sharding=none",
+        broken=lambda c, x: c.devices != 1 or c.sharding != "none",
+    ),
+    Rule(
+        name="padding_free_without_max_length",
+        knobs=("batching",),
+        reason="TRL takes padding_free without packing only when max_length is not set, and we always set it",
+        broken=lambda c, x: c.batching == "padding_free",
+        refused_by="trl: ValueError: `max_length` is not enforced",
+    ),
+    Rule(
+        name="documents_mixed",
+        knobs=("batching",),
+        reason="packed documents of this type of model were not seen to stay apart",
+        broken=lambda c, x: (
+            c.batching in ("pack_bfd", "pack_bfd_split") and x.workload.model.model_type not in DOCUMENTS_KEPT_APART
+        ),
+    ),
+    Rule(
+        name="packed_length_without_packing",
+        knobs=("batching", "packed_length"),
+        reason="a packed length goes with a packing, and a packing needs one",
+        broken=lambda c, x: c.packs != (c.packed_length is not None),
+    ),
+    Rule(
+        name="packing_cuts_at_the_row",
+        knobs=("batching", "max_length", "packed_length"),
+        reason="with packing TRL cuts a sample at the row's length and nowhere else, so max_length = packed_length",
+        broken=lambda c, x: c.packs and c.max_length != c.packed_length,
+    ),
+    Rule(
+        name="within_model_limit",
+        knobs=("max_length",),
+        reason="samples or packed rows would be longer than the positions that the model was made for",
+        broken=lambda c, x: (limit := x.workload.model.limit) is not None and c.max_length > limit,
+    ),
+    Rule(
+        name="splits_nothing",
+        knobs=("batching", "packed_length"),
+        reason="no sample is longer than a row, so pack_bfd_split is pack_bfd",
+        broken=lambda c, x: c.batching == "pack_bfd_split" and c.row_length >= x.workload.data.lengths.longest,
+    ),
+    Rule(
+        name="samples_per_step",
+        knobs=("batching", "packed_length", "per_device_train_batch_size", "gradient_accumulation_steps", "devices"),
+        reason="an optimizer step would not hold recipe.effective_batch_size samples (packed: the nearest whole rows)",
+        broken=lambda c, x: c.gradient_accumulation_steps != x.accumulation(c),
+    ),
+    Rule(
+        name="one_full_step",
+        knobs=("batching", "packed_length", "per_device_train_batch_size", "gradient_accumulation_steps", "devices"),
+        reason="the dataset has fewer rows than one optimizer step",
+        broken=lambda c, x: c.rows_per_step > x.rows(c),
+    ),
+    Rule(
+        name="balances_nothing",
+        knobs=("batching", "per_device_train_batch_size", "gradient_accumulation_steps"),
+        reason="batch_rebalance moves samples between the micro-batches of a step: it needs two of at least two rows",
+        broken=lambda c, x: (
+            c.batching == "batch_rebalance" and min(c.per_device_train_batch_size, c.gradient_accumulation_steps) < 2
+        ),
+    ),
+    Rule(
+        name="groups_nothing",
+        knobs=("batching", "per_device_train_batch_size"),
+        reason="a micro-batch of one row has no padding that grouping by length could save",
+        broken=lambda c, x: c.batching == "group_by_length" and c.per_device_train_batch_size < 2,
+    ),
+    # numbers
+    Rule(
+        name="int8_needs_turing",
+        knobs=("method",),
+        reason="bitsandbytes asks for compute capability 7.5 for its int8 products",
+        broken=lambda c, x: c.method == "lora_int8" and _below(x, TURING),
+    ),
+    Rule(
+        name="fp16_weights_on_a_cpu",
+        knobs=("weights_dtype",),
+        reason="fp16 weights train only under fp16 mixed precision, which there is none of on a CPU",
+        broken=lambda c, x: c.weights_dtype == "float16" and x.hardware.kind == "cpu",
+    ),
+    Rule(
+        name="fp16_autocast_on_a_cpu",
+        knobs=("mixed_precision",),
+        reason="on a CPU accelerate takes fp16 mixed precision and silently computes without it",
+        broken=lambda c, x: c.mixed_precision == "fp16" and x.hardware.kind == "cpu",
+    ),
+    Rule(
+        name="fp16_weights_trained",
+        knobs=("method", "weights_dtype"),
+        reason="trained fp16 weights have fp16 gradients, which the gradient scaler refuses",
+        broken=lambda c, x: c.method == "full" and c.weights_dtype == "float16",
+        refused_by="torch: ValueError: Attempting to unscale FP16 gradients",
+        seen_on="cuda",
+    ),
+    Rule(
+        name="fp16_needs_a_scaler",
+        knobs=("weights_dtype", "mixed_precision"),
+        reason="without fp16 mixed precision nothing scales the gradients of an fp16 base, and small ones become zero",
+        broken=lambda c, x: c.weights_dtype == "float16" and c.mixed_precision != "fp16",
+    ),
+    Rule(
+        name="two_half_types",
+        knobs=("weights_dtype", "mixed_precision"),
+        reason="bf16 weights under fp16 autocast are converted at every product, for nothing",
+        broken=lambda c, x: c.weights_dtype == "bfloat16" and c.mixed_precision == "fp16",
+    ),
+    Rule(
+        name="quantized_under_fp16",
+        knobs=("method", "mixed_precision"),
+        reason="TRL makes the adapters of a quantized base bf16, which fp16's gradient scaler cannot take (trl#4901)",
+        broken=lambda c, x: c.method in QUANTIZED and c.mixed_precision == "fp16",
+        refused_by="torch: NotImplementedError: not implemented for 'BFloat16'",
+        seen_on="cuda",
+    ),
+    Rule(
+        name="tf32_needs_ampere",
+        knobs=("tf32",),
+        reason="tf32 needs a GPU of compute capability 8.0",
+        broken=lambda c, x: c.tf32 and not x.hardware.supports_tf32,
+        refused_by="transformers: ValueError: --tf32 requires Ampere",
+    ),
+    Rule(
+        name="compiling_turns_tf32_on",
+        knobs=("torch_compile", "mixed_precision", "tf32"),
+        reason="accelerate turns tf32 on when it compiles without mixed precision, so candidate.tf32=false is not kept",
+        broken=lambda c, x: c.torch_compile and c.mixed_precision == "no" and not c.tf32 and x.hardware.supports_tf32,
+    ),
+    Rule(
+        name="tf32_changes_nothing",
+        knobs=("weights_dtype", "mixed_precision", "tf32"),
+        reason="in half precision no product is left that tf32 could speed up",
+        broken=lambda c, x: c.tf32 and (c.weights_dtype, c.mixed_precision) != ("float32", "no"),
+    ),
+    # activations
+    Rule(
+        name="model_cannot_checkpoint",
+        knobs=("checkpointing",),
+        reason="the model's class does not support activation checkpointing",
+        broken=lambda c, x: c.checkpointing != "off" and not x.workload.model.supports_checkpointing,
+        refused_by="transformers: ValueError: does not support activation checkpointing",
+    ),
+    Rule(
+        name="every_n_misplaced",
+        knobs=("checkpointing", "every_n_layers"),
+        reason="every_n_layers goes with checkpointing=every_n, from 2 to less than the model's layers; else it is 1",
+        broken=_every_n_misplaced,
+    ),
+    Rule(
+        name="offloading_needs_a_gpu",
+        knobs=("activation_offloading",),
+        reason="activations are offloaded from an accelerator to the host, and there is none",
+        broken=lambda c, x: c.activation_offloading and x.hardware.kind == "cpu",
+        refused_by="trl: AttributeError: 'NoneType' object has no attribute 'type'",
+    ),
+    # kernels
+    Rule(
+        name="attention_of_the_model",
+        knobs=("attention",),
+        reason="the model's class does not support this attention",
+        broken=lambda c, x: c.attention not in x.workload.model.attention,
+        refused_by="transformers: ValueError: does not support",
+    ),
+    Rule(
+        name="flash_attention_missing",
+        knobs=("attention",),
+        reason="needs a GPU of compute capability 8.0, and the package flash-attn (or flash-attn-3, or kernels)",
+        broken=lambda c, x: c.attention.startswith("flash_attention") and not _flash_available(c.attention, x),
+        refused_by="transformers: ImportError: has been toggled on, but it cannot be used",
+    ),
+    Rule(
+        name="flex_needs_a_gpu",
+        knobs=("attention",),
+        reason="flex attention has no backward on a CPU",
+        broken=lambda c, x: c.attention == "flex_attention" and x.hardware.kind == "cpu",
+        refused_by="torch: NotImplementedError: FlexAttention does not support backward on CPU",
+    ),
+    Rule(
+        name="flash_needs_half_precision",
+        knobs=("attention", "weights_dtype", "mixed_precision"),
+        reason="FlashAttention computes in fp16 and bf16 only",
+        broken=lambda c, x: (
+            c.attention.startswith("flash_attention") and (c.weights_dtype, c.mixed_precision) == ("float32", "no")
+        ),
+        refused_by="flash-attn: RuntimeError: FlashAttention only support fp16 and bf16",
+        seen_on="cuda",
+    ),
+    Rule(
+        name="selective_saves_nothing",
+        knobs=("checkpointing", "attention"),
+        reason="TRL's selective checkpointing knows the outputs of sdpa and FlashAttention; here it would be full",
+        broken=lambda c, x: c.checkpointing == "selective" and c.attention in ("eager", "flex_attention"),
+    ),
+    Rule(
+        name="paging_needs_a_gpu",
+        knobs=("optimizer",),
+        reason="on a CPU bitsandbytes takes a paged optimizer and silently uses the unpaged one",
+        broken=lambda c, x: c.optimizer == "paged_adamw_8bit" and x.hardware.kind == "cpu",
+    ),
+    Rule(
+        name="compile_needs_a_compiler",
+        knobs=("torch_compile",),
+        reason="torch.compile needs a C++ compiler (install g++ or clang++)",
+        broken=lambda c, x: c.torch_compile and not x.installed.cpp_compiler,
+        refused_by="torch: InvalidCxxCompiler",
+    ),
+    Rule(
+        name="kernels_missing",
+        knobs=("use_kernels",),
+        reason="kernels of the hub need the package kernels",
+        broken=lambda c, x: c.use_kernels and not x.installed.kernels,
+        refused_by="transformers: ValueError: Kernels are not available",
+    ),
+    # the process
+    Rule(
+        name="more_workers_than_cores",
+        knobs=("dataloader_num_workers",),
+        reason="more loader workers than this machine's cores",
+        broken=lambda c, x: c.dataloader_num_workers > x.hardware.cores,
+    ),
+    Rule(
+        name="more_threads_than_cores",
+        knobs=("torch_threads",),
+        reason="more threads than this machine's cores",
+        broken=lambda c, x: (c.torch_threads or 0) > x.hardware.cores,
+    ),
+    Rule(
+        name="threads_on_a_gpu",
+        knobs=("torch_threads",),
+        reason="torch_threads is for training on a CPU",
+        broken=lambda c, x: c.torch_threads is not None and x.hardware.kind != "cpu",
+    ),
+)
+
+
+def _below(context: Context, capability: tuple[int, int]) -> bool:
+    return (has := context.hardware.compute_capability) is not None and has < capability

@@ -1,0 +1,1 @@
+"""One training step as a trace saw it: regimes, profiles, operators' work, and more layers than were traced."""

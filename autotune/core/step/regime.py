@@ -1,0 +1,106 @@
+"""Regimes: the shapes of micro-batches whose steps have one structure, and which of them to trace.
+
+Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Its borders: a
+single row (what is contiguous there is copied with more), rows as long as the model's sliding window (shorter ones
+need no mask for it), more label positions than TRL's head scores in one tile (then it reuses its buffers), and lengths
+whose masks CUDA copies into padded ones.
+
+Symbols: B rows of a micro-batch, S positions of a row, W positions that a sliding window reaches back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import log
+
+from autotune.core.candidate import Candidate
+
+TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
+STEP = 128  # positions between traced lengths, where there is room for it: kernels of attention round to it
+SHAPES = 4
+LENGTHS = 64  # to choose from
+UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label
+ALIGNMENT = 16  # positions: CUDA's masks of other lengths are copied into padded ones (trace/attention_kernels.py)
+SUMS_ALIGNMENT = 32  # positions: to which CUDA's memory-efficient kernel rounds its sums of rows
+WHOLE, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions beyond a step, of the traced lengths: aligned ones, and not
+
+Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Regime:
+    """Where a micro-batch lies between the borders."""
+
+    one_row: bool
+    beyond_window: bool
+    tiled: bool
+    ragged: bool = False
+
+
+def micro_batch(candidate: Candidate, positions: int) -> tuple[int, int]:
+    """(B, S) of a candidate's micro-batch whose rows have `positions`.
+
+    TRL lays packed rows whose documents are kept apart one behind the other: they are one row to the model.
+    """
+    rows = candidate.per_device_train_batch_size
+    return (1, rows * positions) if keeps_documents_apart(candidate) else (rows, positions)
+
+
+def keeps_documents_apart(candidate: Candidate) -> bool:
+    """Whether rows hold several samples that must not see each other; only `pack_wrapped` mixes them."""
+    return candidate.batching in ("pack_bfd", "pack_bfd_split", "padding_free")
+
+
+def regime_of(rows: int, positions: int, window: int | None, *, labels: int | None = None) -> Regime:
+    """The regime of a micro-batch. window: W, None for a model without one. labels: None where all are scored."""
+    return Regime(
+        one_row=rows == 1,
+        beyond_window=window is not None and positions >= window,
+        tiled=(rows * (positions - 1) if labels is None else labels) > TILE,
+        ragged=positions % ALIGNMENT != 0,
+    )
+
+
+def shapes_of(regime: Regime, window: int | None) -> Shapes:
+    """Shapes to trace: four tell sizes apart that are sums of two monomials. All have as many tiles.
+
+    N is for devices where a loss chooses label positions: a few less than B (S - 1), so that it is told apart. Where a
+    regime has no room for four with the fewest tiles, because W is about as long as a tile, they are those of more: its
+    buffers differ by less than one tile's.
+    """
+    step = STEP if window is None or regime.beyond_window else _step_below(window)
+    beyond = RAGGED if regime.ragged and step > 1 else WHOLE if step == STEP else (0,) * SHAPES
+    first = -(-window // step) * step if window is not None and regime.beyond_window else step
+    last = window if window is not None and not regime.beyond_window else first + LENGTHS * step
+    for tiles in count(2 if regime.tiled else 1):
+        least, most = (tiles - 1) * TILE + max(UNSCORED), tiles * TILE
+        room = [
+            (rows, length)
+            for length in range(first, last - max(beyond), step)
+            for rows in ((1,) if regime.one_row else range(2, max(3, most // length) + 1))
+            if least < rows * (length - 1) and rows * (length + max(beyond) - 1) <= most
+        ]
+        if len(room) >= SHAPES and (regime.one_row or len({rows for rows, _ in room}) > 1):
+            shapes = [(B, S + more) for (B, S), more in zip(_far_apart(room), beyond, strict=True)]
+            return tuple((B, S, B * (S - 1) - less) for (B, S), less in zip(shapes, UNSCORED, strict=True))
+        if tiles > LENGTHS:
+            break
+    raise ValueError(f"no {SHAPES} shapes in {regime} with a window of {window}")
+
+
+def _step_below(window: int) -> int:
+    """Positions between traced lengths below W: the largest that leaves room for a few."""
+    return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step > SHAPES or step == 1)
+
+
+def _far_apart(room: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """SHAPES of them with different B S, each as far from those before it as can be."""
+
+    def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
+        rows, positions = log(one[0] / other[0]), log(one[1] / other[1])
+        return min(abs(rows) + abs(positions), 4 * abs(rows + positions))
+
+    chosen = [room[0]]
+    while len(chosen) < SHAPES:
+        chosen.append(max(room, key=lambda shape: min(distance(shape, other) for other in chosen)))
+    return chosen

@@ -1,0 +1,49 @@
+"""Work: what a training step computes and moves, as plain numbers that hold for any batch and length.
+
+The trace notes the work of every operator; alike ones are one entry with a count. Leaves out how fast a machine does
+it (core/time/speed.py).
+
+Symbols: B rows, H heads, S length, D head width; M, N, K sides of a product, (M, K) times (K, N).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal[
+    "product",  # sides: how many of them, M, N, K
+    "nf4_product",  # of bitsandbytes' layers; sides as above
+    "attention",  # causal; sides: B, H, S, D
+    "attention_backward",
+    "masked_attention",  # all pairs of positions are computed
+    "masked_attention_backward",
+    "nf4_dequantize",  # sides: elements
+    "blockwise_quantize",  # of an optimizer's states on a CPU, and of the scales of nf4; sides: elements
+    "blockwise_dequantize",
+    "stream",  # everything else; sides: bytes read and written
+    "share",  # of one parameter in a stream over many of them, which is launched once; sides: bytes
+]
+Part = Literal["forward", "loss", "recomputed", "backward", "clip", "optimizer"]
+Polynomial = tuple[int, ...]  # factors of profile.MONOMIALS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Operators of a step that do the same.
+
+    layer: traced decoder layer, None outside of them. micro: micro-step, from 1. dtype: of the operands.
+    sides: sizes as polynomials of the micro-batch's shape; their meaning depends on the kind.
+    """
+
+    kind: Kind
+    part: Part
+    micro: int
+    layer: int | None
+    dtype: str
+    sides: tuple[Polynomial, ...]
+    count: int
+
+
+def work_from_dict(values: Mapping[str, Any]) -> Work:
+    """Read an entry back."""
+    return Work(**{**values, "sides": tuple(map(tuple, values["sides"]))})

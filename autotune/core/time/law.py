@@ -1,0 +1,280 @@
+"""Timing: how long the steps of a training take, item by item, from the work that a trace saw.
+
+The work of a micro-step depends on its batch, that of clipping and the optimizer does not; alike operators of all
+layers are one row of a law, which is evaluated for many batches at once. Leaves out the machine (speed.py) and what a
+dataset's batches are (core/batches/batches.py).
+
+Symbols: R rows of a law, C batches, M monomials; others as in core/step/profile.py and core/step/work.py.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.hardware import RateDtype, What
+from autotune.core.step.profile import MONOMIALS, Profile, repeated_layers
+from autotune.core.step.regime import TILE
+from autotune.core.step.work import Work
+from autotune.core.time.speed import BOUNDS, Bound, Speed
+
+Floats = NDArray[np.float64]
+
+PRODUCTS, ATTENTION, DEQUANTIZATION, OTHER = "matrix products", "attention", "dequantization", "other operators"
+FORMAT = 2  # of a law in a file
+BOOKKEEPING = "data and bookkeeping"
+NEW_SHAPES = "kernels for new shapes"
+REMEMBERED = 1024  # kernels: oneDNN's ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
+# Kernels of a backward attention of torch 2.13, as ONEDNN_VERBOSE=profile_create lists them: three products with a
+# whole and a last block of queries, and above this length as many with a whole and a last block of keys.
+BLOCK_KERNELS, BLOCK = 6, 512
+LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
+WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
+ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.work_of)
+HOST_S = 2e-3  # of a micro-step beside its operators: loading, collating and moving data, the trainer's own work
+Spent = Bound | Literal["host"]
+SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds go into, in this order everywhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Operators that do the same. sides: as in core/step/work.py. count: of them in a micro-step, or in a step's end.
+
+    factor: seconds of each in those of the measured operation. launched: whether each has a launch of its own.
+    """
+
+    item: str
+    what: What
+    dtype: RateDtype
+    sides: tuple[tuple[int, ...], ...]
+    factor: float
+    count: float
+    launched: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLaw:
+    """The operators of a step: those of each micro-step, in the mean over its micro-steps, and those at its end.
+
+    operators: of a micro-step's forward pass, by what their host's seconds follow.
+    """
+
+    micro_step: tuple[Row, ...]
+    step_end: tuple[Row, ...]
+    operators: Mapping[What, float]
+
+    def products(self, dtype: RateDtype) -> list[int]:
+        """Products of a micro-step with different shapes that follow the micro-batch's: the numbers of a weight each.
+
+        A weight is what does not follow the micro-batch.
+        """
+        products = {(row.what, row.sides) for row in self.micro_step if "matmul" in row.what and row.dtype == dtype}
+        return [
+            prod(side[0] for side in sides if not any(side[1:]))
+            for _, sides in products
+            if any(any(s[1:]) for s in sides)
+        ]
+
+    def attentions(self, dtype: RateDtype) -> list[tuple[int, ...]]:
+        """The lengths of a micro-step's attentions, forward and backward as one, that differ in their shapes."""
+        sides = {row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype}
+        return [length for _, _, length, _ in sides]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `time_law_from_dict` reads them back."""
+        return asdict(self)
+
+
+def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
+    """Read a law back."""
+
+    def rows(name: str) -> tuple[Row, ...]:
+        return tuple(Row(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
+
+    return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"), operators=dict(values["operators"]))
+
+
+def time_law(
+    profile: Profile, *, layers: int, accumulation: int, tf32: bool = False, selective: bool = False
+) -> TimeLaw:
+    """The law of a profile for a model of so many layers and so many micro-steps.
+
+    profile: as it was traced. selective: whether what is recomputed follows a policy. The first micro-step makes the
+    gradients, to which the later ones add.
+    """
+    repeated = repeated_layers(profile)
+    extra = (layers - profile.layers) / profile.period
+    counts: dict[bool, dict[Any, float]] = {True: defaultdict(float), False: defaultdict(float)}
+    forward: dict[bool, float] = {True: 0.0, False: 0.0}  # operators, recomputed or not
+    for work in profile.work:
+        at_end = work.part in ("clip", "optimizer")
+        count = work.count * (1 + extra if work.layer in repeated else 1)
+        if not at_end and profile.micro_steps > 1:
+            count *= (1 if work.micro == 1 else accumulation - 1) / accumulation
+        what, factor, sides = _measured_as(work)
+        row = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
+        counts[at_end][row] += count
+        if work.part in ("forward", "loss", "recomputed"):
+            forward[work.part == "recomputed"] += count
+    micro_step, step_end = (
+        tuple(
+            Row(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
+            for (item, what, dtype, sides, factor, launched), count in counts[at_end].items()
+        )
+        for at_end in (False, True)
+    )
+    recomputed: What = "selective_operators" if selective else "checkpointed_operators"
+    operators = {"eager_operators": forward[False] - forward[True], recomputed: forward[True]}
+    return TimeLaw(micro_step=micro_step, step_end=step_end, operators=operators)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeEstimate:
+    """How long training takes: seconds of an optimizer step in the mean over the epoch.
+
+    parts: by what they are needed for, and of each what they are spent on, in the order of SPENT.
+    steps: of the epoch; useful_tokens: labels of it that reach the loss. Both are None where the dataset is unknown.
+    """
+
+    parts: Mapping[str, tuple[float, ...]]
+    steps: float | None
+    useful_tokens: int | None
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return sum(self.items.values())
+
+    @property
+    def items(self) -> dict[str, float]:
+        """What they are needed for; adds up to step_s."""
+        return {item: sum(seconds) for item, seconds in self.parts.items()}
+
+    @property
+    def spent(self) -> dict[Spent, float]:
+        """What they are spent on; adds up to step_s, too."""
+        return dict(zip(SPENT, map(sum, zip(*self.parts.values(), strict=True)), strict=True))
+
+    def scaled(self, factors: Sequence[float]) -> "TimeEstimate":
+        """With each thing that seconds are spent on so many times as long. factors: in the order of SPENT."""
+        parts = {
+            item: tuple(each * factor for each, factor in zip(seconds, factors, strict=True))
+            for item, seconds in self.parts.items()
+        }
+        return replace(self, parts=parts)
+
+
+def estimate_time(
+    law: TimeLaw,
+    speed: Speed,
+    shapes: Floats,
+    *,
+    accumulation: int,
+    useful_tokens: int | None,
+    new_shapes: Callable[[int], float] = lambda remembered: 0.0,
+) -> TimeEstimate:
+    """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch.
+
+    new_shapes: which share of them has a shape that is none of the last so many (batches.Epoch.new_shapes). The head's
+    second tile stands for all that follow the first: it has as many labels as they have together. Raises KeyError for
+    an operation that the machine's speed does not know.
+    """
+    shapes = shapes.copy()
+    shapes[:, MONOMIALS.index("T")] = np.maximum(shapes[:, MONOMIALS.index("N")] - TILE, 0)
+    alike, counts = np.unique(shapes, axis=0, return_counts=True)
+    per_step = accumulation * counts / counts.sum()
+    items = {item: per_step @ each for item, each in seconds(law.micro_step, speed, alike).items()}
+    for item, each in seconds(law.step_end, speed, shapes[:1]).items():
+        items[item] = items.get(item, 0.0) + each[0]
+    making_s, kernels = making(law, speed, alike)
+    if making_s.any() and (share := new_shapes(remembered(per_step @ kernels / accumulation))):
+        items[NEW_SHAPES] = np.array([share * (per_step @ making_s), 0.0, 0.0])
+    host_s = accumulation * host_seconds(law, speed)
+    return TimeEstimate(
+        parts={**{item: (*each.tolist(), 0.0) for item, each in items.items()}, BOOKKEEPING: (0.0, 0.0, 0.0, host_s)},
+        steps=None if useful_tokens is None else len(shapes) / accumulation,
+        useful_tokens=useful_tokens,
+    )
+
+
+def host_seconds(law: TimeLaw, speed: Speed) -> float:
+    """Seconds of a micro-step that the host takes beside launches."""
+    return HOST_S + sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
+
+
+def making(law: TimeLaw, speed: Speed, shapes: Floats) -> tuple[Floats, Floats]:
+    """Seconds of making the kernels of a micro-step whose shape is new, and how many they are, (C,) each.
+
+    shapes: values of the monomials, (C, M).
+    """
+    making_s, kernels = np.zeros(len(shapes)), np.zeros(len(shapes))
+    for dtype in speed.first_s:
+        sizes = law.products(dtype)
+        making_s += speed.first_products_s(dtype, sizes)
+        kernels += len(sizes)
+        for length in law.attentions(dtype):
+            positions = shapes @ np.array(length, dtype=np.float64)
+            making_s += speed.first_attentions_s(dtype, positions)
+            kernels += BLOCK_KERNELS * np.where(positions > BLOCK, 2, 1)
+    return making_s, kernels
+
+
+def remembered(kernels: float) -> int:
+    """How many shapes' kernels are kept, where each shape has so many."""
+    return int(REMEMBERED / max(1.0, kernels))
+
+
+def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
+    """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C, BOUNDS) for each item."""
+    items: dict[str, Floats] = {}
+    groups: dict[tuple[What, RateDtype, bool], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.what, row.dtype, row.launched].append(row)
+    for (what, dtype, launched), alike in groups.items():
+        polynomials = np.array([row.sides for row in alike], dtype=np.float64)  # (R, d, M)
+        sides = np.einsum("cm,rdm->crd", shapes, polynomials)
+        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2]), launched=launched)
+        each = each.reshape(*sides.shape[:2], len(BOUNDS))
+        for place, row in enumerate(alike):
+            items[row.item] = items.get(row.item, 0.0) + row.count * row.factor * each[:, place]
+    return items
+
+
+def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
+    """The measured operation that a work's seconds follow, its factor, and the sides in that one's order."""
+    if work.kind == "product":
+        if work.part != "backward":
+            return "matmul", 1.0, work.sides
+        over_tokens = any(work.sides[3][1:])  # what it sums over depends on the shape: the gradient of a weight
+        return ("matmul_grad_weight" if over_tokens else "matmul_grad_input"), 1.0, work.sides
+    if work.kind == "nf4_product":
+        return "nf4_matmul", 1.0, work.sides
+    if work.kind in ("nf4_dequantize", "blockwise_quantize", "blockwise_dequantize"):
+        return work.kind, 1.0, work.sides
+    if work.kind in ("stream", "share"):
+        return "copy", 1.0, work.sides
+    masked = work.kind.startswith("masked")
+    if work.kind.endswith("backward"):
+        what: What = "masked_attention_forward_backward" if masked else "attention_forward_backward"
+        return what, ATTENTION_BACKWARD_SHARE, work.sides
+    return ("masked_attention_forward" if masked else "attention_forward"), 1.0, work.sides
+
+
+def _item(work: Work) -> str:
+    if whole := WHOLE.get(work.part):
+        return whole
+    if work.kind.endswith("dequantize"):
+        return DEQUANTIZATION
+    name = PRODUCTS if "product" in work.kind else ATTENTION if "attention" in work.kind else OTHER
+    return f"{name}, {work.part}"
+
+
+def _dtype(dtype: str, tf32: bool) -> RateDtype:
+    """The dtype whose rates count: products of fp32 may be computed in tf32; what is no number moves bytes."""
+    if dtype == "float32":
+        return "tf32" if tf32 else "float32"
+    return dtype if dtype in ("bfloat16", "float16") else "uint8"  # type: ignore[return-value]

@@ -1,0 +1,182 @@
+"""Planning: the seconds of many candidates at once.
+
+A law is timed once on a grid of lengths, for each micro-batch that candidates have; an epoch is how much of it lies at
+which lengths of the grid. A candidate's seconds are then a product of two arrays. Leaves out laws (law.py) and
+epochs (core/batches/batches.py) themselves.
+
+Symbols: K tables, E epochs, G lengths of the grid, n candidates. Seconds between two lengths are interpolated, and so
+are those between few labels and all of them: within a hundredth of estimate_time, which sums over all micro-batches.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.core.batches.batches import Epoch
+from autotune.core.step.profile import MONOMIALS, monomials
+from autotune.core.step.regime import TILE
+from autotune.core.time.law import SPENT, TimeLaw, host_seconds, making, remembered, seconds
+from autotune.core.time.speed import BOUNDS, Speed
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+SHORTEST = 16  # tokens: of the grid
+RATIO = 1.12  # between its lengths
+LABELS = (0.1, 1.0)  # shares of the positions that are scored, between which seconds are a line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeParts:
+    """What a candidate's seconds are made of. epoch: with the labels that the loss scores. useful_tokens: of it.
+
+    Candidates that are alike in one of them have the same object.
+    """
+
+    law: TimeLaw
+    epoch: Epoch
+    useful_tokens: int
+    accumulation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeTable:
+    """What a law takes with one micro-batch.
+
+    micro_step_s: on the grid, with few and with all labels, (2, G, BOUNDS). step_end_s: (BOUNDS,). host_s: of each
+    micro-step. making_s, kernels: of one whose shape is new, and how many it has, on the grid, (G,).
+    """
+
+    micro_step_s: Floats
+    step_end_s: Floats
+    host_s: float
+    making_s: Floats
+    kernels: Floats
+
+
+class _Piece(NamedTuple):
+    """Of the candidate at a place, the micro-batches with the same number of rows."""
+
+    place: int
+    whole: TimeParts
+    epoch: Epoch
+
+    @property
+    def table(self) -> tuple[int, int]:
+        return id(self.whole.law), int(self.epoch.rows[0])
+
+
+def planned_seconds(parts: Sequence[TimeParts], speed: Speed) -> Floats:
+    """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells.
+
+    Micro-batches with different numbers of rows, as batch rebalancing makes them, are timed apart, each as if all of
+    the step were such; the step is their mean.
+    """
+    grid = length_grid(max(int(each.epoch.positions.max()) for each in parts))
+    apart = {id(each.epoch): each.epoch.by_rows() for each in parts}
+    pieces = [_Piece(place, each, epoch) for place, each in enumerate(parts) for epoch in apart[id(each.epoch)]]
+    spreads = {id(epoch): spread(epoch, grid) for epochs in apart.values() for epoch in epochs}
+    tables: dict[tuple[int, int], TimeTable] = {}
+    for key, law in {piece.table: piece.whole.law for piece in pieces}.items():
+        with suppress(KeyError):  # an operation that a probe could not measure
+            tables[key] = tabulate(law, speed, key[1], grid)
+
+    share_of_new = cache(Epoch.new_shapes)
+
+    def new_shapes(piece: _Piece) -> float:
+        if not (table := tables[piece.table]).making_s.any():
+            return 0.0
+        return share_of_new(piece.whole.epoch, remembered(spreads[id(piece.epoch)].sum(axis=0) @ table.kernels))
+
+    found = np.full((len(pieces), len(SPENT)), np.nan)
+    known = [place for place, piece in enumerate(pieces) if piece.table in tables]
+    if known:
+        of_table = {key: place for place, key in enumerate(tables)}
+        of_spread = {key: place for place, key in enumerate(spreads)}
+        timed = [pieces[place] for place in known]
+        found[known] = step_seconds(
+            list(tables.values()),
+            np.array([of_table[piece.table] for piece in timed]),
+            np.stack(list(spreads.values())),
+            np.array([of_spread[id(piece.epoch)] for piece in timed]),
+            new_shapes=np.array(list(map(new_shapes, timed))),
+            accumulation=np.array([piece.whole.accumulation for piece in timed]),
+        )
+    shares = np.array([len(piece.epoch.rows) / len(piece.whole.epoch.rows) for piece in pieces])
+    begins = np.flatnonzero(np.diff([piece.place for piece in pieces], prepend=-1))
+    return np.add.reduceat(found * shares[:, None], begins)
+
+
+def length_grid(longest: int) -> Integers:
+    """Lengths from the shortest to at least the longest, ascending, (G,)."""
+    count = int(np.ceil(np.log(max(longest, SHORTEST + 1) / SHORTEST) / np.log(RATIO))) + 1
+    return np.unique(np.ceil(SHORTEST * RATIO ** np.arange(count)).astype(np.int64))
+
+
+def tabulate(law: TimeLaw, speed: Speed, rows: int, grid: Integers) -> TimeTable:
+    """Time a law with micro-batches of so many rows. Raises KeyError as timing.seconds does."""
+    shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
+    each: Any = sum(seconds(law.micro_step, speed, shapes).values())
+    end: Any = sum(seconds(law.step_end, speed, shapes[:1]).values())
+    making_s, kernels = making(law, speed, shapes[: len(grid)])
+    return TimeTable(
+        micro_step_s=np.broadcast_to(each, (len(shapes), len(BOUNDS))).reshape(len(LABELS), len(grid), len(BOUNDS)),
+        step_end_s=np.broadcast_to(end, (1, len(BOUNDS)))[0],
+        host_s=host_seconds(law, speed),
+        making_s=making_s,
+        kernels=kernels,
+    )
+
+
+def spread(epoch: Epoch, grid: Integers) -> Floats:
+    """How much of an epoch lies at each length of the grid, with few and with all labels, (2, G); adds up to 1."""
+    positions = np.clip(epoch.positions, grid[0], grid[-1])
+    above = np.clip(np.searchsorted(grid, positions), 1, len(grid) - 1)
+    share = (positions - grid[above - 1]) / (grid[above] - grid[above - 1])
+    weights = np.bincount(above, share, len(grid)) + np.bincount(above - 1, 1 - share, len(grid))
+    few, all_ = LABELS
+    scored = epoch.labels.sum() / np.maximum(epoch.rows * (epoch.positions - 1), 1).sum()
+    more = (scored - few) / (all_ - few)
+    return np.outer([1 - more, more], weights / len(positions))
+
+
+def step_seconds(
+    tables: Sequence[TimeTable],
+    table_of: Integers,
+    spreads: Floats,
+    epoch_of: Integers,
+    *,
+    new_shapes: Floats,
+    accumulation: Integers,
+) -> Floats:
+    """Seconds of an optimizer step of each candidate by what they are spent on, (n, SPENT).
+
+    table_of, epoch_of: places in tables and epochs, (n,). spreads: (E, 2, G). new_shapes: shares of micro-steps whose
+    shape is new, (n,). accumulation: micro-steps of a step, (n,).
+    """
+    K, E = len(tables), len(spreads)
+    on_grid = np.stack([table.micro_step_s.reshape(-1, len(BOUNDS)) for table in tables])  # (K, 2 G, BOUNDS)
+    flat = on_grid.transpose(1, 0, 2).reshape(on_grid.shape[1], -1)  # (2 G, K BOUNDS)
+    micro_step_s = (spreads.reshape(E, -1) @ flat).reshape(E, K, len(BOUNDS))
+    making_s = spreads.sum(axis=1) @ np.stack([table.making_s for table in tables]).T  # (E, K)
+    found = np.zeros((len(table_of), len(SPENT)))
+    found[:, : len(BOUNDS)] = micro_step_s[epoch_of, table_of]
+    found[:, BOUNDS.index("launch")] += making_s[epoch_of, table_of] * new_shapes
+    found[:, SPENT.index("host")] = np.array([table.host_s for table in tables])[table_of]
+    found *= accumulation[:, None]
+    found[:, : len(BOUNDS)] += np.stack([table.step_end_s for table in tables])[table_of]
+    return found
+
+
+def _shapes(rows: int, grid: Integers, share: float) -> Floats:
+    """Monomials of micro-batches of each length, (G, M); as estimate_time, with all labels behind the first tile."""
+    labels = np.rint(share * rows * (grid - 1)).astype(np.int64)
+    columns = monomials(rows, grid, labels)  # type: ignore[arg-type]
+    shapes = np.stack([np.broadcast_to(column, grid.shape) for column in columns], axis=1).astype(np.float64)
+    shapes[:, MONOMIALS.index("T")] = np.maximum(labels - TILE, 0)
+    return shapes

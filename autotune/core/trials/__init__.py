@@ -1,0 +1,1 @@
+"""What trials say: comparison, standings, verdict, the budget, and what is believed of the rest."""

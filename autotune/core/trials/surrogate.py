@@ -1,0 +1,175 @@
+"""The surrogate of a search: what is believed of every candidate's rate after a few were measured.
+
+The physical prediction is the prior mean; a Gaussian process over the finite set of candidates learns what it leaves
+unexplained: factors of what seconds are spent on, which all candidates share, a deviation for each value of each knob,
+one for each combination, and one of those whose rates are only guessed. Leaves out where predictions come from
+(core/time/law.py) and what a study makes of it (search/roofline.py).
+
+Symbols: n candidates, k knobs, f physical factors, t measured candidates. Rates are natural logarithms, so that
+deviations are factors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import erf, log, pi, sqrt
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# Standard deviations among which the measured ones choose, as logarithms: of the factors of what seconds are spent on,
+# and of them all together (a machine that is slower than its probe said), of a knob's values (what a prediction gets
+# wrong about a kernel), and of combinations of knobs.
+OF_FACTORS = (0.1, 0.5)
+OF_KNOBS = (0.02, 0.08, 0.3)
+OF_COMBINATIONS = (0.01, 0.04, 0.15)
+OCTAVES = 2.0  # between values of an ordered knob whose deviations hardly have to do with each other
+JITTER = 1e-8
+NEGLIGIBLE = 0.01  # share of the weight below which hyperparameters are left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Belief:
+    """What is believed of each candidate's logarithm of the rate: means and standard deviations, shape (n,)."""
+
+    mean: Floats
+    deviation: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Surrogate:
+    """Candidates and what is predicted of them.
+
+    predicted: logarithms of the rates, shape (n,). shares: of the predicted seconds, by what they are spent on, (f, n):
+    the logarithm of a rate falls by them as those factors' logarithms rise. doubt: deviations of those that are no
+    predictions but guesses, 0 for the others, (n,). codes: which value each candidate has of each knob, (k, n).
+    likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those that have nothing to
+    do with each other.
+    """
+
+    predicted: Floats
+    shares: Floats
+    doubt: Floats
+    codes: Integers
+    likeness: Sequence[Floats]
+    _known: dict[int, Floats] = field(default_factory=dict, repr=False)
+
+    def believe(self, measured: Integers, rates: Floats, errors: Floats) -> Belief:
+        """What t measurements say.
+
+        measured: places, repeats allowed, (t,). rates: logarithms, (t,). errors: their deviations, (t,).
+        Hyperparameters count by how likely each makes the measured rates: few measurements rule none of them out.
+        """
+        itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted))), self.doubt**2])
+        if not len(measured):
+            widest = np.array([max(OF_FACTORS), max(OF_KNOBS), max(OF_COMBINATIONS), 1.0])
+            return Belief(mean=self.predicted, deviation=np.sqrt(widest**2 @ itself))
+        left = rates - self.predicted[measured]
+        noise = np.diag(errors**2 + JITTER)
+        alike = self._alike(measured)
+        scales = np.array(list(product(OF_FACTORS, OF_KNOBS, OF_COMBINATIONS, (1.0,))))
+        roots = [np.linalg.cholesky(_covariance(each, alike[..., measured]) + noise) for each in scales]
+        likely = np.array([_log_likelihood(root, left) for root in roots])
+        weights = np.exp(likely - likely.max())
+        weights[weights < NEGLIGIBLE * weights.sum()] = 0.0
+        weights /= weights.sum()
+        mean, square = np.zeros(len(self.predicted)), np.zeros(len(self.predicted))
+        for each, root, weight in zip(scales, roots, weights, strict=True):
+            if weight:
+                whitening = np.linalg.inv(root)
+                across = whitening @ _covariance(each, alike)
+                expected = (whitening @ left) @ across
+                variance = each**2 @ itself - np.einsum("tn,tn->n", across, across)
+                mean += weight * expected
+                square += weight * (expected**2 + np.maximum(variance, 0.0))
+        return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
+
+    def _alike(self, measured: Integers) -> Floats:
+        """How alike measured candidates are to all, by kind of deviation, (4, t, n).
+
+        In what they spend, in the mean of the knobs, in all knobs, and in the guess: again in the mean of the knobs.
+        """
+        for place in {*measured.tolist()} - self._known.keys():
+            alike = [likeness[codes[place]][codes] for codes, likeness in zip(self.codes, self.likeness, strict=True)]
+            alike = alike or [np.ones(len(self.predicted))]
+            spent, mean = 1 + self.shares[:, place] @ self.shares, np.mean(alike, axis=0)
+            guess = self.doubt[place] * self.doubt * mean
+            self._known[place] = np.stack([spent, mean, np.prod(alike, axis=0), guess])
+        return np.stack([self._known[place] for place in measured.tolist()], axis=1)
+
+
+def surrogate(
+    candidates: Sequence[Mapping[str, Any]],
+    predicted: Floats,
+    shares: Floats | None = None,
+    doubt: Floats | None = None,
+) -> Surrogate:
+    """The surrogate of candidates, each a mapping from knobs to values.
+
+    predicted: logarithms of their rates, (n,). shares: of their seconds by what they are spent on, (n, f), if known.
+    doubt: deviations of those that are guesses, (n,), if there are any.
+    """
+    knobs = [knob for knob in candidates[0] if len({each[knob] for each in candidates}) > 1]
+    values = [list(dict.fromkeys(each[knob] for each in candidates)) for knob in knobs]
+    codes = [[of_knob.index(each[knob]) for each in candidates] for knob, of_knob in zip(knobs, values, strict=True)]
+    return Surrogate(
+        predicted=predicted,
+        shares=np.empty((0, len(predicted))) if shares is None else np.asarray(shares, dtype=np.float64).T,
+        doubt=np.zeros(len(predicted)) if doubt is None else np.asarray(doubt, dtype=np.float64),
+        codes=np.array(codes, dtype=np.int64).reshape(len(knobs), len(candidates)),
+        likeness=tuple(_likeness(of_knob) for of_knob in values),
+    )
+
+
+def _likeness(values: Sequence[Any]) -> Floats:
+    """Numbers above 0 are compared by their ratio; of other values each has nothing to do with the next."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
+        octaves = np.log2(np.array(values, dtype=np.float64))
+        alike: Floats = np.exp(-np.abs(octaves[:, None] - octaves[None, :]) / OCTAVES)
+        return alike
+    return np.eye(len(values))
+
+
+def _covariance(scales: Floats, alike: Floats) -> Floats:
+    """scales: deviations by kind, (4,). alike: (4, t, n). Returns (t, n)."""
+    covariance: Floats = np.einsum("s,stn->tn", scales**2, alike)
+    return covariance
+
+
+def expected_improvement(belief: Belief, best: float) -> Floats:
+    """By how much each candidate is expected to exceed `best`, a logarithm; shape (n,).
+
+    Jones, Schonlau and Welch 1998, equation 15.
+    """
+    deviation = np.maximum(belief.deviation, JITTER)
+    z = (belief.mean - best) / deviation
+    density = np.exp(-(z**2) / 2) / sqrt(2 * pi)
+    improvement: Floats = deviation * (z * _normal(z) + density)
+    return improvement
+
+
+def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: float) -> NDArray[np.bool_]:
+    """Which candidates may exceed the best rate by more than a share of it; shape (n,).
+
+    tolerance: the share. confidence: with which one that is ruled out does not.
+    """
+    reach = belief.mean + NormalDist().inv_cdf(confidence) * belief.deviation
+    win: NDArray[np.bool_] = reach > best + log(1 + tolerance)
+    return win
+
+
+def _log_likelihood(root: NDArray[np.floating[Any]], left: Floats) -> float:
+    """root: of the covariance, as Cholesky has it."""
+    whitened = np.linalg.solve(root, left)
+    return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum())
+
+
+def _normal(z: Floats) -> Floats:
+    """The standard normal distribution function, shape as z."""
+    values: Floats = np.array([0.5 * (1 + erf(value / sqrt(2))) for value in z.ravel()]).reshape(z.shape)
+    return values

@@ -1,0 +1,146 @@
+"""The verdict of a search: who wins, by the second measurement alone, and by how much.
+
+Where no time was left for one, the fastest of the first measurement wins if it is far ahead, further than luck goes.
+
+Leaves out measuring (search/search.py) and saying it (search/result.py).
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autotune.core.candidate import Candidate, short_name
+from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
+from autotune.core.trials.comparison import Speedup, reference, speedup
+from autotune.core.trials.standings import measured
+from autotune.core.trials.trial import Trial
+from autotune.errors import AutotuneError, NothingFits, TrainingFailed
+
+FAR_AHEAD = 1.2  # times the baseline: the best of 30 trials that err by 6 % each looks an eighth faster than it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Who won. best: the winner's first trial; the baseline's own when nothing is really faster.
+
+    once: of the winner over the baseline by their first trials, where those had to do. speedup, speedup_by_hand: of
+    the winner over the baseline and over `by_hand`; None where they were not both measured a second time, or are the
+    same. repeats: each contender's rate in every round, by the number of its first trial.
+    """
+
+    best: Trial
+    once: Speedup | None
+    speedup: Speedup | None
+    speedup_by_hand: Speedup | None
+    repeats: Mapping[int, Sequence[float]]
+
+
+def decide(
+    *,
+    baseline: Trial,
+    by_hand: Trial,
+    contenders: Sequence[Trial],
+    failed: Collection[int],
+    rounds: Sequence[Sequence[Measured]],
+    ranked: Sequence[Trial],
+    may_win: Callable[[Candidate], bool],
+    keeps_pins: Callable[[Candidate], bool],
+) -> Verdict:
+    """Choose the fastest contender that may win; the baseline unless one is really faster, or it fails now.
+
+    Without a second measurement it is the fastest of the first, if that is far ahead. Raises TrainingFailed when
+    nothing that ran may be the answer, or nothing ran again.
+
+    by_hand: the baseline's own trial where there was none. contenders: those that did not fail when they were measured
+    again. failed: the numbers of those that did; they do not win. rounds: outcomes of all contenders, in their order.
+    ranked: measured trials of the space, fastest first, for when there was no second measurement.
+    keeps_pins: whether a candidate has what the user fixed; a baseline that has not cannot be the answer.
+    """
+    if failed and not contenders:
+        raise TrainingFailed(
+            "all that were measured a second time failed, though they ran before: see their logs in out, and what else "
+            "uses the machine; the same out measures them again"
+        )
+    places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
+
+    def against(trial: Trial, other: Trial) -> Speedup | None:
+        if trial is other or trial.number not in places or other.number not in places:
+            return None
+        return speedup(rounds, places[trial.number], places[other.number])
+
+    def rate(trial: Trial) -> float:
+        return math.prod(outcomes[places[trial.number]].useful_tokens_per_s for outcomes in rounds)
+
+    eligible = [trial for trial in contenders if trial.number in places and may_win(trial.candidate)]
+    best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
+    over_baseline = against(best, baseline) if best else None
+    once_only = [t for t in (*ranked, by_hand) if _ran(t) and may_win(t.candidate) and t.number not in failed]
+    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate) and baseline.number not in failed
+    once = None
+    if not rounds and (ahead := _far_ahead(once_only, baseline)):
+        best, once = ahead
+    elif baseline_will_do and (over_baseline is None or not over_baseline.is_faster):
+        best = baseline
+    elif best is None:
+        best = next(iter(once_only), None)
+    if best is None:
+        raise TrainingFailed(
+            "nothing that has the values which were fixed could be measured, and again where that was tried: raise "
+            "budget.minutes or budget.trials, or fix fewer of candidate.*"
+        )
+    return Verdict(
+        best=best,
+        once=once,
+        speedup=against(best, baseline),
+        speedup_by_hand=against(best, by_hand) if by_hand is not baseline else None,
+        repeats={
+            trial.number: [outcomes[place].useful_tokens_per_s for outcomes in rounds]
+            for place, trial in enumerate(contenders)
+        },
+    )
+
+
+def _ran(trial: Trial) -> bool:
+    return isinstance(trial.outcome, Measured)
+
+
+def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup] | None:
+    """The fastest, and how far it is ahead by the only trial of each; None where that could be luck.
+
+    A rate is lowered by as much as the machine seems to have been faster than for the baseline, and none is raised. The
+    errors are those of each trial's own steps.
+    """
+    ran = list({trial.number: trial for trial in (baseline, *trials) if _ran(trial)}.values())
+    if not _ran(baseline):
+        return None
+    outcomes = measured(ran)
+    rates = [
+        outcome.useful_tokens_per_s / max(1.0, reference(outcome) / reference(outcomes[0])) for outcome in outcomes
+    ]
+    row = [replace(outcome, useful_tokens_per_s=rate) for outcome, rate in zip(outcomes, rates, strict=True)]
+    fastest = rates.index(max(rates))
+    once = speedup([row], fastest, 0) if fastest else None
+    return (ran[fastest], once) if once is not None and once.low > FAR_AHEAD else None
+
+
+def cannot_start(trial: Trial) -> AutotuneError:
+    """Why not even the baseline could be measured, and what to try."""
+    outcome = trial.outcome
+    name = short_name(trial.candidate)
+    if isinstance(outcome, OutOfMemory):
+        return NothingFits(
+            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
+            "a smaller recipe.coverage, or a smaller model"
+        )
+    if isinstance(outcome, TimedOut):
+        return TrainingFailed(
+            f"the baseline was not measured after {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
+            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
+        )
+    if isinstance(outcome, Diverged):
+        return TrainingFailed(
+            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
+        )
+    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
+    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
+    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())

@@ -1,0 +1,227 @@
+"""Describe a workload: resolve the model, read and tokenize the data once, and tell the lengths.
+
+Tokenized rows are kept under `home`, keyed by the data's content, the tokenizer, the options and the versions of the
+libraries; trials, runs and the next description reuse them. Leaves out how rows are read (source.py), what they mean
+(forms.py) and how they are tokenized (tokenization.py).
+"""
+
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune import cache
+from autotune.core.recipe import Recipe
+from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
+from autotune.data.source import Source, locate_data, survey
+from autotune.data.tokenization import Job
+from autotune.errors import AutotuneError, UsageError
+from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
+
+Progress = Callable[[str], None]
+
+LAYOUT = 1  # raise it when what tokenization writes changes
+SAMPLED_ABOVE = 200_000  # rows; about two minutes of tokenizing on two cores
+LONGEST_SHARE = 0.001  # of every sample are the rows of most characters: the worst batch is made of them
+NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
+PROGRESS_SECONDS = 1.0
+LAST_LINES = 12
+BAR = re.compile(
+    r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:"
+    r"\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) "
+)
+WARNING = re.compile(r"The (chat template|tokenized prompt).*")  # what TRL says when masks are not what they seem
+
+
+def describe(
+    *,
+    model: str,
+    data: str,
+    columns: Mapping[str, str],
+    recipe: Recipe,
+    seed: int,
+    home: Path,
+    progress: Progress,
+    most_rows: int | None = SAMPLED_ABOVE,
+) -> Workload:
+    """Find model and data, tokenize the data as TRL does, and return the facts of both.
+
+    Of more than `most_rows` rows a sample is tokenized, drawn with `seed` (the rows of most characters are always in
+    it); None tokenizes all, as training needs. Raises UsageError for a model or data that cannot be trained.
+    """
+    home = home.absolute()
+    facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
+    found = describe_data(
+        facts,
+        data=data,
+        columns=columns,
+        recipe=recipe,
+        seed=seed,
+        home=home,
+        progress=progress,
+        most_rows=most_rows,
+    )
+    return Workload(model=facts, data=found, recipe=recipe)
+
+
+def describe_data(
+    facts: ModelFacts,
+    *,
+    data: str,
+    columns: Mapping[str, str],
+    recipe: Recipe,
+    seed: int,
+    home: Path,
+    progress: Progress,
+    most_rows: int | None = SAMPLED_ABOVE,
+) -> DataFacts:
+    """Find the data, tokenize it for a model as TRL does, and return its facts.
+
+    facts: of the model, whose tokenizer lies at `path`; its weights are not needed. The rest is as in `describe`.
+    """
+    source = locate_data(data, columns, progress)
+    options = {
+        "layout": LAYOUT,
+        "data": source.content_hash,
+        "columns": dict(columns),
+        "tokenizer": tokenizer_fingerprint(facts.path),
+        "assistant_only_loss": recipe.assistant_only_loss,
+        "completion_only_loss": recipe.completion_only_loss,
+        "versions": {name: version(name) for name in ("trl", "transformers", "tokenizers")},
+    }
+    whole = home / "tokenized" / _hash(options)
+    sampled = home / "tokenized" / _hash({**options, "most_rows": most_rows, "seed": seed})
+    kept = next((directory for directory in (whole, sampled) if cache.is_whole(directory)), None)
+    if kept is None:
+        found = survey(source, progress)
+        indices = _sample(found.characters, most_rows, seed)
+        kept = whole if indices is None else sampled
+        job = Job(
+            model=facts.path,
+            vocabulary=facts.vocabulary,
+            source=source,
+            survey=found,
+            assistant_only_loss=recipe.assistant_only_loss,
+            completion_only_loss=recipe.completion_only_loss,
+            indices=indices,
+        )
+        progress(f"tokenizing {len(found.characters) if indices is None else len(indices):,} rows of {source.name}")
+        cache.build(kept, lambda fresh: _tokenize_apart(job, fresh, progress))
+    return _data_facts(kept, source)
+
+
+def _data_facts(directory: Path, source: Source) -> DataFacts:
+    facts = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
+    tokens, labels = np.load(directory / "lengths.npy")
+    rows, tokenized = facts["rows_in_file"], facts["rows_tokenized"]
+    return DataFacts(
+        path=source.path,
+        name=source.name,
+        form=facts["form"],
+        lengths=Lengths(tokens=tokens, labels=labels),
+        rows_in_file=rows,
+        coverage_error=0.0 if tokenized == rows else _error_of_mean(tokens, rows),
+        tokenized_path=str(directory / "rows"),
+        fingerprint=_hash({"data": source.content_hash, "columns": dict(source.columns)}),
+    )
+
+
+def _error_of_mean(tokens: NDArray[np.int64], rows: int) -> float:
+    """Half-width of the 95 % interval of the mean length, as a share of it, for a sample without replacement."""
+    finite = 1 - len(tokens) / rows
+    return float(NORMAL_95 * tokens.std(ddof=1) * np.sqrt(finite / len(tokens)) / tokens.mean())
+
+
+def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> NDArray[np.int64] | None:
+    """Choose `most_rows` rows, ascending: those of most characters, and others at random. None when all are few."""
+    if most_rows is None or len(characters) <= most_rows:
+        return None
+    longest = np.argsort(-characters, kind="stable")[: math.ceil(LONGEST_SHARE * most_rows)]
+    others = np.setdiff1d(np.arange(len(characters)), longest)
+    drawn = np.random.default_rng(seed).choice(others, most_rows - len(longest), replace=False)
+    return np.sort(np.concatenate([longest, drawn]))
+
+
+def _tokenize_apart(job: Job, out: Path, progress: Progress) -> None:
+    """Run tokenization.py in a process of its own and pass on its progress. Raises what it reports."""
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",  # tokenizing must not claim memory that the trials measure
+        "HF_HUB_OFFLINE": "1",  # all that it reads is here already
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    command = [sys.executable, "-m", "autotune.data.tokenization", str(out)]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # stays open: its end tells the process that we are gone
+            stdout=said,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        try:
+            process.stdin.write(pickle.dumps(job))
+            last = _follow(process.stderr, progress)
+            code = process.wait()
+        except BrokenPipeError:
+            code, last = process.wait(), [process.stderr.read().decode(errors="replace")]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            process.stdin.close()
+            process.stderr.close()
+        said.seek(0)
+        problems = said.read().decode()
+    if code == UsageError.exit_code and problems:
+        raise UsageError(*json.loads(problems))
+    if code:
+        raise AutotuneError(f"tokenizing {job.source.name} failed (exit code {code})", *last)
+
+
+def _follow(stream: IO[bytes], progress: Progress) -> list[str]:
+    """Turn the bars and warnings on a process's stderr into lines of progress until it ends; return its last lines."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    told = time.monotonic()
+    for line in _lines(stream):
+        if bar := BAR.match(line):
+            if time.monotonic() - told >= PROGRESS_SECONDS:
+                told = time.monotonic()
+                progress(f"{bar['what'].lower()}: {int(bar['done']):,} of {int(bar['all']):,} rows")
+        elif line:
+            last.append(line)
+            if warning := WARNING.search(line):
+                progress(f"TRL warns: {warning[0]}")
+    return list(last)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    """Split at carriage returns too, as soon as they come: bars are redrawn with them."""
+    rest = b""
+    while chunk := os.read(stream.fileno(), 2**16):
+        *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+        yield from (line.decode(errors="replace").strip() for line in lines)
+    yield rest.decode(errors="replace").strip()
+
+
+def _hash(facts: Mapping[str, object]) -> str:
+    return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()

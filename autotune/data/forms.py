@@ -1,0 +1,329 @@
+"""What a row of training data means: the forms people keep it in, and their conversion to TRL's own.
+
+TRL trains on `text`, `prompt` + `completion` (strings or messages) and `messages`. Questions with answers and
+instructions with outputs become a prompt and a completion, so the loss is on the answer, as one would do by hand;
+`conversations` (ShareGPT) become messages, calls of functions included. Leaves out where rows come from (source.py).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+Message = dict[str, Any]
+Kind = Literal["text", "prompt_completion", "messages"]  # what DataFacts.form says
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool": "tool",
+}
+
+# The wording is that of Qwen2.5's chat template, the convention most models with ChatML were trained on.
+TOOLS_PREAMBLE = """\
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+# Stanford Alpaca's prompts, for tokenizers without a chat template.
+ALPACA_PROMPT = """\
+Below is an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Response:
+"""
+ALPACA_PROMPT_WITH_INPUT = """\
+Below is an instruction that describes a task, paired with an input that provides further context. Write a response \
+that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Input:
+{input}
+
+### Response:
+"""
+
+
+class BadRow(ValueError):
+    """A row that does not fit; the text says which field, what it holds and what is expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One way to keep training data: the fields that make it, and those that may stand beside them."""
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """What the model's tokenizer can render.
+
+    chat: it has a chat template. tools: the template renders tools, calls and their results.
+    """
+
+    chat: bool = True
+    tools: bool = True
+
+
+# In this order: the more a row tells, the earlier; a row that fits several is taken as the first.
+FORMS = (
+    Form(name="messages", required=("messages",), optional=("tools", "chat_template_kwargs")),
+    Form(name="conversations", required=("conversations",), optional=("system", "tools")),
+    Form(
+        name="prompt and completion",
+        required=("prompt", "completion"),
+        optional=("tools", "chat_template_kwargs"),
+    ),
+    Form(name="instruction and output", required=("instruction", "output"), optional=("input", "system", "history")),
+    Form(name="question and answer", required=("question", "answer"), optional=("system",)),
+    Form(name="text", required=("text",)),
+)
+FOLLOW_THE_TOKENIZER = ("instruction and output", "question and answer")  # messages if it has a chat template
+FIELDS = tuple(dict.fromkeys(field for form in FORMS for field in (*form.required, *form.optional)))
+EXPECTED = "one of: " + " | ".join(" + ".join(form.required) for form in FORMS)
+
+
+def form_of(row: Row, named: Sequence[str] = ()) -> Form | None:
+    """The first form whose fields the row has, and that has every field in `named`; None when none fits."""
+    for form in FORMS:
+        if row.keys() >= {*form.required} and {*named} <= {*form.required, *form.optional}:
+            return form
+    return None
+
+
+def kind_of(converted: Row) -> tuple[Kind, bool]:
+    """TRL's form of a converted row, and whether it holds messages rather than strings."""
+    if "messages" in converted:
+        return "messages", True
+    if "prompt" in converted:
+        return "prompt_completion", isinstance(converted["prompt"], list)
+    return "text", False
+
+
+def convert(row: Row, form: Form, dialect: Dialect) -> dict[str, Any]:
+    """Convert a row to one of TRL's own forms, as the tokenizer's `dialect` can render it.
+
+    Returns the fields of that form only; `tools` is JSON text, as TRL reads it. Raises BadRow.
+    """
+    if form.name == "text":
+        return {"text": _text(row, "text")}
+    if form.name == "question and answer":
+        return _question(row, dialect)
+    if form.name == "instruction and output":
+        return _instruction(row, dialect)
+    if form.name == "prompt and completion" and isinstance(row["prompt"], str):
+        return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
+    fields = {field: _messages(row, field) for field in form.required}
+    first = form.required[0]
+    if (system := _optional_text(row, "system")) and fields[first][0]["role"] != "system":
+        fields[first].insert(0, {"role": "system", "content": system})
+    if not any(message["role"] == "assistant" for message in [*fields.values()][-1]):
+        raise BadRow(f"{form.required[-1]} has no message of the assistant, so there is nothing to learn")
+    tools = _tools(row)
+    if not dialect.tools:
+        fields = {field: _as_plain_text(messages, tools * (field == first)) for field, messages in fields.items()}
+        tools = []
+    converted: dict[str, Any] = {"messages" if f == "conversations" else f: m for f, m in fields.items()}
+    if tools:
+        converted["tools"] = json.dumps(tools, ensure_ascii=False)
+    if row.get("chat_template_kwargs"):
+        converted["chat_template_kwargs"] = row["chat_template_kwargs"]
+    return converted
+
+
+def _question(row: Row, dialect: Dialect) -> dict[str, Any]:
+    question, answer, system = _text(row, "question"), _text(row, "answer"), _optional_text(row, "system")
+    if dialect.chat:
+        return _exchange(system, [], question, answer)
+    opening = f"{system}\n\n" if system else ""
+    # The space belongs to the answer: byte-level tokenizers join it to the first word.
+    return {"prompt": f"{opening}Question: {question}\nAnswer:", "completion": f" {answer}"}
+
+
+def _instruction(row: Row, dialect: Dialect) -> dict[str, Any]:
+    instruction, output = _text(row, "instruction"), _text(row, "output")
+    given, system = _optional_text(row, "input"), _optional_text(row, "system")
+    history = _history(row)
+    if dialect.chat:
+        return _exchange(system, history, f"{instruction}\n\n{given}" if given else instruction, output)
+    if history:
+        raise BadRow("history needs a model with a chat template")
+    template = ALPACA_PROMPT_WITH_INPUT if given else ALPACA_PROMPT
+    prompt = template.format(instruction=instruction, input=given)
+    return {"prompt": f"{system}\n\n{prompt}" if system else prompt, "completion": output}
+
+
+def _exchange(system: str, history: list[Message], question: str, answer: str) -> dict[str, Any]:
+    opening = [{"role": "system", "content": system}] if system else []
+    return {
+        "prompt": [*opening, *history, {"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+    }
+
+
+def _history(row: Row) -> list[Message]:
+    messages = []
+    for number, pair in enumerate(_loaded(row.get("history")) or []):
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise BadRow(f"history[{number}] is {_name(pair)}, expected a question and its answer")
+        messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return messages
+
+
+def _messages(row: Row, field: str) -> list[Message]:
+    value = _loaded(row[field])
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"{field} is {_name(value)}, expected a list of messages")
+    messages = []
+    for number, message in enumerate(value):
+        where = f"{field}[{number}]"
+        if not isinstance(message, dict):
+            raise BadRow(f"{where} is {_name(message)}, expected an object with role and content")
+        messages.append(_from_sharegpt(message, where) if "from" in message else _message(message, where))
+    return messages
+
+
+def _message(message: Row, where: str) -> Message:
+    kept = {key: value for key, value in message.items() if value is not None}  # tables fill absent keys with nulls
+    if not isinstance(kept.get("role"), str) or not kept["role"]:
+        raise BadRow(f"{where}.role is {_name(message.get('role'))}, expected text like user or assistant")
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = [_call(call, f"{where}.tool_calls") for call in kept["tool_calls"]]
+        kept.setdefault("content", "")
+    elif "tool_calls" in kept:
+        del kept["tool_calls"]
+    kept["content"] = _content(kept.get("content"), where)
+    return kept
+
+
+def _from_sharegpt(message: Row, where: str) -> Message:
+    role = SHAREGPT_ROLES.get(str(message["from"]))
+    if role is None:
+        raise BadRow(f"{where}.from is {message['from']!r}, expected one of {', '.join(SHAREGPT_ROLES)}")
+    content = _content(message.get("value"), where, "value")
+    if message["from"] not in ("function_call", "tool_call"):
+        return {"role": role, "content": content}
+    try:
+        calls = json.loads(content)
+    except ValueError:
+        raise BadRow(f"{where}.value is {content[:60]!r}, expected a call as JSON with name and arguments") from None
+    calls = calls if isinstance(calls, list) else [calls]
+    return {"role": role, "content": "", "tool_calls": [_call(call, where) for call in calls]}
+
+
+def _content(content: object, where: str, key: str = "content") -> str:
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise BadRow(f"{where}.{key} is {_name(content)}, expected text")
+    return _encodable(content, f"{where}.{key}")
+
+
+def _call(call: object, where: str) -> dict[str, Any]:
+    """A call as chat templates read it: {"type": "function", "function": {"name", "arguments": object}}."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow(f"{where} holds {str(call)[:60]!r}, expected a call with name and arguments")
+    arguments = _loaded(function.get("arguments", {}))
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _tools(row: Row) -> list[dict[str, Any]]:
+    """The functions on offer, each wrapped as {"type": "function", "function": {...}}."""
+    tools = _loaded(row.get("tools")) or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow(f"tools is {_name(row['tools'])}, expected a list of functions, or such a list as JSON text")
+    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+def _as_plain_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
+    """Say in words what the chat template would drop: tools in the system message, calls and results as tagged text."""
+    plain: list[Message] = []
+    in_results = False
+    for message in messages:
+        role, content = message["role"], message["content"]
+        for call in message.get("tool_calls", ()):
+            text = json.dumps(call["function"], ensure_ascii=False)
+            content += ("\n" if content else "") + f"<tool_call>\n{text}\n</tool_call>"
+        if role == "tool":
+            role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
+            if in_results:  # roles must alternate in many templates
+                plain[-1]["content"] += f"\n{content}"
+                continue
+        in_results = message["role"] == "tool"
+        rest = {key: value for key, value in message.items() if key != "tool_calls"}
+        plain.append({**rest, "role": role, "content": content})
+    if tools:
+        preamble = TOOLS_PREAMBLE.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+        if plain and plain[0]["role"] == "system":
+            plain[0]["content"] += f"\n\n{preamble}"
+        else:
+            plain.insert(0, {"role": "system", "content": preamble})
+    return plain
+
+
+def _text(row: Row, field: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str):
+        raise BadRow(f"{field} is {_name(value)}, expected text")
+    return _encodable(value, field)
+
+
+def _optional_text(row: Row, field: str) -> str:
+    return _text(row, field) if row.get(field) is not None else ""
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(f"{where} holds half of a surrogate pair, expected text that UTF-8 can write") from None
+    return text
+
+
+def _loaded(value: object) -> Any:
+    """Tables keep nested values as JSON text: read it; anything else stays as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _name(value: object) -> str:
+    """Name a value in an error: what it is, not all that it holds."""
+    if value is None:
+        return "missing or null"
+    if isinstance(value, bool | int | float):
+        return f"a {'truth value' if isinstance(value, bool) else 'number'} ({value})"
+    if isinstance(value, str):
+        return f"text ({value[:40]!r})"
+    kind = "list" if isinstance(value, list) else "object" if isinstance(value, dict) else type(value).__name__
+    return f"{'a' if value and kind == 'list' else 'an'} {'' if value else 'empty '}{kind}"

@@ -1,0 +1,230 @@
+"""Tokenize a dataset exactly as TRL does, and keep the rows.
+
+The rows are those of a real `SFTTrainer`, built around a model that is thrown away, so chat template, end tokens and
+masks are TRL's own. describe.py starts it as a process of its own (`python -m autotune.data.tokenization`): importing
+TRL takes seconds and, through bitsandbytes, claims memory on a GPU that the trials need. Leaves out truncation and
+packing, which are a candidate's.
+"""
+
+import json
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.data.forms import FOLLOW_THE_TOKENIZER, Dialect, Kind
+from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
+from autotune.errors import UsageError, first_line
+from autotune.machine.host import count_cores
+
+IGNORED = -100  # label of a token that does not reach the loss, in torch and everywhere above it
+ROWS_PER_PROCESS = 5_000  # fewer are tokenized sooner than another process starts
+MOST_PROCESSES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to tokenize, and how.
+
+    model: what `from_pretrained` takes. vocabulary: rows of the model's embedding.
+    indices: rows to keep, ascending; None keeps all.
+    """
+
+    model: str
+    vocabulary: int
+    source: Source
+    survey: Survey
+    assistant_only_loss: bool
+    completion_only_loss: bool | None
+    indices: NDArray[np.int64] | None = None
+
+
+def tokenize(job: Job, out: Path) -> None:
+    """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N) and `facts.json` into `out`.
+
+    Rows whose labels never reach the loss are left out, as TRL leaves them out when it truncates; a step of nothing
+    but such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
+    """
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import supports_tool_calling
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
+    has_template = tokenizer.chat_template is not None
+    dialect = Dialect(chat=has_template, tools=has_template and supports_tool_calling(tokenizer))
+    chat = dialect.chat if job.survey.form.name in FOLLOW_THE_TOKENIZER else job.survey.chat
+    if problems := _problems_of(job, tokenizer, chat):
+        raise UsageError(*problems)
+    with tempfile.TemporaryDirectory(prefix="autotune-") as scratch:
+        dataset = _dataset(job, dialect, chat, scratch)
+        rows = _trl_rows(job, tokenizer, dataset, dialect, scratch)
+        tokens, labels, largest = measure(rows)
+        if largest >= job.vocabulary:
+            raise UsageError(
+                f"{job.model}: its tokenizer gives token {largest}, but the model has only {job.vocabulary} embeddings"
+            )
+        learned = np.flatnonzero(labels)
+        if not len(learned):
+            raise UsageError(
+                f"{job.source.name}: no token of any row reaches the loss "
+                f"(assistant_only_loss={job.assistant_only_loss}, completion_only_loss={job.completion_only_loss})"
+            )
+        if len(learned) < len(labels):
+            rows = rows.select(learned)
+        rows.save_to_disk(str(out / "rows"))
+    np.save(out / "lengths.npy", np.stack([tokens[learned], labels[learned]]))
+    facts = {"form": job.survey.kind, "rows_in_file": len(job.survey.characters), "rows_tokenized": len(labels)}
+    (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Count tokens and learned labels of every row, shapes (N,), and find the largest token id."""
+    tokens, labels, largest = [], [], 0
+    for batch in rows.with_format("arrow").iter(batch_size=10_000):
+        ids, marks = (batch.column(name).combine_chunks() for name in ("input_ids", "labels"))
+        counts = ids.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        ends = np.cumsum(counts)
+        starts = ends - counts
+        learned = marks.flatten().to_numpy(zero_copy_only=False) != IGNORED
+        learned[starts[counts > 0]] = False  # nothing predicts a row's first token
+        sums = np.concatenate([[0], np.cumsum(learned)])
+        tokens.append(counts)
+        labels.append((sums[ends] - sums[starts]).astype(np.int64))
+        largest = max(largest, int(ids.flatten().to_numpy(zero_copy_only=False).max(initial=0)))
+    return np.concatenate(tokens), np.concatenate(labels), largest
+
+
+def _problems_of(job: Job, tokenizer: Any, chat: bool) -> list[str]:
+    """What TRL would refuse, or silently do otherwise, in the words of the recipe."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    kind, name = job.survey.kind, job.source.name
+    problems = []
+    if chat and tokenizer.chat_template is None:
+        problems.append(
+            f"{name}: holds messages, and the tokenizer of {job.model} has no chat template; take the "
+            "instruction-tuned version of the model, or data as text or as prompt and completion strings"
+        )
+    if job.completion_only_loss and kind != "prompt_completion":
+        problems.append(
+            f"recipe.completion_only_loss=true: {name} is {kind}, which has no completion (TRL would learn every "
+            "token); recipe.assistant_only_loss=true learns the answers in messages"
+        )
+    if job.assistant_only_loss and not chat:
+        problems.append(f"recipe.assistant_only_loss=true: {name} is {kind} in strings, expected messages")
+    elif job.assistant_only_loss and not problems and not has_generation_markers(tokenizer.chat_template):
+        try:
+            get_training_chat_template(tokenizer)
+        except ValueError:
+            problems.append(
+                f"recipe.assistant_only_loss=true: the chat template of {job.model} marks no answers "
+                "({% generation %}), and TRL knows no version of it that does; add the marks, or leave it false"
+            )
+    return problems
+
+
+def _dataset(job: Job, dialect: Dialect, chat: bool, scratch: str) -> Any:
+    """The rows in TRL's own form, as a dataset on disk."""
+    from datasets import Dataset, Features, Json, List, Value
+
+    # Messages as JSON: as Arrow structs every message would get the keys of every other, filled with nulls.
+    columns: dict[Kind, tuple[str, ...]] = {
+        "text": ("text",),
+        "prompt_completion": ("prompt", "completion"),
+        "messages": ("messages",),
+    }
+    features = {name: List(Json()) if chat else Value("string") for name in columns[job.survey.kind]}
+    if "tools" in job.survey.extras and dialect.tools:
+        features["tools"] = Value("string")
+    if "chat_template_kwargs" in job.survey.extras:
+        features["chat_template_kwargs"] = Json()
+    blank: dict[str, Any] = {"tools": None, "chat_template_kwargs": {}}
+
+    def rows() -> Any:
+        for _, row in converted_rows(job.source, job.survey.form, dialect):
+            yield {name: row.get(name, blank.get(name)) for name in features}
+
+    try:
+        dataset = Dataset.from_generator(rows, features=Features(features), cache_dir=scratch, fingerprint="rows")
+    except Exception as error:
+        raise error.__cause__ if isinstance(error.__cause__, UsageError) else error from None
+    return dataset if job.indices is None else dataset.select(job.indices)
+
+
+def _trl_rows(job: Job, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
+    """Columns input_ids and labels as a real SFTTrainer makes them."""
+    from datasets import Features, List, Value
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    config = LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    processes = min(count_cores(), MOST_PROCESSES, len(dataset) // ROWS_PER_PROCESS)
+    arguments = SFTConfig(
+        output_dir=scratch,
+        use_cpu=True,  # without it SFTConfig raises where there is no GPU
+        bf16=False,
+        report_to="none",
+        max_length=None,
+        assistant_only_loss=job.assistant_only_loss,
+        completion_only_loss=job.completion_only_loss,
+        dataset_num_proc=processes if processes > 1 else None,
+    )
+    try:
+        trainer = SFTTrainer(
+            model=LlamaForCausalLM(config), args=arguments, train_dataset=dataset, processing_class=tokenizer
+        )
+    except Exception as error:
+        raise UsageError(*_refusals(job, tokenizer, dialect, error)) from error
+    numbers = List(Value("int32"))
+    rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
+    return rows.cast(Features({"input_ids": numbers, "labels": numbers}))
+
+
+def _refusals(job: Job, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
+    """Name the rows that the chat template cannot render; if it renders all, what TRL said."""
+    problems: list[str] = []
+    for where, row in converted_rows(job.source, job.survey.form, dialect):
+        messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
+        if not all(isinstance(message, dict) for message in messages):
+            break  # strings are not rendered
+        try:
+            tokenizer.apply_chat_template(messages, tokenize=False, tools=json.loads(row.get("tools", "null")))
+        except Exception as refusal:  # a template raises what it likes
+            problems.append(f"{where}: the chat template of {job.model} cannot render it ({refusal})")
+            if len(problems) == PROBLEMS_SHOWN:
+                break
+    return problems or [f"{job.source.name}: TRL cannot tokenize it: {first_line(error)}"]
+
+
+def _end_with_parent() -> None:
+    """Kill this process and those it started as soon as whoever holds the other end of stdin is gone."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin: its lock would be held when this process ends
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Read a pickled Job from stdin, tokenize it into the directory argv[1]; print problems as JSON and return 2."""
+    job = pickle.load(sys.stdin.buffer)
+    _end_with_parent()
+    try:
+        tokenize(job, Path(sys.argv[1]))
+    except UsageError as error:
+        print(json.dumps(list(error.problems)), flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""This machine: what is installed, what NVML says, and the probe that measures it."""

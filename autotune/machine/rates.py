@@ -1,0 +1,154 @@
+"""Timing operations, so that each rate comes with a spread that means something.
+
+Each rate is timed once a round, over several rounds: the spread then shows what other load does over seconds, and not
+only from one moment to the next. Leaves out what is timed (operations.py) and the process that this runs in
+(process.py).
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import mean, median, stdev
+
+from autotune.core.hardware import RateDtype, RatePoint, What
+from autotune.machine.operations import Bench, Operations, Point, largest_bytes
+
+ROUNDS = 5
+LEAST_ROUNDS = 2  # a spread needs two
+SLOWEST_S = 0.3  # an operation that takes longer than this is left out: the curve's smaller points must do
+TOO_LONG = f"one operation takes more than {SLOWEST_S} s"
+LAUNCHES = 1000
+MOST_FIRST = 9  # operations of new shapes in a repeat: each is a little larger, and they should stay alike
+LARGE_SIDE = 512  # products with every side at least this keep all cores busy
+
+
+@dataclass(slots=True)
+class Job:
+    """A point that runs: `count` calls make one repeat, `seconds` are those of one call, one for each round."""
+
+    point: Point
+    work: Callable[[], object]
+    count: int
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What was measured; `launch_s` and `cpu_share` as in core/hardware.py."""
+
+    points: tuple[RatePoint, ...]
+    launch_s: float
+    launch_spread: float
+    cpu_share: float | None
+
+
+def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]) -> list[Job]:
+    """Run every point for the first time and choose how often a repeat calls it; leaves out what cannot run here.
+
+    until: of time.perf_counter(); points that would begin after it are left out.
+    Raises RuntimeError when it was the device that broke, not the point.
+    """
+    operations = Operations(bench)
+    jobs: list[Job] = []
+    fastest: dict[tuple[What, RateDtype], float] = {}  # work per second, the best of the curve so far
+    left_out: Counter[str] = Counter()
+    for point in points:
+        if time.perf_counter() > until:
+            left_out["too slow to try them all"] += 1
+            continue
+        curve = (point.what, point.dtype)
+        if largest_bytes(point) > bench.limit_bytes:
+            left_out["too little free memory"] += 1
+            continue
+        if curve in fastest and point.work / fastest[curve] > SLOWEST_S:
+            left_out[TOO_LONG] += 1
+            continue
+        try:
+            with _precision(point.dtype):
+                work = operations.prepare(point)
+                bench.time(work, 1)  # loads kernels, fills caches
+                seconds = min(bench.time(work, 1) for _ in range(2))
+        except (ImportError, NotImplementedError, RuntimeError) as error:
+            bench.time(operations.launch(), 1)  # raises when it was the device that broke
+            left_out[f"{point.what} in {point.dtype}: {(str(error).strip().splitlines() or ['?'])[0]:.120}"] += 1
+            continue
+        fastest[curve] = max(fastest.get(curve, 0.0), point.work / seconds)
+        if seconds > SLOWEST_S:
+            left_out[TOO_LONG] += 1
+        else:
+            most = MOST_FIRST if point.what.startswith("first") else LAUNCHES
+            jobs.append(Job(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
+    for reason, count in left_out.items():
+        progress(f"not measured, {count} of {len(points)} rates: {reason}")
+    return jobs
+
+
+def measure(jobs: Sequence[Job], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
+    """Time the jobs round by round.
+
+    deadline: of time.perf_counter(); after two rounds no further one begins that would pass it.
+    """
+    launch = Operations(bench).launch()
+    launches: list[float] = []
+    shares: list[float] = []
+    round_s = 0.0
+    for number in range(1, ROUNDS + 1):
+        started = time.perf_counter()
+        if number > LEAST_ROUNDS and started + round_s > deadline:
+            progress(f"time is up after {number - 1} of {ROUNDS} rounds")
+            break
+        progress(f"round {number} of {ROUNDS}, {len(jobs)} rates")
+        launches.append(bench.time(launch, LAUNCHES) / LAUNCHES)
+        for job in jobs:
+            with _precision(job.point.dtype), _cpu_share(job.point, bench, shares):
+                job.seconds.append(bench.time(job.work, job.count) / job.count)
+        round_s = time.perf_counter() - started
+    return Rates(
+        points=tuple(_rate(job) for job in jobs),
+        launch_s=median(launches),
+        launch_spread=_spread(launches),
+        cpu_share=median(shares) if shares else None,
+    )
+
+
+@contextmanager
+def _precision(dtype: RateDtype) -> Iterator[None]:
+    """fp32 products in tf32 or not; this call sets it in every torch that has either of its two newer interfaces."""
+    import torch
+
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@contextmanager
+def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None]:
+    """Note the share of the cores' time that a large product got: OpenMP's threads never sleep while they compute.
+
+    Without it a busy machine can look steady: seen with one of two cores taken, a tenth of the rate, spread 0.2 %.
+    """
+    import torch
+
+    wall, processor = time.perf_counter(), time.process_time()
+    yield
+    if bench.device == "cpu" and len(point.shape) == 3 and min(point.shape) >= LARGE_SIDE:
+        wall = time.perf_counter() - wall
+        shares.append((time.process_time() - processor) / (wall * torch.get_num_threads()))
+
+
+def _rate(job: Job) -> RatePoint:
+    point = job.point
+    return RatePoint(
+        what=point.what,
+        dtype=point.dtype,
+        shape=point.shape,
+        per_second=point.work / median(job.seconds),
+        spread=_spread(job.seconds),
+    )
+
+
+def _spread(seconds: Sequence[float]) -> float:
+    return stdev(seconds) / mean(seconds)

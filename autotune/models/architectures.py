@@ -1,0 +1,113 @@
+"""Architectures: what a model's configuration says, and what its class says of itself, before any weights are there.
+
+Kept under `home`, so that a second look imports neither torch nor transformers. Leaves out where a configuration is
+found (find.py).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autotune import cache
+from autotune.core.workload import ModelFacts
+from autotune.errors import UsageError, first_line
+
+FORMAT = 2  # of the kept facts; counts up when they change
+
+# What a config.json says beside the architecture.
+NAMES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+
+# How the configurations in transformers say "mixture of experts": each is a count of experts in some model.
+EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def kept_facts(
+    home: Path, fingerprint: str, name: str, progress: Callable[[str], None], read: Callable[[], ModelFacts]
+) -> ModelFacts:
+    """The facts of an architecture as they were kept, else as `read` finds them. A damaged file is made anew."""
+    kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}-{FORMAT}.json"
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        return ModelFacts(**{**known, "attention": tuple(known["attention"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        progress(f"reading the configuration of {name}")
+        facts = read()
+        cache.write_text(kept, json.dumps(asdict(facts)))
+        return facts
+
+
+def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
+    """List what keeps a configuration from being that of a model that can be trained. where: whose it is."""
+    problems = []
+    if "model_type" not in config:
+        problems.append(f"{where}/config.json: has no model_type, so transformers cannot tell what it is")
+    if quantization := config.get("quantization_config"):
+        named = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+        method = named or "an unnamed method"
+        problems.append(f"{where}: is quantized already ({method}); name the model it was made from instead")
+    if config.get("vision_config") is not None or config.get("audio_config") is not None:
+        problems.append(f"{where}: is a model of images or sound too, and only text models can be trained")
+    return problems
+
+
+def class_facts(
+    load: Callable[[], Any], values: Mapping[str, Any], *, path: str, name: str, fingerprint: str
+) -> ModelFacts:
+    """What the class that a configuration names says of itself, instantiated without memory. values: config.json's."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        config = load()
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        text = config.get_text_config()
+        layers, vocabulary = text.num_hidden_layers, text.vocab_size
+    except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
+        raise UsageError(_why_not(path, values, error)) from error
+    if layers < 1:
+        raise UsageError(f"{path}: num_hidden_layers is {layers}, expected at least 1")
+    architectures = config.architectures or type(model).__name__
+    named = architectures if isinstance(architectures, str) else architectures[0]
+    if named != type(model).__name__:
+        raise UsageError(f"{path}: is a {named}, expected a causal language model ({type(model).__name__})")
+    supported = {
+        "eager": True,
+        "sdpa": model._supports_sdpa,
+        "flash_attention_2": model._supports_flash_attn,
+        "flash_attention_3": model._supports_flash_attn,
+        "flex_attention": model._supports_flex_attn,
+    }
+    return ModelFacts(
+        path=path,
+        name=name,
+        model_type=config.model_type,
+        parameters=model.num_parameters(),
+        layers=layers,
+        vocabulary=vocabulary,
+        limit=getattr(text, "max_position_embeddings", None),
+        attention=tuple(name for name, there in supported.items() if there),
+        supports_checkpointing=model.supports_gradient_checkpointing,
+        is_mixture_of_experts=any((getattr(text, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
+        fingerprint=fingerprint,
+        window=sliding_window(text),
+    )
+
+
+def sliding_window(text: Any) -> int | None:
+    """Positions that a model's sliding window reaches back; None without one. text: its `get_text_config()`."""
+    kinds = getattr(text, "layer_types", None)
+    window: int | None = getattr(text, "sliding_window", None)
+    return window if kinds is None or "sliding_attention" in kinds else None
+
+
+def _why_not(path: str, values: Mapping[str, Any], error: Exception) -> str:
+    if "auto_map" in values:
+        return f"{path}: needs code of its own from its repository (auto_map), which autotune does not run"
+    if "does not recognize this architecture" in str(error) or "Unrecognized model identifier" in str(error):
+        known = version("transformers")
+        return f"{path}: model_type {values.get('model_type')!r} is unknown to transformers {known}"
+    return f"{path}: is no causal language model that transformers can build ({first_line(error)})"

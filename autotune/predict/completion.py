@@ -1,0 +1,85 @@
+"""What is estimated when only some knobs are said: a complete candidate, legal where it is to run.
+
+Knobs that are not given are TRL's defaults. Leaves out the estimating.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
+from autotune.core.space.context import Context, Installed
+from autotune.core.space.enumerate import defaults
+from autotune.core.space.legality import RULES, Rule
+from autotune.core.space.pins import pins_in_words
+from autotune.core.workload import DataFacts, Lengths, Workload, too_few_rows
+from autotune.errors import UsageError
+
+STAND_IN_ROWS = 2**16
+OF_A_DATASET = {"splits_nothing", "one_full_step"}  # rules that only real lengths can break
+OF_A_RECIPE = {"samples_per_step"}  # what is estimated need not be what the recipe asks for
+
+
+def stand_in_data(length: int) -> DataFacts:
+    """Rows of `length` tokens, all of them labels, where there is no dataset."""
+    tokens = np.full(STAND_IN_ROWS, length, dtype=np.int64)
+    return DataFacts(
+        path="",
+        name="full rows",
+        form="text",
+        lengths=Lengths(tokens=tokens, labels=tokens - 1),
+        rows_in_file=STAND_IN_ROWS,
+        coverage_error=0.0,
+        tokenized_path="",
+        fingerprint="",
+    )
+
+
+def complete(
+    fixed: Mapping[str, Any], *, workload: Workload, hardware: Hardware, installed: Installed, lengths_known: bool
+) -> Candidate:
+    """The candidate that `fixed` names. lengths_known: whether the workload's data is real.
+
+    Raises UsageError listing every way in which it would be refused, or would train something else.
+    """
+    recipe = workload.recipe
+    problems = too_few_rows(workload) if lengths_known else []
+    told = {"one_full_step"} if problems else set[str]()
+    if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
+        problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
+    method = fixed.get("method", recipe.asked_method)
+    workload = replace(workload, recipe=replace(recipe, method=method))
+    context = Context(installed=installed, hardware=hardware, workload=workload)
+    start = replace(defaults(workload=workload, hardware=hardware, installed=installed), method=method)
+    if not lengths_known:
+        start = replace(start, max_length=workload.data.lengths.longest)
+    candidate = replace(start, **fixed)
+    if candidate.packs:
+        length = candidate.packed_length or candidate.max_length
+        candidate = replace(candidate, packed_length=length, max_length=fixed.get("max_length", length))
+    if candidate.checkpointing == "every_n" and "every_n_layers" not in fixed:
+        candidate = replace(candidate, every_n_layers=2)
+    if "gradient_accumulation_steps" not in fixed:
+        rows = candidate.per_device_train_batch_size * candidate.devices
+        steps = context.accumulation(candidate) or max(1, recipe.effective_batch_size // rows)
+        candidate = replace(candidate, gradient_accumulation_steps=steps)
+    for rule in broken_rules(candidate, context, lengths_known=lengths_known):
+        if rule.name in told:
+            continue
+        knobs = {*rule.knobs, *(("packed_length",) if "max_length" in rule.knobs and candidate.packs else ())}
+        said = {knob: value for knob, value in fixed.items() if knob in knobs}  # max_length follows packed_length
+        shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
+        limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
+        problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")
+    if problems:
+        raise UsageError(*problems)
+    return candidate
+
+
+def broken_rules(candidate: Candidate, context: Context, *, lengths_known: bool) -> list[Rule]:
+    """The rules that one which is estimated breaks, whatever its recipe. lengths_known: as in `complete`."""
+    excused = OF_A_RECIPE | (set() if lengths_known else OF_A_DATASET)
+    return [rule for rule in RULES if rule.name not in excused and rule.broken(candidate, context)]

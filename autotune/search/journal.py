@@ -1,0 +1,126 @@
+"""The run directory of a search: every trial that was ever started, on disk before and after it ran.
+
+The folders `trials/0000` and on are the record: `trial.json` and `candidate.json` stand before a trial starts,
+`outcome.json` is written whole when it ends. A search that was killed at any moment goes on from them. Beside them
+`spent_s.json` holds the seconds of all sittings, as of the last trial or the end. The Optuna journal is made anew from
+the record at every start (proposer.py), so a torn line in it loses nothing.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
+from autotune.core.trials.trial import Role, Trial
+from autotune.errors import UsageError
+from autotune.files import lock, write_json
+
+SPENT = "spent_s.json"
+
+
+class Journal:
+    """The record of one search. Opening it takes the directory for this process alone; `close` gives it back.
+
+    identity: what must not change between two sittings of a search (model, data, recipe, machine ...), plain values.
+    Raises UsageError when the directory belongs to another search, or is in use.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(out)
+        try:
+            self._check_identity(identity)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.trials: list[Trial] = self._read()
+
+    def close(self) -> None:
+        """Give the directory back."""
+        self._lock.close()
+
+    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+        file = self.out / "search.json"
+        if not file.exists():
+            if (self.out / "trials").exists():
+                raise UsageError(f"out={self.out}: holds trials but no search.json; name another out")
+            write_json(file, identity)
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(identity))
+        changed = [
+            f"out={self.out}: belongs to a search with another {key} "
+            f"(there {_brief(before.get(key))}, now {_brief(now.get(key))}); name another out"
+            for key in {**before, **now}
+            if before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise UsageError(*changed)
+
+    def _read(self) -> list[Trial]:
+        """All finished trials; folders of trials that never finished are cleared away."""
+        trials = []
+        for folder in sorted((self.out / "trials").glob("[0-9]" * 4)):
+            try:
+                trials.append(
+                    Trial(
+                        **json.loads((folder / "trial.json").read_text(encoding="utf-8")),
+                        candidate=Candidate(**json.loads((folder / "candidate.json").read_text(encoding="utf-8"))),
+                        outcome=outcome_from_dict(json.loads((folder / "outcome.json").read_text(encoding="utf-8"))),
+                    )
+                )
+            except FileNotFoundError:
+                shutil.rmtree(folder)
+            except (ValueError, TypeError, KeyError) as error:
+                raise UsageError(f"{folder}: cannot be read ({error}); remove it, or name another out") from error
+        return trials
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that all sittings took, as far as they said; what the recorded trials took at least."""
+        file = self.out / SPENT
+        said = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
+        return max(said, sum(trial.outcome.wall_s for trial in self.trials))
+
+    def spend(self, seconds: float) -> None:
+        """Write down what all sittings, this one among them, have taken so far."""
+        write_json(self.out / SPENT, seconds)
+
+    def folder(self, number: int) -> Path:
+        """The folder of a trial."""
+        return self.out / "trials" / f"{number:04d}"
+
+    def begin(self, candidate: Candidate, role: Role, *, of: int | None = None, round: int | None = None) -> int:
+        """Write down that a candidate is about to be tried, and return the trial's number."""
+        number = self.trials[-1].number + 1 if self.trials else 0
+        folder = self.folder(number)
+        folder.mkdir(parents=True)
+        write_json(folder / "candidate.json", candidate.to_dict())
+        write_json(folder / "trial.json", {"number": number, "role": role, "of": of, "round": round})
+        return number
+
+    def end(self, number: int, outcome: Outcome) -> Trial:
+        """Write down what became of the trial that `begin` numbered."""
+        folder = self.folder(number)
+        write_json(folder / "outcome.json", outcome_to_dict(outcome))
+        self.trials.append(
+            Trial(
+                **json.loads((folder / "trial.json").read_text(encoding="utf-8")),
+                candidate=Candidate(**json.loads((folder / "candidate.json").read_text(encoding="utf-8"))),
+                outcome=outcome,
+            )
+        )
+        return self.trials[-1]
+
+    def abandon(self, number: int) -> None:
+        """Clear away a trial that was interrupted: it says nothing about its candidate."""
+        shutil.rmtree(self.folder(number), ignore_errors=True)
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,289 @@
+"""Measuring a training: the time, memory, tokens and loss of each optimizer step of the real trainer.
+
+Runs inside a worker. Leaves out processes and what the parent sees of them (worker.py, workers.py).
+"""
+
+import contextlib
+import gc
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
+from autotune.core.trials.racing import is_outpaced
+from autotune.machine.host import count_cores
+from autotune.machine.malloc import keep_pages
+from autotune.train import sft
+from autotune.train.task import Device, Measure, Task, Train, last_checkpoint
+
+USUAL_THREADS = min(torch.get_num_threads(), count_cores())
+REFERENCE_S = 0.2  # seconds of reference products
+REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores; large enough to fill a GPU
+REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
+
+PROC_STATUS = Path("/proc/self/status")
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def train(task: Task, send: Send) -> Outcome:
+    """Train what `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
+    started = time.perf_counter()
+    if task.device == "cuda":
+        gc.collect()  # a trainer and its callbacks hold each other, and an earlier trial's would count as this one's
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # what runs out of memory reports its own peak
+        limit_allocator(task.allocator_limit_bytes)
+    else:
+        if task.candidate.tuned_allocator:
+            keep_pages()
+    reference_before = reference_flops_per_s(task.device)
+    torch.set_num_threads(task.candidate.torch_threads or USUAL_THREADS)
+    memory = MemoryPeaks(task.device)
+    clock = StepClock(task, started, send, memory)
+    trainer = sft.build_trainer(task, callbacks=[clock])
+    clock.trainer = trainer
+    load_s = time.perf_counter() - started
+    send({"event": "loaded", "load_s": load_s})
+    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.work, Train) else None
+    if checkpoint is not None and _is_the_end(checkpoint):  # transformers 5.23 would train one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if clock.diverged is not None:
+        step, loss = clock.diverged
+        return Diverged(step=step, loss=str(loss), wall_s=time.perf_counter() - started)
+    if isinstance(task.work, Train):
+        trainer.save_model(task.output_dir)
+    peak_bytes, reserved_bytes, host_peak_bytes = clock.peaks or memory.peaks()
+    return _measured(
+        clock,
+        peak_bytes=peak_bytes,
+        reserved_bytes=reserved_bytes,
+        host_peak_bytes=host_peak_bytes,
+        reference_flops_per_s=(reference_before, reference_flops_per_s(task.device)),
+        load_s=load_s,
+        started=started,
+    )
+
+
+def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
+    steps = clock.steps or clock.warmup  # a run of a single step has nothing but its warm-up
+    if not steps:  # a run that went on from its very last checkpoint
+        return Measured(
+            useful_tokens_per_s=0.0,
+            relative_error=None,
+            step_s=0.0,
+            steps=(),
+            warmup_steps=(),
+            ended_by="steps",
+            padding_drawn=0.0,
+            padding_epoch=0.0,
+            wall_s=time.perf_counter() - started,
+            **rest,
+        )
+    epoch = clock.trainer.epoch
+    positions, tokens = sum(step.positions for step in steps), sum(clock.tokens[-len(steps) :])
+    if epoch is None:  # a run: what was trained is what there was
+        epoch_positions, epoch_useful = positions, sum(step.useful for step in steps)
+        padding_epoch, steps_per_epoch = 1 - tokens / positions, len(steps)
+    else:
+        epoch_positions, epoch_useful = int(epoch.positions.sum()), int(epoch.useful.sum())
+        padding_epoch, steps_per_epoch = 1 - float(epoch.tokens.sum()) / epoch_positions, len(epoch.steps)
+    rate = epoch_rate(steps, epoch_positions=epoch_positions, epoch_useful=epoch_useful)
+    return Measured(
+        useful_tokens_per_s=rate.useful_tokens_per_s,
+        relative_error=rate.relative_error,
+        step_s=epoch_useful / rate.useful_tokens_per_s / steps_per_epoch,
+        steps=tuple(clock.steps),
+        warmup_steps=tuple(clock.warmup),
+        ended_by=clock.ended_by,
+        padding_drawn=1 - tokens / positions,
+        padding_epoch=padding_epoch,
+        wall_s=time.perf_counter() - started,
+        **rest,
+    )
+
+
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Time each optimizer step from the end of the one before, so that loading its data counts; end a trial in time."""
+
+    trainer: sft.Trainer
+
+    def __init__(self, task: Task, started: float, send: Send, memory: "MemoryPeaks") -> None:
+        self.task = task
+        self.started = started
+        self.send = send
+        self.memory = memory
+        # Of a trial: at the end of the warm-up, which holds the worst batch. On a CPU the resident size goes on growing
+        # with every new shape (from 0.25 to 1 GiB in 50 steps of `tiny`), so that longer trials would look worse.
+        self.peaks: tuple[int, int | None, int] | None = None
+        self.warmup: list[Step] = []
+        self.steps: list[Step] = []
+        self.tokens: list[int] = []  # of each step, of the warm-up first, without padding
+        self.diverged: tuple[int, float] | None = None  # at which optimizer step, and the loss
+        self.ended_by = "steps"
+        self._marks: list[Any] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._marks = [self._mark()]
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._marks = [*self._marks[-1:], self._mark()]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Trainer logs each step right after it ended, with its loss; the summary at the end has none."""
+        if logs is None or "loss" not in logs:
+            return
+        counts, self.trainer.step_counts = self.trainer.step_counts, []
+        order = self.trainer.order
+        step = Step(
+            number=order[(state.global_step - 1) % len(order)] if order else state.global_step,
+            seconds=self._seconds(),
+            rows=sum(count.rows for count in counts),
+            positions=sum(count.positions for count in counts),
+            useful=sum(count.useful for count in counts),
+            loss=float(logs["loss"]),
+        )
+        # A run has nothing to warm up for, but its first step is slow.
+        work = self.task.work
+        warmup = len(self.warmup) < (work.warmup_steps(self.task.device) if isinstance(work, Measure) else 1)
+        if warmup:
+            self.warmup.append(step)
+            if isinstance(work, Measure) and len(self.warmup) == work.warmup_steps(self.task.device):
+                self.peaks = self.memory.peaks()
+        else:
+            self.steps.append(step)
+        self.tokens.append(sum(count.tokens for count in counts))
+        self.send(
+            {
+                "event": "step",
+                "step": asdict(step),
+                "warmup": warmup,
+                "global_step": state.global_step,
+                "max_steps": state.max_steps,
+            }
+        )
+        if not math.isfinite(step.loss):
+            self.diverged = state.global_step, step.loss
+            control.should_training_stop = True
+        elif isinstance(self.task.work, Measure) and (reason := self._why_stop(self.task.work)):
+            self.ended_by = reason
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.send({"event": "saved", "global_step": state.global_step})
+
+    def _why_stop(self, work: Measure) -> str | None:
+        """`precision`, `outpaced`, `steps` or `budget`; None goes on. One step has no error: there are two at least."""
+        n = len(self.steps)
+        if n < 2:
+            return None
+        epoch = self.trainer.epoch
+        assert epoch is not None  # a trial lays it out
+        whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
+        error = epoch_rate(self.steps, **whole).relative_error
+        seconds = sum(step.seconds for step in self.steps)
+        if n >= work.least_steps and seconds >= work.least_s and error is not None and error <= work.precision:
+            return "precision"
+        if work.pace is not None and is_outpaced(work.pace, self.steps, **whole):
+            return "outpaced"
+        if n >= work.most_steps:
+            return "steps"
+        return "budget" if time.perf_counter() - self.started + seconds / n > work.budget_s else None
+
+    def _mark(self) -> Any:
+        if self.task.device == "cpu":
+            return time.perf_counter()
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _seconds(self) -> float:
+        begin, end = self._marks[0], self._marks[-1]
+        if self.task.device == "cpu":
+            return float(end - begin)
+        end.synchronize()  # Trainer has just read the loss, so the device is at the end of the step already
+        return float(begin.elapsed_time(end)) / 1000
+
+
+class MemoryPeaks:
+    """Peaks above what the process held when this was made: torch's own counters on CUDA, resident size on the host."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        if device == "cuda":
+            torch.cuda.empty_cache()  # else blocks of the reference product would count as reserved for the training
+            torch.cuda.reset_peak_memory_stats()
+        with contextlib.suppress(OSError):  # not every kernel has it
+            PROC_STATUS.with_name("clear_refs").write_text("5")  # VmHWM starts anew (proc(5))
+        self.idle_bytes = psutil.Process().memory_info().rss
+
+    def peaks(self) -> tuple[int, int | None, int]:
+        """(peak bytes of the device, reserved bytes on CUDA, peak bytes of the host)."""
+        host = max(0, _resident_peak() - self.idle_bytes)
+        if self.device == "cpu":
+            return host, None, host
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), host
+
+
+def _resident_peak() -> int:
+    """Bytes; since the process started where /proc does not tell."""
+    with contextlib.suppress(OSError):
+        for line in PROC_STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def limit_allocator(limit_bytes: int | None) -> None:
+    """Let torch's CUDA allocator hold so much and no more; None takes back a limit that an earlier task had."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total))
+
+
+def reference_flops_per_s(device: Device) -> float:
+    """Rate of one fixed matrix product, the median of 0.2 s: what this device can do at this moment.
+
+    The median, for a process that gets in between for a tenth of a second says nothing of the trial. On as many
+    threads as usual, whatever the candidate has.
+    """
+    torch.set_num_threads(USUAL_THREADS)
+    size = REFERENCE_SIZE[device]
+    left = torch.ones(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(REFERENCE_WARMUP):
+        left @ left
+    wait()
+    times = [time.perf_counter()]
+    while times[-1] - times[0] < REFERENCE_S:
+        left @ left
+        wait()
+        times.append(time.perf_counter())
+    return 2 * size**3 / median(end - begin for begin, end in pairwise(times))
+
+
+def _is_the_end(checkpoint: Path) -> bool:
+    """Whether nothing is left to train after a checkpoint."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])

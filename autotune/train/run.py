@@ -1,0 +1,185 @@
+"""The run: train for real with one candidate, through the same worker as a trial, and say what came of it.
+
+Checkpoints are Trainer's own, in the run's directory; a run that was stopped goes on from the last of them when it is
+started again with the same configuration. Leaves out surviving an out-of-memory error.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from autotune.core.candidate import Candidate, short_name
+from autotune.core.hardware import Hardware
+from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
+from autotune.core.recipe import Recipe
+from autotune.core.units import format_bytes, format_duration
+from autotune.core.workload import Workload
+from autotune.data.describe import describe
+from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
+from autotune.files import lock, write_json
+from autotune.machine.installed import installed
+from autotune.train.display import RunDisplay
+from autotune.train.task import Task, Train, last_checkpoint
+from autotune.train.workers import Workers
+
+CHECKPOINTS = 10  # in a whole run, of which Trainer keeps the last two
+LOSS_SHARE = 0.1  # of the steps, whose mean loss is the loss at the start and at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a run is asked for.
+
+    overrides: the words of the command line that won over the run file, for the record.
+    out: where checkpoints, the trained weights and run.json go.
+    """
+
+    model: str
+    data: str
+    columns: Mapping[str, str]
+    recipe: Recipe
+    candidate: Candidate
+    seed: int
+    out: Path
+    home: Path
+    hardware: Hardware
+    overrides: Sequence[str] = ()
+
+
+def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
+    """Train, write run.json into `request.out`, and return its object.
+
+    Raises UsageError when the input is wrong or `out` holds another run, NothingFits when memory runs out and
+    TrainingFailed when training ends in any other way than well; run.json then says how.
+    """
+    if request.hardware.other_devices:
+        others = ", ".join(request.hardware.other_devices)
+        display.line(f"one GPU is used, {request.hardware.name}; not used: {others}")
+    on_cuda = request.hardware.kind == "cuda"
+    uuid = request.hardware.uuid if on_cuda else None
+    with Workers(device="cuda" if on_cuda else "cpu", device_uuid=uuid, memory_limit_bytes=None) as workers:
+        workload = describe(
+            model=request.model,
+            data=request.data,
+            columns=dict(request.columns),
+            recipe=request.recipe,
+            seed=request.seed,
+            home=request.home,
+            progress=display.line,
+            most_rows=None,
+        )
+        request.out.mkdir(parents=True, exist_ok=True)
+        with lock(request.out):
+            return _train(request, workload, workers, display)
+
+
+def _train(request: RunRequest, workload: Workload, workers: Workers, display: RunDisplay) -> dict[str, Any]:
+    """Train in the run's directory, which is this process's alone, and write run.json."""
+    _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
+    epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size
+    steps = request.recipe.max_steps or math.ceil(request.recipe.epochs * epoch_steps)
+    task = Task(
+        candidate=request.candidate,
+        recipe=request.recipe,
+        model_path=workload.model.path,
+        tokenized_path=workload.data.tokenized_path,
+        seed=request.seed,
+        device=workers.device,
+        output_dir=str(request.out),
+        log_path=str(request.out / "log.txt"),
+        work=Train(save_steps=max(1, steps // CHECKPOINTS)),
+    )
+    before = _losses_before(request.out)
+    if before:
+        display.line(f"going on after step {len(before)}")
+    display.line(f"training {workload.model.name} on {workload.data.name}: {short_name(request.candidate)}")
+    with display:
+        outcome = workers.perform(task, limit_s=None, on_event=display.event)
+    document = _document(request, outcome, [*before, *(step["loss"] for step in display.steps)])
+    write_json(request.out / "run.json", document)
+    if not isinstance(outcome, Measured):
+        raise _failure(outcome, request)
+    return document
+
+
+def summary_lines(document: Mapping[str, Any]) -> list[str]:
+    """What a person reads at the end of a run."""
+    outcome = document["outcome"]
+    return [
+        f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in {document['steps']} optimizer steps",
+        f"{outcome['useful_tokens_per_s']:.0f} useful tokens/s, peak of {format_bytes(outcome['peak_bytes'])}, "
+        f"{format_duration(outcome['wall_s'])} in all",
+        f"the trained weights are in {document['out']}",
+    ]
+
+
+def _losses_before(out: Path) -> list[float]:
+    """The loss of each step up to the checkpoint that a run goes on from, as Trainer wrote it there."""
+    checkpoint = last_checkpoint(out)
+    if checkpoint is None:
+        return []
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def _claim(out: Path, identity: Mapping[str, Any]) -> None:
+    """Make the directory this run's, or check that it already is."""
+    file = out / "task.json"
+    if not file.exists():
+        write_json(file, identity)
+        return
+    before = json.loads(file.read_text(encoding="utf-8"))
+    changed = [key for key in identity if before.get(key) != json.loads(json.dumps(identity[key]))]
+    if changed:
+        raise UsageError(f"out={out}: holds a run with another {', '.join(changed)}; name another out")
+    if (out / "run.json").exists() and json.loads((out / "run.json").read_text(encoding="utf-8"))["finished"]:
+        raise UsageError(f"out={out}: this run is finished; name another out to train again")
+
+
+def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "data": data,
+        "recipe": asdict(request.recipe),
+        "candidate": request.candidate.to_dict(),
+        "seed": request.seed,
+    }
+
+
+def _document(request: RunRequest, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
+    """The object of run.json. losses: of every step, those of earlier sittings too."""
+    part = max(1, round(LOSS_SHARE * len(losses)))
+    return {
+        "finished": isinstance(outcome, Measured),
+        "outcome": outcome_to_dict(outcome),
+        "steps": len(losses),
+        "loss_at_start": fmean(losses[:part]) if losses else None,
+        "loss_at_end": fmean(losses[-part:]) if losses else None,
+        "model": request.model,
+        "data": {"path": request.data, "columns": dict(request.columns)},
+        "recipe": asdict(request.recipe),
+        "candidate": request.candidate.to_dict(),
+        "overrides": list(request.overrides),
+        "seed": request.seed,
+        "hardware": request.hardware.to_dict(),
+        "versions": dict(installed().versions),
+        "out": str(request.out),
+    }
+
+
+def _failure(outcome: Outcome, request: RunRequest) -> AutotuneError:
+    log = request.out / "log.txt"
+    if isinstance(outcome, OutOfMemory):
+        return NothingFits(
+            f"out of memory: {outcome.message}; try a smaller candidate.per_device_train_batch_size with as much more "
+            "candidate.gradient_accumulation_steps, or candidate.checkpointing=full"
+        )
+    if isinstance(outcome, Diverged):
+        return TrainingFailed(f"the loss became {outcome.loss} at step {outcome.step}: lower recipe.learning_rate")
+    if isinstance(outcome, Crashed):
+        return TrainingFailed(f"{outcome.message} (log: {log})", *outcome.log_tail.splitlines())
+    return TrainingFailed(f"{outcome.kind} (log: {log})")

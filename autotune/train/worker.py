@@ -1,0 +1,114 @@
+"""The worker: the process that trains, for a trial or for a run, and reports events over a pipe as plain data.
+
+Importing this module is cheap; what is heavy is imported in the process, or was by the fork server it came from.
+A worker serves one task after another until its pipe closes. It leads a process group of its own, so that whoever
+started it can end it together with its data loaders, and it ends that group itself when its parent is gone.
+
+Events are dictionaries with the key `event`:
+    loaded      {load_s}
+    step        {step: core.outcome.Step as a dict, warmup, global_step, max_steps}
+    saved       {global_step}
+    outcome     {outcome: as core.outcome.outcome_to_dict}, always the last of a task
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from autotune.core.outcome import Crashed, Outcome, OutOfMemory, outcome_to_dict
+from autotune.train.task import Device, Task
+
+LOG_TAIL_LINES = 20
+OUT_OF_MEMORY_WORDS = (  # of errors that have no class of their own
+    "out of memory",
+    "can't allocate memory",  # torch's CPU allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def serve(connection: Connection) -> None:
+    """Serve tasks from `connection` until it closes or sends None. Runs in a process of its own."""
+    begin()
+    while True:
+        try:
+            task: Task | None = connection.recv()
+        except EOFError:
+            return
+        if task is None:
+            return
+        _redirect_output(task.log_path)
+        connection.send({"event": "outcome", "outcome": outcome_to_dict(perform(task, connection))})
+
+
+def begin() -> None:
+    """Lead a process group, leave Ctrl-C to the parent, and end with the parent."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+
+
+def perform(task: Task, connection: Connection) -> Outcome:
+    """Train what `task` says, send its events, and say what became of it. Whatever training raises is an outcome."""
+    started = time.perf_counter()
+    try:
+        from autotune.train import measure
+
+        return measure.train(task, connection.send)
+    except Exception as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        message = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        wall_s = time.perf_counter() - started
+        if _is_out_of_memory(error):
+            return OutOfMemory(message=message, peak_bytes=_peak_bytes(task.device), wall_s=wall_s)
+        return Crashed(message=message, log_tail=log_tail(task.log_path), wall_s=wall_s)
+
+
+def log_tail(log_path: str) -> str:
+    """The last lines of a worker's log; empty when there is none."""
+    try:
+        lines = Path(log_path).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _peak_bytes(device: Device) -> int | None:
+    """What torch had allocated of a GPU at most; on a CPU nothing counts it."""
+    torch = sys.modules.get("torch")
+    return None if torch is None or device == "cpu" else int(torch.cuda.max_memory_allocated())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def _redirect_output(log_path: str) -> None:
+    """Send all that this process and its libraries write, C code too, to the task's log."""
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _end_with_parent() -> None:
+    """End this process group as soon as the process that asked for it is gone, even by `kill -9`."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -1,0 +1,201 @@
+"""The operations that a probe times, run for real on the CPU in small sizes: the same code measures a GPU."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from autotune.core.hardware import RateDtype, What
+from autotune.machine.operations import Bench, Operations, Point, cpu_bench, cuda_bench, largest_bytes, list_points
+
+SMALL = {2: (64, 128), 3: (8, 64, 128), 1: (1000,)}
+
+
+@pytest.fixture
+def operations() -> Operations:
+    return Operations(cpu_bench(2**30))
+
+
+def small(what: What, dtype: RateDtype) -> Point:
+    dimensions = 3 if "matmul" in what else 2 if what in ("nf4_dequantize", "int8_dequantize") else 1
+    shape = (2, 3, 16, 8) if "attention" in what else SMALL[dimensions]
+    return Point(what=what, dtype=dtype, shape=shape)
+
+
+@pytest.mark.parametrize("what", get_args(What))
+def test_every_operation_runs(operations: Operations, what: What) -> None:
+    """Each kind of rate in bf16 (transfers in bytes), on the device that the bench names."""
+    transfer = what.startswith(("host_to", "device_to"))
+    result = operations.prepare(small(what, "uint8" if transfer else "bfloat16"))()
+    found = result[0] if isinstance(result, tuple) else result
+    assert isinstance(found, torch.Tensor)
+    assert torch.isfinite(found.float()).all()
+
+
+@pytest.mark.parametrize(
+    ("what", "by_hand"),
+    [
+        ("matmul", lambda x, w, dy: x @ w.T),
+        ("matmul_grad_input", lambda x, w, dy: dy @ w),
+        ("matmul_grad_weight", lambda x, w, dy: dy.T @ x),
+    ],
+)
+def test_the_three_products_of_a_layer(
+    operations: Operations,
+    what: What,
+    by_hand: Callable[[Any, Any, Any], torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A curve is only worth its name when the product has the layout that the training has."""
+    m, n, k = 4, 6, 8
+    x, w, dy = (operations._tensor(name, "float32", *s) for name, s in (("x", (m, k)), ("w", (n, k)), ("y", (m, n))))
+    expected = by_hand(x, w, dy).clone()
+    monkeypatch.setattr(operations, "_walked", 1)  # the first place alone
+    result = operations.prepare(Point(what=what, dtype="float32", shape=(m, n, k)))()
+    assert isinstance(result, torch.Tensor)
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantized_layer_is_quantized(operations: Operations, quantization: str) -> None:
+    """What is timed is bitsandbytes' own layer with weights of 4 or 8 bits, and the weight it would dequantize to."""
+    layer = operations._layer(quantization, "bfloat16", 64, 128)
+    bits = 8 * layer.weight.data.numel() * layer.weight.data.element_size() / (64 * 128)
+    assert bits == {"nf4": 4, "int8": 8}[quantization]
+    what: What = "nf4_dequantize" if quantization == "nf4" else "int8_dequantize"
+    weight = operations.prepare(Point(what=what, dtype="bfloat16", shape=(64, 128)))()
+    assert isinstance(weight, torch.Tensor)
+    assert (weight.shape, weight.dtype) == ((64, 128), torch.bfloat16)
+
+
+def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) -> None:
+    """As in training: without it bitsandbytes takes its inference kernels."""
+    result = operations.prepare(small("nf4_matmul", "float32"))()
+    assert isinstance(result, torch.Tensor)
+    assert result.requires_grad
+
+
+def test_numbers_to_eight_bits_and_back(operations: Operations) -> None:
+    """In blocks of 256, each with its scale, which bound the error: the largest of 256 values are 1 % apart or more."""
+    numbers = operations._tensor("x", "float32", 1000).clone()
+    operations._walked = 1  # the first place alone
+    results: Any = [
+        operations.prepare(Point(what=what, dtype="float32", shape=(1000,)))()
+        for what in ("blockwise_quantize", "blockwise_dequantize")
+    ]
+    (quantized, state), restored = results
+    assert (quantized.dtype, len(state.absmax)) == (torch.uint8, 4)
+    assert restored.dtype == torch.float32
+    torch.testing.assert_close(restored, numbers, rtol=0, atol=0.02 * float(numbers.abs().max()))
+
+
+def test_what_a_gpu_is_asked() -> None:
+    """Everything that the issue names, tf32 only where the device has it, each curve from small to large."""
+    points = list_points("cuda", tf32=True)
+    of_a_cpu = {
+        what for what in get_args(What) if what.startswith(("first", "blockwise")) or what.endswith("operators")
+    }
+    assert {point.what for point in points} == set(get_args(What)) - of_a_cpu
+    assert {p.dtype for p in points if p.what == "matmul"} == {"bfloat16", "float16", "float32", "tf32"}
+    assert not any(point.dtype == "tf32" for point in list_points("cuda"))
+    assert [point.work for point in points] == sorted(point.work for point in points)
+    assert len({(p.what, p.dtype, p.shape) for p in points}) == len(points)
+
+
+def test_what_a_cpu_is_asked() -> None:
+    """bf16 against fp32, and nothing that only a second memory could answer."""
+    points = list_points("cpu")
+    assert {point.dtype for point in points} == {"bfloat16", "float32"}
+    assert not any(point.what.startswith(("host_to", "device_to")) for point in points)
+    of_its_own = {
+        "first_matmul",
+        "first_attention",
+        "selective_operators",
+        "blockwise_quantize",
+        "blockwise_dequantize",
+    }
+    assert of_its_own <= {point.what for point in points}
+
+
+def test_a_first_product_has_a_new_shape_each_time(operations: Operations) -> None:
+    """Else the kernel of the call before would do."""
+    work = operations.prepare(Point(what="first_matmul", dtype="float32", shape=(5, 3, 4)))
+    shapes = [tuple(result.shape) for result in (work() for _ in range(6)) if isinstance(result, torch.Tensor)]
+    assert shapes == [(5, 3), (6, 4), (3, 4), (8, 3), (9, 4), (3, 4)]  # y, dx and dw in turn
+
+
+def test_a_mask_hides_what_comes_later_and_what_is_padding(operations: Operations) -> None:
+    """Of two rows of four positions the second is half padding."""
+    mask = operations._padding(2, 4)
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask[0, 0].tolist() == torch.ones(4, 4, dtype=torch.bool).tril().tolist()
+    assert mask[1, 0].sum(dim=1).tolist() == [1, 2, 2, 2]
+
+
+def test_streams_walk_through_memory(operations: Operations) -> None:
+    """Each call copies what the one before left, until all was walked through."""
+    work = operations.prepare(Point(what="copy", dtype="float32", shape=(2**23,)))
+    places = [result.storage_offset() for result in (work() for _ in range(5)) if isinstance(result, torch.Tensor)]
+    assert places == [0, 2**23, 2 * 2**23, 3 * 2**23, 0]
+
+
+def test_products_read_other_weights_each_time(operations: Operations) -> None:
+    """As the layers of a model are."""
+    work = operations.prepare(Point(what="matmul_grad_weight", dtype="float32", shape=(64, 2**12, 2**12)))
+    results = [result for result in (work() for _ in range(3)) if isinstance(result, torch.Tensor)]
+    assert len({result.data_ptr() for result in results}) == 2
+
+
+def test_bytes_by_hand() -> None:
+    """The limit on memory counts three matrices of a product in fp32."""
+    assert largest_bytes(Point(what="matmul", dtype="bfloat16", shape=(2, 3, 5))) == 4 * (6 + 15 + 10)
+    assert largest_bytes(Point(what="add", dtype="float32", shape=(10,))) == 120
+
+
+def test_the_cpu_s_timer() -> None:
+    """Seconds of all calls together."""
+    calls: list[int] = []
+    assert 0 <= cpu_bench(1).time(lambda: calls.append(1), 5) < 1
+    assert len(calls) == 5
+
+
+def test_the_gpu_s_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events bracket the calls on the stream, and their milliseconds become seconds."""
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            log.append("record")
+
+        def synchronize(self) -> None:
+            log.append("wait")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("sync"))
+    bench = cuda_bench(1)
+    assert bench.time(lambda: log.append("work"), 2) == 0.25
+    assert log == ["sync", "record", "work", "work", "record", "wait"]
+    pinned = SimpleNamespace(pin_memory=lambda: "pinned")
+    assert (bench.device, bench.pin(pinned)) == ("cuda", "pinned")  # type: ignore[arg-type, comparison-overlap]
+
+
+def test_pinned_transfers_do_not_wait() -> None:
+    """Only a pinned buffer can be copied without the host waiting for it, and only those are pinned."""
+    pinned: list[int] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.numel())
+        return tensor
+
+    bench = Bench(device="cpu", time=lambda work, count: 0.0, repeat_s=0.01, limit_bytes=2**30, pin=pin)
+    for what in ("host_to_device_pinned", "device_to_host_pageable", "device_to_host_pinned"):
+        Operations(bench).prepare(Point(what=what, dtype="uint8", shape=(10,)))()
+    assert pinned == [10, 10]

@@ -1,0 +1,151 @@
+"""Rounds, spreads and what is left out, with a clock that the test sets; and once with the real one."""
+
+import time
+from collections.abc import Callable
+from statistics import mean, median, stdev
+
+import pytest
+import torch
+
+from autotune.core.hardware import RateDtype
+from autotune.machine.operations import Bench, Operations, Point, cpu_bench
+from autotune.machine.rates import ROUNDS, SLOWEST_S, Job, measure, prepare_jobs
+
+FOREVER = float("inf")
+
+
+def product(side: int = 8, dtype: RateDtype = "float32") -> Point:
+    return Point(what="matmul", dtype=dtype, shape=(side, side, side))
+
+
+def bench_that_takes(seconds: Callable[[int], float], limit_bytes: int = 2**30) -> Bench:
+    """A bench whose clock says what the test wants of the n-th reading; it really calls once."""
+    readings = iter(range(10**6))
+
+    def timer(work: Callable[[], object], count: int) -> float:
+        work()
+        return seconds(next(readings)) * count
+
+    return Bench(device="cpu", time=timer, repeat_s=0.01, limit_bytes=limit_bytes, pin=lambda tensor: tensor)
+
+
+def test_rates_on_the_real_cpu() -> None:
+    """The whole way on a real device: every point gets a rate and every round a reading."""
+    bench = cpu_bench(2**28)
+    jobs = prepare_jobs([product(16), product(256)], bench, until=FOREVER, progress=lambda line: None)
+    rates = measure(jobs, bench, deadline=FOREVER, progress=lambda line: None)
+    assert [point.shape[0] for point in rates.points] == [16, 256]
+    assert all(0 < point.per_second < 1e16 and 0 <= point.spread < 3 for point in rates.points)
+    assert all(len(job.seconds) == ROUNDS for job in jobs)
+    assert 0 < rates.launch_s < 0.1
+
+
+def test_rate_and_spread_by_hand() -> None:
+    """The median repeat gives the rate, the standard deviation of the repeats over their mean the spread."""
+    seconds = [0.5, 2.0, 1.0, 4.0, 0.25]
+    job = Job(product(10), lambda: None, count=3)
+    rounds = iter(seconds)
+    bench = bench_that_takes(lambda n: next(rounds) if n % 2 else 1e-6)  # launches and the job take turns
+    (point,) = measure([job], bench, deadline=FOREVER, progress=lambda line: None).points
+    assert point.per_second == pytest.approx(2000 / median(seconds))
+    assert point.spread == pytest.approx(stdev(seconds) / mean(seconds))
+
+
+def test_a_repeat_lasts_as_long_as_asked() -> None:
+    """Short operations are called often enough for the clock, long ones once."""
+    quick, slow = (
+        prepare_jobs([product()], bench_that_takes(lambda n, s=s: s), until=FOREVER, progress=lambda line: None)[0]  # type: ignore[misc]
+        for s in (0.001, 0.2)
+    )
+    assert (quick.count, slow.count) == (10, 1)
+
+
+def test_no_round_begins_after_the_deadline() -> None:
+    """But two there are always, or there would be no spread."""
+    lines: list[str] = []
+    job = Job(product(), lambda: None, count=1)
+    measure([job], bench_that_takes(lambda n: 1.0), deadline=time.perf_counter(), progress=lines.append)
+    assert len(job.seconds) == 2
+    assert lines[-1] == f"time is up after 2 of {ROUNDS} rounds"
+
+
+def left_out(points: list[Point], bench: Bench, until: float = FOREVER) -> tuple[list[int], list[str]]:
+    lines: list[str] = []
+    jobs = prepare_jobs(points, bench, until=until, progress=lines.append)
+    return [job.point.shape[0] for job in jobs], lines
+
+
+def test_what_would_take_too_long_is_not_tried() -> None:
+    """On a slow machine the large end of a curve is left out, judged by the best rate of its small end."""
+    calls: list[int] = []
+    bench = bench_that_takes(lambda n: calls.append(n) or SLOWEST_S / 10)  # type: ignore[func-returns-value]
+    sides, lines = left_out([product(8), product(64)], bench)  # 512 times the work
+    assert sides == [8]
+    assert len(calls) == 3
+    assert lines == ["not measured, 1 of 2 rates: one operation takes more than 0.3 s"]
+
+
+def test_what_needs_too_much_memory_is_not_tried() -> None:
+    """A small or crowded GPU gets the small shapes."""
+    sides, lines = left_out([product(8), product(64)], bench_that_takes(lambda n: 1e-3, limit_bytes=1000))
+    assert sides == [8]
+    assert "too little free memory" in lines[0]
+
+
+def test_trying_stops_in_time() -> None:
+    """A machine so slow that a first run of everything would eat the budget."""
+    sides, lines = left_out([product(8)], bench_that_takes(lambda n: 1e-3), until=time.perf_counter())
+    assert sides == []
+    assert "too slow to try them all" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no bitsandbytes"), torch.OutOfMemoryError("CUDA out of memory.\nTried")]
+)
+def test_what_cannot_run_here_is_said_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A missing library or kernel costs its own rates and no others."""
+    real = Operations.prepare
+
+    def prepare(self: Operations, point: Point) -> Callable[[], object]:
+        if point.dtype == "bfloat16":
+            raise error
+        return real(self, point)
+
+    monkeypatch.setattr(Operations, "prepare", prepare)
+    points = [product(8, "bfloat16"), product(8), product(16, "bfloat16")]
+    sides, lines = left_out(points, bench_that_takes(lambda n: 1e-3))
+    assert sides == [8]
+    reason = str(error).splitlines()[0]
+    assert lines == [f"not measured, 2 of 3 rates: matmul in bfloat16: {reason}"]
+
+
+def test_a_broken_device_ends_the_measurement() -> None:
+    """After an illegal access every later call fails too: that is a failure and not a missing rate."""
+
+    def broken(work: Callable[[], object], count: int) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench = Bench(device="cpu", time=broken, repeat_s=0.01, limit_bytes=2**30, pin=lambda tensor: tensor)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        left_out([product()], bench)
+
+
+def test_tf32_is_on_for_its_own_products_only() -> None:
+    """Else the fp32 curve of a GPU would silently be the tf32 one."""
+    seen: list[tuple[str, str]] = []
+
+    def job(dtype: RateDtype) -> Job:
+        return Job(product(8, dtype), lambda: seen.append((dtype, torch.get_float32_matmul_precision())), count=1)
+
+    before = torch.get_float32_matmul_precision()
+    measure([job("tf32"), job("float32")], bench_that_takes(lambda n: 1.0), deadline=0, progress=lambda line: None)
+    assert set(seen) == {("tf32", "high"), ("float32", "highest")}
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_cores_that_others_take_are_noticed() -> None:
+    """A product that sleeps half the time got half the cores' time at most, however steady its rate is."""
+    job = Job(product(512), lambda: time.sleep(0.02), count=1)
+    rates = measure([job], cpu_bench(2**30), deadline=0, progress=lambda line: None)
+    assert rates.cpu_share is not None
+    assert rates.cpu_share < 0.5

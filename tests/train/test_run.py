@@ -1,0 +1,106 @@
+"""The run: the real trainer to the end, its record, and going on after a stop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autotune.core.candidate import Candidate
+from autotune.core.recipe import Recipe
+from autotune.errors import TrainingFailed, UsageError
+from autotune.train.display import RunDisplay
+from autotune.train.run import RunRequest, run, summary_lines
+from autotune.train.task import last_checkpoint
+from tests.search.test_search import HARDWARE
+
+
+@pytest.fixture
+def request_(home: Path, candidate: Candidate, tmp_path: Path) -> RunRequest:
+    """Ten optimizer steps of `tiny` on the demo data."""
+    return RunRequest(
+        model="tiny",
+        data="demo",
+        columns={},
+        recipe=Recipe(effective_batch_size=8, max_steps=10, learning_rate=1e-3, warmup_ratio=0.0),
+        candidate=candidate,
+        seed=42,
+        out=tmp_path / "run",
+        home=home,
+        hardware=HARDWARE,
+        overrides=("recipe.max_steps=10",),
+    )
+
+
+class StopsAfter(RunDisplay):
+    """A display that interrupts the run, as Ctrl-C would, once a checkpoint was saved behind `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(Console(quiet=True))
+        self.step = step
+
+    def event(self, event) -> None:  # type: ignore[no-untyped-def]
+        super().event(event)
+        if event["event"] == "saved" and event["global_step"] >= self.step:
+            raise KeyboardInterrupt
+
+
+def silent() -> RunDisplay:
+    """A display that nobody reads."""
+    return RunDisplay(Console(quiet=True))
+
+
+def test_a_run_trains_and_leaves_its_record(request_: RunRequest) -> None:
+    """The loss falls, weights and run.json are there, and the record says what the command line overrode."""
+    document = run(request_, display=silent())
+    assert document["finished"]
+    assert document["steps"] == 10
+    assert document["loss_at_end"] < document["loss_at_start"]
+    assert document["overrides"] == ["recipe.max_steps=10"]
+    assert json.loads((request_.out / "run.json").read_text()) == json.loads(json.dumps(document))
+    assert (request_.out / "model.safetensors").exists()
+    assert any("optimizer steps" in line for line in summary_lines(document))
+    with pytest.raises(UsageError, match="finished"):
+        run(request_, display=silent())
+
+
+def test_a_stopped_run_goes_on_from_its_last_checkpoint(request_: RunRequest) -> None:
+    """After Ctrl-C the same command trains only the steps that were missing."""
+    with pytest.raises(KeyboardInterrupt):
+        run(request_, display=StopsAfter(4))
+    display = silent()
+    document = run(request_, display=display)
+    assert document["finished"]
+    assert len(display.steps) < document["steps"] == 10
+    with pytest.raises(UsageError, match="seed"):
+        run(replace(request_, seed=43), display=silent())
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(request_: RunRequest) -> None:
+    """A kill while saving leaves one without Trainer's state; the run goes on from the one before."""
+    with pytest.raises(KeyboardInterrupt):
+        run(request_, display=StopsAfter(4))
+    whole = last_checkpoint(request_.out)
+    (request_.out / "checkpoint-9").mkdir()
+    assert last_checkpoint(request_.out) == whole
+    assert run(request_, display=silent())["finished"]
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_can_finish(request_: RunRequest) -> None:
+    """Nothing is left to train, and the record is still to be written."""
+    first = run(request_, display=silent())
+    (request_.out / "run.json").unlink()
+    again = run(request_, display=silent())
+    assert again["finished"]
+    assert (again["steps"], again["loss_at_end"]) == (first["steps"], first["loss_at_end"])
+
+
+def test_a_run_that_fails_says_why_and_records_it(request_: RunRequest) -> None:
+    """A loss that is not finite ends the run with what to try; run.json keeps the outcome."""
+    wild = replace(request_, recipe=replace(request_.recipe, learning_rate=1e30, max_grad_norm=0.0))
+    with pytest.raises(TrainingFailed, match="learning_rate"):
+        run(wild, display=silent())
+    document = json.loads((request_.out / "run.json").read_text())
+    assert not document["finished"]
+    assert document["outcome"]["kind"] == "diverged"
