@@ -28,7 +28,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class GpuJob:
     """A case to predict; on a smaller card at the largest micro-batch that fits it, and with `wide` around that."""
 
     case: Case
@@ -60,17 +60,17 @@ class Planned:
         return None if self.estimate is None else {**predicted_of(self.estimate), **seconds_of(self.time)}
 
 
-def waiting(cases: Iterable[Case], cards: Mapping[int, Sequence[Case]], rows: Sequence[Row]) -> list[Job]:
+def waiting(cases: Iterable[Case], cards: Mapping[int, Sequence[Case]], rows: Sequence[Row]) -> list[GpuJob]:
     """The jobs that are not done: those of whose predictions some were not measured, or that have none.
 
     rows: of this device and these versions.
     """
-    jobs = [Job(case=case) for case in cases]
+    jobs = [GpuJob(case=case) for case in cases]
     for card_bytes, families in cards.items():
-        jobs += [Job(case=case, card_bytes=card_bytes, wide=place == 0) for place, case in enumerate(families)]
+        jobs += [GpuJob(case=case, card_bytes=card_bytes, wide=place == 0) for place, case in enumerate(families)]
     there = {row["name"] for row in rows if row.get("outcome") in DONE}
 
-    def is_done(job: Job) -> bool:
+    def is_done(job: GpuJob) -> bool:
         if job.card_bytes is None:
             return job.case.name in there
         of_job = (job.case.model, job.card_bytes)
@@ -80,7 +80,7 @@ def waiting(cases: Iterable[Case], cards: Mapping[int, Sequence[Case]], rows: Se
     return [job for job in jobs if not is_done(job)]
 
 
-def in_order(planned: Sequence[Planned], jobs: Sequence[Job]) -> list[Planned]:
+def in_order(planned: Sequence[Planned], jobs: Sequence[GpuJob]) -> list[Planned]:
     """As the jobs stand, so that candidates of one worker follow each other; on a card what should not fit last."""
     place = {(job.case.model, job.card_bytes): number for number, job in reversed(list(enumerate(jobs)))}
 
@@ -93,8 +93,8 @@ def in_order(planned: Sequence[Planned], jobs: Sequence[Job]) -> list[Planned]:
 
 
 def predictions(
-    jobs: Sequence[Job], hardware: Hardware, home: Path, scratch: Path, progress: Progress, *, deadline: float
-) -> Iterator[tuple[Job, list[Planned]]]:
+    jobs: Sequence[GpuJob], hardware: Hardware, home: Path, scratch: Path, progress: Progress, *, deadline: float
+) -> Iterator[tuple[GpuJob, list[Planned]]]:
     """Predict every job, one process a core; in the order in which they are ready.
 
     deadline: as time.monotonic() counts. What is not predicted by then is left out; its traces are kept in `home`.
@@ -113,7 +113,7 @@ def predictions(
                 process.kill()
 
 
-def _found(job: Job, future: Future[list[Planned]], scratch: Path) -> list[Planned]:
+def _found(job: GpuJob, future: Future[list[Planned]], scratch: Path) -> list[Planned]:
     try:
         return future.result()
     except Exception as error:  # a case that cannot be predicted is a row, too
@@ -128,7 +128,7 @@ def see_no_gpu() -> None:
     os.dup2(nowhere, 2)
 
 
-def predict(job: Job, hardware: Hardware, home: Path, directory: Path) -> list[Planned]:
+def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> list[Planned]:
     """Predict a job's cases, and write the model and the rows that they train on."""
     case = job.case
     if job.card_bytes is not None:

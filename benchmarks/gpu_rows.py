@@ -217,7 +217,7 @@ def task_of(plan: Planned, watch: Watch, steps: int) -> Task:
         device="cpu" if watch.uuid is None else "cuda",
         output_dir=str(plan.directory / "out"),
         log_path=str(plan.directory / "log.txt"),
-        work=Measure(budget_s=ROW_LIMIT_S, precision=0.0, least_steps=steps, most_steps=steps),
+        goal=Measure(budget_s=ROW_LIMIT_S, precision=0.0, least_steps=steps, most_steps=steps),
         random_weights=True,
         allocator_limit_bytes=None if card is None else card - plan.estimate.room.context_bytes,
     )

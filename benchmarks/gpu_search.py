@@ -37,7 +37,7 @@ from autotune.machine.probe import probe
 from autotune.models.find import resolve_architecture
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
-from autotune.search.predictions import Plan
+from autotune.search.predictions import Predictions
 from autotune.search.request import SearchRequest, forecaster_of, identity_of, workload_of
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
@@ -187,7 +187,7 @@ def compare(
     """Search, measure what was found beside the others, and append the row. about: what each row says."""
     result, hardware = found_by(request, workload, stack), request.hardware
     context = Context(installed=stack, hardware=hardware, workload=workload)
-    plan = Plan(forecaster=forecaster_of(request, workload, progress), progress=progress)
+    plan = Predictions(forecaster=forecaster_of(request, workload, progress), progress=progress)
     rivals = {
         FOUND: Candidate(**result["best"]["candidate"]),
         **settings_of(context, plan, SEARCHES[about["name"]].published, progress),
@@ -220,7 +220,7 @@ def found_by(request: SearchRequest, workload: Workload, stack: Installed) -> di
 
 
 def settings_of(
-    context: Context, plan: Plan, published: Settings, progress: Callable[[str], None]
+    context: Context, plan: Predictions, published: Settings, progress: Callable[[str], None]
 ) -> dict[str, Candidate]:
     """What people start from, as this machine and this data would have it; what is not legal here is told and left out.
 
@@ -253,7 +253,7 @@ def task_of(candidate: Candidate, request: SearchRequest, workload: Workload) ->
         device=request.hardware.kind,
         output_dir=str(request.out.parent / "out"),
         log_path=str(request.out.parent / "log.txt"),
-        work=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
+        goal=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
         random_weights=True,
     )
 

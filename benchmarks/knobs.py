@@ -197,7 +197,7 @@ def tasks_of(pair: Pair, request: SearchRequest, workload: Workload, device: Dev
             device=device,
             output_dir=str(Path(folder, "out")),
             log_path=str(Path(folder, "log.txt")),
-            work=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
+            goal=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),
         )
 
     return {

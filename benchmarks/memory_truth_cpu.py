@@ -209,7 +209,7 @@ def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
             device="cpu",
             output_dir=f"{scratch}/out",
             log_path=f"{scratch}/log.txt",
-            work=Measure(budget_s=600.0, precision=0.0, least_steps=1, most_steps=1),
+            goal=Measure(budget_s=600.0, precision=0.0, least_steps=1, most_steps=1),
         )
         trainer = sft.Trainer if case.loss == "fused" else LogitsTrainer
         with (

@@ -40,9 +40,9 @@ from autotune.core.space.context import Installed
 from autotune.core.space.enumerate import enumerate_space
 from autotune.core.step.profile import monomials
 from autotune.core.time.law import TimeLaw, time_law_from_dict
-from autotune.core.time.planning import length_grid, spread, step_seconds, tabulate
+from autotune.core.time.many_candidates import length_grid, spread, step_seconds, tabulate
 from autotune.core.time.published import published_speed
-from autotune.core.time.speed import Speed
+from autotune.core.time.speed import MachineSpeed
 from autotune.core.units import MIB
 from autotune.core.workload import Lengths, ModelFacts, Workload
 from autotune.machine.installed import installed
@@ -50,7 +50,7 @@ from autotune.models.catalogue import CONF
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
 from autotune.predict.forecaster import Forecaster
-from autotune.search.predictions import Plan
+from autotune.search.predictions import Predictions
 from autotune.search.roofline import RooflineSampler
 
 GPU = "a100_80gb"
@@ -152,7 +152,7 @@ def memory_s(values: dict[str, Any]) -> float:
     return _median_s(lambda: peaks(law, shapes))
 
 
-def time_s(law: TimeLaw, speed: Speed) -> float:
+def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
     """Seconds for the step times of as many candidates, of a few numbers of rows and a few ways of batching."""
     rng = np.random.default_rng(0)
     epochs = [
@@ -198,7 +198,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
         patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch, accumulation: law),
     ):
         started = time.perf_counter()
-        Plan(forecaster=forecaster, progress=told.append).speeds(candidates)
+        Predictions(forecaster=forecaster, progress=told.append).speeds(candidates)
         planned_s = time.perf_counter() - started
     if told:  # some were not predicted, which is quick
         raise RuntimeError("; ".join(told))

@@ -161,7 +161,7 @@ def _record(arguments: argparse.Namespace) -> None:
                 device=device,
                 output_dir=str(own),
                 log_path=str(own / "log.txt"),
-                work=Measure(budget_s=budget.share_s),
+                goal=Measure(budget_s=budget.share_s),
             )
             return workers.perform(task, limit_s=budget.trial_limit_s(0, baseline_s=baseline_s, reserve_s=0))
 

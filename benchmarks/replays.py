@@ -24,8 +24,8 @@ from autotune.core.outcome import Measured, Outcome
 from autotune.core.trials.budget import ROUNDS
 from autotune.core.trials.standings import ranked
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import Speeds
-from autotune.search.proposer import SAMPLERS, Proposals
+from autotune.search.predictions import PredictedRates
+from autotune.search.proposer import SAMPLERS, Proposer
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
 PREDICTS = "roofline"
@@ -47,7 +47,7 @@ class World:
     start: Candidate
     opening: Sequence[Candidate]
     references: Sequence[Trial]
-    predicted: Speeds
+    predicted: PredictedRates
     predicting_s: float
     outcomes: Mapping[Candidate, Sequence[Outcome]]
 
@@ -77,9 +77,9 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
     references_s = sum(trial.outcome.wall_s for trial in world.references) if rule in SAMPLERS else 0.0
     spent_s = references_s + (world.predicting_s if rule == PREDICTS else 0.0)
     found: list[Found] = []
-    proposals = None
+    proposer = None
     if (sampler := ALONE.get(rule, rule)) in SAMPLERS:
-        proposals = Proposals(
+        proposer = Proposer(
             world.candidates,
             () if rule in ALONE else world.opening,
             sampler=sampler,
@@ -89,28 +89,28 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
             references=() if rule in ALONE else world.outside,
         )
         if rule in SAMPLERS:
-            proposals.tell(world.references)
+            proposer.tell(world.references)
     batches = _batches(world, rule)
     ran: list[Trial] = []
     while len(found) < most:
-        candidate = proposals.propose() if proposals else next(batches, None)
+        candidate = proposer.propose() if proposer else next(batches, None)
         if candidate is None:
             break
         outcome = chance.choice(half_of(world.outcomes[candidate], seed % 2))  # the other half scores
         trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
-        if proposals:
-            proposals.tell([trial])
+        if proposer:
+            proposer.tell([trial])
         if isinstance(outcome, Measured):
             ran.append(trial)
             best = candidate
-            if proposals:
+            if proposer:
                 best, repeats_s = _second_measurement(world, ran, seed % 2)
                 answer_s = repeats_s + ROUNDS[0] * references_s
             elif rule != LARGEST:
                 best = ranked(ran, world.outcomes)[0].candidate
         found.append(Found(best=best, spent_s=spent_s, answer_s=answer_s))
-        if proposals is None and (not isinstance(outcome, Measured) or (rule == FALLING and best != candidate)):
+        if proposer is None and (not isinstance(outcome, Measured) or (rule == FALLING and best != candidate)):
             break
     return found
 

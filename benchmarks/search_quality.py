@@ -25,7 +25,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from autotune.core.trials.trial import Trial
 from record_table import SPACES, request_of
 from replays import RULES, World, regret_after, replay, seconds_to
 from rows import count, refuse
@@ -36,9 +35,10 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.core.space.enumerate import baseline, enumerate_space
 from autotune.core.space.opening import opening
+from autotune.core.trials.trial import Trial
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed
-from autotune.search.predictions import Plan
+from autotune.search.predictions import Predictions
 from autotune.search.request import forecaster_of, workload_of
 
 AFTER = (4, 6, 8, 16)  # trials
@@ -136,7 +136,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     if len(candidates) < len(outcomes):
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
-    plan = Plan(forecaster=forecaster_of(request, workload, _say), progress=_say)
+    plan = Predictions(forecaster=forecaster_of(request, workload, _say), progress=_say)
     references = [
         Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
         for row in table.steady()

@@ -82,7 +82,7 @@ def make_task(workload: Workload, recipe: Recipe, candidate: Candidate, tmp_path
             "device": "cpu",
             "output_dir": str(tmp_path / "out"),
             "log_path": str(tmp_path / "log.txt"),
-            "work": Measure(budget_s=600, precision=0.0, most_steps=3),
+            "goal": Measure(budget_s=600, precision=0.0, most_steps=3),
         }
         return Task(**{**values, **changes})  # type: ignore[arg-type]
 

@@ -19,10 +19,10 @@ from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.time.law import SPENT
-from autotune.core.time.planning import TimeParts
+from autotune.core.time.many_candidates import TimeParts
 from autotune.core.units import MIB
 from autotune.predict.forecaster import Forecaster
-from autotune.search.predictions import Speeds
+from autotune.search.predictions import PredictedRates
 from autotune.search.request import SearchRequest
 from autotune.train.task import Compare
 from autotune.train.worker import begin
@@ -88,11 +88,11 @@ def forecaster(hardware: Hardware) -> Forecaster:
     )
 
 
-def speeds(rates: Sequence[float]) -> Speeds:
+def speeds(rates: Sequence[float]) -> PredictedRates:
     """Predictions of made-up rates, whose seconds go into everything alike."""
     values = np.array(rates, dtype=np.float64)
     shares = np.full((len(values), len(SPENT)), 1 / len(SPENT))
-    return Speeds(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
+    return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
 
 
 def serve_and_say_who(connection: Connection) -> None:
@@ -126,12 +126,12 @@ def formula_peak(candidate: Candidate) -> Peak:
     return Peak(bytes=rows + states, phase="backward", op="formula", items={"activations": rows, "states": states})
 
 
-def formula_losses(candidate: Candidate, work: Compare) -> tuple[Step, ...]:
+def formula_losses(candidate: Candidate, goal: Compare) -> tuple[Step, ...]:
     """Made-up losses: another order moves each by 0.2, a tuned allocator by 0.1, which it never should."""
-    moved = 0.2 * work.order + 0.1 * candidate.tuned_allocator
+    moved = 0.2 * goal.order + 0.1 * candidate.tuned_allocator
     return tuple(
         Step(number=step, seconds=0.01, rows=8, positions=8, useful=8, loss=5.0 - 0.1 * step + moved)
-        for step in range(work.steps)
+        for step in range(goal.steps)
     )
 
 
@@ -186,9 +186,9 @@ def serve_by_formula(connection: Connection) -> None:
             time.sleep(3600)
         if task.seed == ONLY_8BIT_STATES_FIT and candidate.optimizer != "adamw_8bit":
             outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
-        if isinstance(task.work, Compare):
-            outcome = replace(measured(), steps=formula_losses(candidate, task.work), wall_s=0.1)
-        elif task.seed == BY_HAND_FAILS_AGAIN and not task.work.worst_first and not candidate.tuned_allocator:
+        if isinstance(task.goal, Compare):
+            outcome = replace(measured(), steps=formula_losses(candidate, task.goal), wall_s=0.1)
+        elif task.seed == BY_HAND_FAILS_AGAIN and not task.goal.worst_first and not candidate.tuned_allocator:
             outcome = outcome if is_baseline else Crashed(message="as asked", log_tail="", wall_s=0.1)
         if task.seed == SLOW:
             time.sleep(0.15)

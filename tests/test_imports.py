@@ -22,7 +22,7 @@ ORDER = tuple(
         "core.batches": "packing batches",
         "core.space": "context legality fidelity pins step_shapes enumerate opening",
         "core.memory": "law allocator replay estimate levers",
-        "core.time": "speed published law common_steps planning calibrate guess",
+        "core.time": "speed published law common_steps many_candidates calibrate guess",
         "core.trials": "comparison racing parity budget surrogate receipts trial standings verdict",
         "machine": "installed nvml malloc operations rates process host gpus probe",
         "demo": "make tiny",

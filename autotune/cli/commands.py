@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, get_args, get_origin, get_type_hints
 
 from autotune.cli import settings as schemas
-from autotune.cli.limits import Rule
+from autotune.cli.limits import Limit
 from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings
 
 WIDTH = 120  # columns of the help
@@ -78,7 +78,7 @@ class Key:
     optional: bool
     default: Any
     doc: str
-    rule: Rule | None
+    limit: Limit | None
 
     @property
     def is_mapping(self) -> bool:
@@ -90,7 +90,7 @@ class Key:
         """The words that it takes; empty when it takes others too."""
         if isinstance(self.hint, type) and issubclass(self.hint, Enum):
             return tuple(member.name for member in self.hint)
-        return self.rule.choices if self.rule is not None else ()
+        return self.limit.choices if self.limit is not None else ()
 
     @property
     def expected(self) -> str:
@@ -100,7 +100,7 @@ class Key:
         else:
             kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
             composed = "a mapping such as '{a: b}'" if self.is_mapping else "a list such as [a,b]"
-            words = kinds.get(self.hint, composed) + (f", {self.rule.words}" if self.rule is not None else "")
+            words = kinds.get(self.hint, composed) + (f", {self.limit.words}" if self.limit is not None else "")
         return f"{words}, or null" if self.optional else words
 
 
@@ -184,7 +184,7 @@ def _keys(settings: type[Any], prefix: str, docs: Mapping[tuple[str, str], str])
             optional=optional,
             default=_default(item),
             doc=docs[owners[item.name], item.name],
-            rule=item.metadata.get("rule"),
+            limit=item.metadata.get("limit"),
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Limit:
     """Which values of a key make sense, beside its type."""
 
     choices: tuple[str, ...] = ()
@@ -26,7 +26,7 @@ class Rule:
 
     @property
     def words(self) -> str:
-        """The rule as people read it: `one of a, b`, `above 0 and at most 1`."""
+        """The limit as people read it: `one of a, b`, `above 0 and at most 1`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
@@ -35,9 +35,9 @@ class Rule:
 
 def one_of(choices: tuple[str, ...], default: str | None = None) -> Any:
     """A field that holds one of `choices`."""
-    return field(default=default, metadata={"rule": Rule(choices=choices)})
+    return field(default=default, metadata={"limit": Limit(choices=choices)})
 
 
 def number(default: float | None = None, **limits: Any) -> Any:
-    """A field that holds a number within `limits` (the names are those of Rule)."""
-    return field(default=default, metadata={"rule": Rule(**limits)})
+    """A field that holds a number within `limits` (the names are those of Limit)."""
+    return field(default=default, metadata={"limit": Limit(**limits)})

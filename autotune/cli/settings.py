@@ -5,7 +5,7 @@ types; no Hydra object travels further. The docstring under a field is its help 
 Names and defaults of `recipe.*` and `candidate.*` are those of core/recipe.py and core/candidate.py; a test holds that.
 
 Hydra's and OmegaConf's ways that shape this file (hydra-core 1.3.8, omegaconf 2.3.1): the classes are not frozen,
-because a frozen dataclass cannot be a primary schema; words are `str` with a rule, because `Literal` is refused; lists
+because a frozen dataclass cannot be a primary schema; words are `str` with a limit, because `Literal` is refused; lists
 stand where core has tuples.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from autotune.cli.limits import Rule, number, one_of
+from autotune.cli.limits import Limit, number, one_of
 from autotune.core import candidate as knobs
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.recipe import METHODS, Recipe
@@ -259,11 +259,11 @@ def group_words(group: str) -> str:
 
 
 def problems(settings: ProbeSettings) -> list[str]:
-    """List what is wrong with composed settings: values outside their rule, and what is missing."""
+    """List what is wrong with composed settings: values outside their limit, and what is missing."""
     found = [
-        f"{key}={value}: must be {rule.words}"
-        for key, value, rule in _leaves(settings)
-        if rule is not None and value is not None and not rule.allows(value)
+        f"{key}={value}: must be {limit.words}"
+        for key, value, limit in _leaves(settings)
+        if limit is not None and value is not None and not limit.allows(value)
     ]
     if isinstance(settings, EstimateSettings) and not settings.model.path:
         found.append(f"model= is missing: expected {group_words('model')}")
@@ -410,10 +410,10 @@ def _expand(path: str) -> str:
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
-def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Rule | None]]:
+def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Limit | None]]:
     for item in fields(settings):
         value = getattr(settings, item.name)
         if is_dataclass(value):
             yield from _leaves(value, f"{prefix}{item.name}.")
         else:
-            yield f"{prefix}{item.name}", value, item.metadata.get("rule")
+            yield f"{prefix}{item.name}", value, item.metadata.get("limit")

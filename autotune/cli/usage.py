@@ -127,7 +127,7 @@ class _Judge:
         if isinstance(value, str) and "${" in value:
             return []
         found = self._converted(name, value)
-        if found is not _REFUSED and (key.rule is None or found is None or key.rule.allows(found)):
+        if found is not _REFUSED and (key.limit is None or found is None or key.limit.allows(found)):
             return []
         return [f"{said}: expected {key.expected}{_hint(nearest(str(value), key.choices))}"]
 

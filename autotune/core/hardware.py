@@ -4,7 +4,7 @@ One type for CUDA and CPU. Leaves out the measuring (machine/probe.py) and whate
 (core/space/legality.py).
 
 Symbols: M tokens, K features in, N features out of a linear layer; B rows, H heads, S length, D head width.
-A rate is work per second; `work_of` says what counts as work, so seconds of one operation are work / rate.
+A rate is work per second; `amount_of` says what counts as work, so seconds of one operation are work / rate.
 """
 
 import types
@@ -57,7 +57,7 @@ SLOWDOWNS = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_po
 class RatePoint:
     """One point of a curve: how fast one operation of one size runs.
 
-    per_second: work per second in the median repeat (`work_of`: FLOP or bytes).
+    per_second: work per second in the median repeat (`amount_of`: FLOP or bytes).
     spread: sample standard deviation of the repeats' seconds as a share of their mean, >= 0.
     """
 
@@ -77,7 +77,7 @@ class RatePoint:
     @property
     def seconds(self) -> float:
         """Seconds of one such operation."""
-        return work_of(self.what, self.shape, self.dtype) / self.per_second
+        return amount_of(self.what, self.shape, self.dtype) / self.per_second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ class Hardware:
     def curve(self, what: What, dtype: RateDtype) -> tuple[RatePoint, ...]:
         """The points of one operation in one dtype, by work; empty when it was not measured."""
         points = (point for point in self.rates if point.what == what and point.dtype == dtype)
-        return tuple(sorted(points, key=lambda point: work_of(point.what, point.shape, point.dtype)))
+        return tuple(sorted(points, key=lambda point: amount_of(point.what, point.shape, point.dtype)))
 
     def best(self, what: What, dtype: RateDtype) -> RatePoint | None:
         """The fastest point of a curve; None when it was not measured."""
@@ -208,7 +208,7 @@ def read_dataclass(values: Any, cls: type[Facts], *, where: str) -> Facts:
     return facts
 
 
-def work_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
+def amount_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
     """Count the work of one operation, in FLOP or bytes.
 
     A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five backward

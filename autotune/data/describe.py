@@ -29,7 +29,7 @@ from autotune import cache
 from autotune.core.recipe import Recipe
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
-from autotune.data.tokenization import Job
+from autotune.data.tokenization import TokenizationJob
 from autotune.errors import AutotuneError, UsageError
 from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
 
@@ -111,7 +111,7 @@ def describe_data(
         found = survey(source, progress)
         indices = _sample(found.characters, most_rows, seed)
         kept = whole if indices is None else sampled
-        job = Job(
+        job = TokenizationJob(
             model=facts.path,
             vocabulary=facts.vocabulary,
             source=source,
@@ -157,7 +157,7 @@ def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> 
     return np.sort(np.concatenate([longest, drawn]))
 
 
-def _tokenize_apart(job: Job, out: Path, progress: Progress) -> None:
+def _tokenize_apart(job: TokenizationJob, out: Path, progress: Progress) -> None:
     """Run tokenization.py in a process of its own and pass on its progress. Raises what it reports."""
     environment = {
         **os.environ,

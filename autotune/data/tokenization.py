@@ -31,7 +31,7 @@ MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TokenizationJob:
     """What to tokenize, and how.
 
     model: what `from_pretrained` takes. vocabulary: rows of the model's embedding.
@@ -47,7 +47,7 @@ class Job:
     indices: NDArray[np.int64] | None = None
 
 
-def tokenize(job: Job, out: Path) -> None:
+def tokenize(job: TokenizationJob, out: Path) -> None:
     """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N) and `facts.json` into `out`.
 
     Rows whose labels never reach the loss are left out, as TRL leaves them out when it truncates; a step of nothing
@@ -101,7 +101,7 @@ def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     return np.concatenate(tokens), np.concatenate(labels), largest
 
 
-def _problems_of(job: Job, tokenizer: Any, chat: bool) -> list[str]:
+def _problems_of(job: TokenizationJob, tokenizer: Any, chat: bool) -> list[str]:
     """What TRL would refuse, or silently do otherwise, in the words of the recipe."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
@@ -130,7 +130,7 @@ def _problems_of(job: Job, tokenizer: Any, chat: bool) -> list[str]:
     return problems
 
 
-def _dataset(job: Job, dialect: Dialect, chat: bool, scratch: str) -> Any:
+def _dataset(job: TokenizationJob, dialect: Dialect, chat: bool, scratch: str) -> Any:
     """The rows in TRL's own form, as a dataset on disk."""
     from datasets import Dataset, Features, Json, List, Value
 
@@ -158,7 +158,7 @@ def _dataset(job: Job, dialect: Dialect, chat: bool, scratch: str) -> Any:
     return dataset if job.indices is None else dataset.select(job.indices)
 
 
-def _trl_rows(job: Job, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
+def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
     """Columns input_ids and labels as a real SFTTrainer makes them."""
     from datasets import Features, List, Value
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -187,7 +187,7 @@ def _trl_rows(job: Job, tokenizer: Any, dataset: Any, dialect: Dialect, scratch:
     return rows.cast(Features({"input_ids": numbers, "labels": numbers}))
 
 
-def _refusals(job: Job, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
+def _refusals(job: TokenizationJob, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
     """Name the rows that the chat template cannot render; if it renders all, what TRL said."""
     problems: list[str] = []
     for where, row in converted_rows(job.source, job.survey.form, dialect):
@@ -215,7 +215,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
-    """Read a pickled Job from stdin, tokenize it into the directory argv[1]; print problems as JSON and return 2."""
+    """Tokenize the pickled job on stdin into the directory argv[1]; print problems as JSON and return 2."""
     job = pickle.load(sys.stdin.buffer)
     _end_with_parent()
     try:

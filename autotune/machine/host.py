@@ -39,7 +39,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
+class _HostMemory:
     total: int
     free: int
 
@@ -68,7 +68,7 @@ def count_cores(root: Path = ROOT) -> int:
     return max(1, min([allowed, *quotas]))
 
 
-def _memory(root: Path) -> _Memory:
+def _memory(root: Path) -> _HostMemory:
     """The machine's memory narrowed by every control group above this process; pages of files count as free."""
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
@@ -80,7 +80,7 @@ def _memory(root: Path) -> _Memory:
         total = min(total, limit)
         if used is not None:
             free = min(free, max(0, limit - used + min(used, _reclaimable(group))))
-    return _Memory(total, min(free, total))
+    return _HostMemory(total, min(free, total))
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

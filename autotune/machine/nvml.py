@@ -43,7 +43,7 @@ class NoGpu(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class GpuMemory:
     """Device memory in bytes; `reserved` is the driver's own, None where an old driver counts it as used."""
 
     total: int
@@ -63,7 +63,7 @@ class Gpu:
     name: str
     index: int
     mig: bool
-    memory: Memory
+    memory: GpuMemory
     compute_capability: tuple[int, int] | None
     driver: str | None
     cuda_driver: tuple[int, int] | None
@@ -109,7 +109,7 @@ def read_gpus(visible: str | None) -> tuple[Gpu, ...]:
         return tuple(_read(nvml, device, chosen) for device in chosen)
 
 
-def read_memory(uuid: str) -> Memory:
+def read_memory(uuid: str) -> GpuMemory:
     """Read one device's memory now. Raises NoGpu or AutotuneError as `read_gpus`."""
     with _session() as nvml:
         return _memory(nvml, _find(nvml, uuid))
@@ -305,13 +305,13 @@ def _read(nvml: Any, device: _Device, chosen: Sequence[_Device]) -> Gpu:
     )
 
 
-def _memory(nvml: Any, device: _Device) -> Memory:
+def _memory(nvml: Any, device: _Device) -> GpuMemory:
     """Version 2 of the call tells the driver's own share apart; drivers before 510 know only version 1."""
     memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", device.handle, nvml.nvmlMemory_v2)
     reserved = None if memory is None else int(memory.reserved)
     if memory is None:
         memory = _demand(nvml, f"the memory of {device.name}", nvml.nvmlDeviceGetMemoryInfo, device.handle)
-    return Memory(total=int(memory.total), free=int(memory.free), used=int(memory.used), reserved=reserved)
+    return GpuMemory(total=int(memory.total), free=int(memory.free), used=int(memory.used), reserved=reserved)
 
 
 def _peers(nvml: Any, device: _Device, other: _Device, capability: int) -> bool | None:

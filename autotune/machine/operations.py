@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.hardware import Kind, RateDtype, What, work_of
+from autotune.core.hardware import Kind, RateDtype, What, amount_of
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +60,8 @@ class Point:
     shape: tuple[int, ...]
 
     @property
-    def work(self) -> int:
-        return work_of(self.what, self.shape, self.dtype)
+    def amount(self) -> int:
+        return amount_of(self.what, self.shape, self.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
     if cuda:
         add(("host_to_device_pinned", "host_to_device_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
         add(("device_to_host_pinned", "device_to_host_pageable"), ("uint8",), [(n,) for n in CUDA_TRANSFERS])
-    return tuple(sorted(points, key=lambda point: point.work))
+    return tuple(sorted(points, key=lambda point: point.amount))
 
 
 def cpu_bench(limit_bytes: int) -> Bench:

@@ -26,7 +26,7 @@ LARGE_SIDE = 512  # products with every side at least this keep all cores busy
 
 
 @dataclass(slots=True)
-class Job:
+class TimedPoint:
     """A point that runs: `count` calls make one repeat, `seconds` are those of one call, one for each round."""
 
     point: Point
@@ -45,14 +45,16 @@ class Rates:
     cpu_share: float | None
 
 
-def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]) -> list[Job]:
+def prepare_jobs(
+    points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]
+) -> list[TimedPoint]:
     """Run every point for the first time and choose how often a repeat calls it; leaves out what cannot run here.
 
     until: of time.perf_counter(); points that would begin after it are left out.
     Raises RuntimeError when it was the device that broke, not the point.
     """
     operations = Operations(bench)
-    jobs: list[Job] = []
+    jobs: list[TimedPoint] = []
     fastest: dict[tuple[What, RateDtype], float] = {}  # work per second, the best of the curve so far
     left_out: Counter[str] = Counter()
     for point in points:
@@ -63,7 +65,7 @@ def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progres
         if largest_bytes(point) > bench.limit_bytes:
             left_out["too little free memory"] += 1
             continue
-        if curve in fastest and point.work / fastest[curve] > SLOWEST_S:
+        if curve in fastest and point.amount / fastest[curve] > SLOWEST_S:
             left_out[TOO_LONG] += 1
             continue
         try:
@@ -75,18 +77,18 @@ def prepare_jobs(points: Sequence[Point], bench: Bench, *, until: float, progres
             bench.time(operations.launch(), 1)  # raises when it was the device that broke
             left_out[f"{point.what} in {point.dtype}: {(str(error).strip().splitlines() or ['?'])[0]:.120}"] += 1
             continue
-        fastest[curve] = max(fastest.get(curve, 0.0), point.work / seconds)
+        fastest[curve] = max(fastest.get(curve, 0.0), point.amount / seconds)
         if seconds > SLOWEST_S:
             left_out[TOO_LONG] += 1
         else:
             most = MOST_FIRST if point.what.startswith("first") else LAUNCHES
-            jobs.append(Job(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
+            jobs.append(TimedPoint(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
     for reason, count in left_out.items():
         progress(f"not measured, {count} of {len(points)} rates: {reason}")
     return jobs
 
 
-def measure(jobs: Sequence[Job], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
+def measure(jobs: Sequence[TimedPoint], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
     """Time the jobs round by round.
 
     deadline: of time.perf_counter(); after two rounds no further one begins that would pass it.
@@ -139,13 +141,13 @@ def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None
         shares.append((time.process_time() - processor) / (wall * torch.get_num_threads()))
 
 
-def _rate(job: Job) -> RatePoint:
+def _rate(job: TimedPoint) -> RatePoint:
     point = job.point
     return RatePoint(
         what=point.what,
         dtype=point.dtype,
         shape=point.shape,
-        per_second=point.work / median(job.seconds),
+        per_second=point.amount / median(job.seconds),
         spread=_spread(job.seconds),
     )
 

@@ -29,9 +29,9 @@ from autotune.core.time.calibrate import MEASURED, PUBLISHED, TimeCalibration, T
 from autotune.core.time.common_steps import CommonSteps, common_steps
 from autotune.core.time.law import FORMAT as TIME_FORMAT
 from autotune.core.time.law import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict
-from autotune.core.time.planning import TimeParts, planned_seconds
+from autotune.core.time.many_candidates import TimeParts, seconds_of_candidates
 from autotune.core.time.published import published_speed
-from autotune.core.time.speed import Speed, measured_speed
+from autotune.core.time.speed import MachineSpeed, measured_speed
 from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.predict.experience import Taught
@@ -102,7 +102,7 @@ class _Dealt:
     kind: tuple[Any, ...]
 
 
-def known_speed(hardware: Hardware) -> tuple[Speed, TimePrior] | None:
+def known_speed(hardware: Hardware) -> tuple[MachineSpeed, TimePrior] | None:
     """A machine's speed, and how far it may be off; None where nothing is known."""
     try:
         if hardware.rates:
@@ -140,7 +140,7 @@ class Forecaster:
     _laws_of_kinds: dict[tuple[Any, ...], TimeLaw | str] = field(default_factory=dict)  # or why there is none
     _dealt: dict[tuple[Any, ...], _Dealt] = field(default_factory=dict)
     _untimed: dict[Identity, str] = field(default_factory=dict)  # why, by a profile's identity
-    _known_speed: tuple[Speed, TimePrior] | None = field(init=False)
+    _known_speed: tuple[MachineSpeed, TimePrior] | None = field(init=False)
     _calibration: TimeCalibration | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -308,7 +308,7 @@ class Forecaster:
         """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells."""
         assert self._known_speed is not None
         assert self._calibration is not None
-        return planned_seconds(parts, self._known_speed[0]) * np.exp(self._calibration.logarithms)
+        return seconds_of_candidates(parts, self._known_speed[0]) * np.exp(self._calibration.logarithms)
 
     def _scored(self, batch: Batch) -> Batch:
         """TRL's head scores the labels alone where Triton runs, and every position on a CPU; full logits are all."""

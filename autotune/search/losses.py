@@ -61,8 +61,8 @@ class LossComparison:
         self.say("comparing the losses of the first steps with the baseline's")
         deadline = time.monotonic() + LONGEST * needed
 
-        def perform(candidate: Candidate, work: Compare) -> Outcome:
-            return self.perform(candidate, work, max(LEAST_S, deadline - time.monotonic()))
+        def perform(candidate: Candidate, goal: Compare) -> Outcome:
+            return self.perform(candidate, goal, max(LEAST_S, deadline - time.monotonic()))
 
         return compare_losses(baseline.candidate, best.candidate, perform, self.out)
 

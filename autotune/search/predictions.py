@@ -22,7 +22,7 @@ from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.time.calibrate import MemoryCalibration, calibrate_memory
 from autotune.core.time.guess import guess
 from autotune.core.time.law import SPENT
-from autotune.core.time.planning import TimeParts
+from autotune.core.time.many_candidates import TimeParts
 from autotune.core.trials.trial import Trial
 from autotune.core.units import format_bytes
 from autotune.errors import NotPredicted
@@ -57,7 +57,7 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Speeds:
+class PredictedRates:
     """How fast n candidates are predicted to be.
 
     rates: useful tokens per second, (n,). step_s: seconds of an optimizer step in the mean, (n,). shares: of these
@@ -72,7 +72,7 @@ class Speeds:
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class Predictions:
     """What is known of candidates' memory at some moment of a search."""
 
     forecaster: Forecaster
@@ -135,7 +135,7 @@ class Plan:
 
     def speeds(
         self, candidates: Sequence[Candidate], *, first: Sequence[Candidate] = (), until: float = math.inf
-    ) -> Speeds:
+    ) -> PredictedRates:
         """How fast candidates are, as far as it is predicted.
 
         Costs a trace for each kind of step among them, those of `first` before the others; none is begun at `until`
@@ -164,7 +164,7 @@ class Plan:
             logarithms, doubt = guess(knobs, np.log(rates))
             rates, step_s = np.exp(logarithms), np.exp(guess(knobs, np.log(step_s))[0])
             shares[missing] = 1 / len(SPENT) if missing.all() else np.median(shares[~missing], axis=0)
-        return Speeds(rates=rates, step_s=step_s, shares=shares, doubt=doubt)
+        return PredictedRates(rates=rates, step_s=step_s, shares=shares, doubt=doubt)
 
     @staticmethod
     def _tokens_of_a_step(parts: TimeParts | None) -> float:

@@ -24,7 +24,7 @@ from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import rates_as_at_first
 from autotune.core.trials.receipts import DERIVED, Known
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import Speeds
+from autotune.search.predictions import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler
 
 SAMPLERS = ("roofline", "tpe", "gp", "random", "grid")
@@ -33,7 +33,7 @@ TRIAL_STEPS = 8  # of a usual trial, the warm-up among them
 STARTING_S = 3.0  # of a trial: building the model and the trainer
 
 
-class Proposals:
+class Proposer:
     """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
 
     journal: the Optuna journal file, made anew. references: others that are measured but never proposed. predicted: how
@@ -48,7 +48,7 @@ class Proposals:
         sampler: str,
         seed: int,
         journal: Path,
-        predicted: Speeds | None = None,
+        predicted: PredictedRates | None = None,
         references: Sequence[Candidate] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)

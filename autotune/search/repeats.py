@@ -44,7 +44,7 @@ class Repeats:
         if len(left) < 2:
             return left, []
         steps = self.budget.repeat_steps(self.spent_s() + self.leave_s, measured(contenders))
-        work = replace(REPEAT, most_steps=steps)
+        goal = replace(REPEAT, most_steps=steps)
         numbers = {trial.number for trial in contenders}
         counting = (n for n in itertools.count() if not _is_passed_over(self._recorded(n), numbers))
         for attempt, number in enumerate(counting):
@@ -54,7 +54,7 @@ class Repeats:
             spent_s = self.spent_s() + (self.leave_s if attempt >= ROUNDS[0] else 0.0)
             if self.budget.has_room_for_round(spent_s, missing=times, number=attempt, steps=steps):
                 for trial in missing[::-1] if attempt % 2 else missing:
-                    repeat = self.perform(trial.candidate, "repeat", work, of=trial.number, round=number)
+                    repeat = self.perform(trial.candidate, "repeat", goal, of=trial.number, round=number)
                     if self._was_cut_off(repeat):
                         break
                     done[trial.number] = repeat.outcome

@@ -28,8 +28,8 @@ from autotune.predict import experience
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
 from autotune.search.losses import LossComparison
-from autotune.search.predictions import Plan, Speeds, miss_line
-from autotune.search.proposer import Proposals
+from autotune.search.predictions import PredictedRates, Predictions, miss_line
+from autotune.search.proposer import Proposer
 from autotune.search.repeats import REPEAT, Repeats
 from autotune.search.request import SearchRequest, forecaster_of, identity_of, workload_of
 from autotune.search.result import Findings, write_result
@@ -72,7 +72,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
         )
         for line in explain(space):
             display.line(line)
-        plan = Plan(forecaster=forecaster_of(request, workload, display.line), progress=display.line)
+        predictions = Predictions(forecaster=forecaster_of(request, workload, display.line), progress=display.line)
         journal = Journal(request.out, identity_of(request, workload, facts))
         display.line(f"trials are kept in {request.out}; the same out= goes on from them")
         try:
@@ -82,7 +82,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
                 space=space,
                 legal=frozenset(space.candidates),
                 installed=facts,
-                plan=plan,
+                predictions=predictions,
                 journal=journal,
                 workers=workers,
                 display=display,
@@ -98,7 +98,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
             document = write_result(sitting.search(), request.out)
             try:
                 first = first_measurements(journal.trials)
-                experience.keep(request.home, hardware, plan.taught(first, data=workload.data.fingerprint))
+                experience.keep(request.home, hardware, predictions.taught(first, data=workload.data.fingerprint))
             except AutotuneError as error:  # the cache is full, and the result is there
                 display.line("; ".join(error.problems))
             return document
@@ -115,7 +115,7 @@ class _Sitting:
     space: Space
     legal: frozenset[Candidate]  # those of the space
     installed: Installed
-    plan: Plan
+    predictions: Predictions
     journal: Journal
     workers: Workers
     display: SearchDisplay
@@ -129,7 +129,7 @@ class _Sitting:
     def search(self) -> Findings:
         for trial in self.journal.trials:
             self.display.end(trial)
-            self.plan.learn(trial)
+            self.predictions.learn(trial)
         first = self._first_that_runs("baseline", self._baselines())
         assert first is not None
         if not isinstance(first.outcome, Measured | OutOfMemory):  # what breaks the baseline breaks the others too
@@ -184,7 +184,7 @@ class _Sitting:
         last: Trial | None = None
         for candidate in fallbacks:
             known = self._known(candidate)
-            if known is None and candidate is not fallbacks[-1] and not self.plan.fits(candidate):
+            if known is None and candidate is not fallbacks[-1] and not self.predictions.fits(candidate):
                 continue
             if known is None and (last or role != "baseline") and not self.budget.allows(self._tried()):
                 break
@@ -214,7 +214,7 @@ class _Sitting:
         start, tokens = self._start(first, careful), self.workload.data.lengths.tokens
         references = [c for c in dict.fromkeys((first.candidate, careful.candidate)) if c not in self.legal]
         begin = opening(self.space.candidates, start, tokens, seed=self.request.seed)
-        proposals = Proposals(
+        proposer = Proposer(
             self.space.candidates,
             begin,
             sampler=self.request.sampler,
@@ -223,28 +223,30 @@ class _Sitting:
             predicted=self._predicted_speeds([*self.space.candidates, *references], first=[*references, *begin]),
             references=references,
         )
-        proposals.tell(self._tried())
+        proposer.tell(self._tried())
         while self._has_room():
-            candidate = proposals.propose(self.plan.fits)
-            self.ruled_out = len(proposals.ruled_out)
+            candidate = proposer.propose(self.predictions.fits)
+            self.ruled_out = len(proposer.ruled_out)
             if candidate is None:
-                hopeless = f"of the {proposals.hopeless:,} candidates that are left none is expected to win"
-                self.display.line(hopeless if proposals.hopeless else "every candidate that fits has been tried")
+                hopeless = f"of the {proposer.hopeless:,} candidates that are left none is expected to win"
+                self.display.line(hopeless if proposer.hopeless else "every candidate that fits has been tried")
                 break
-            proposals.tell([self._try(candidate, "search")])
-        self.believed = proposals.believed()
+            proposer.tell([self._try(candidate, "search")])
+        self.believed = proposer.believed()
 
     def _has_room(self) -> bool:
         tried = [trial.outcome for trial in self._tried()]
         return self.budget.has_room(self._spent_s(), tried=tried, reserve_s=self._reserve_s())
 
-    def _predicted_speeds(self, candidates: Sequence[Candidate], *, first: Sequence[Candidate]) -> Speeds | None:
+    def _predicted_speeds(
+        self, candidates: Sequence[Candidate], *, first: Sequence[Candidate]
+    ) -> PredictedRates | None:
         """What the sampler wants to know before it begins; None where it wants nothing. first: to be sure of."""
         if self.request.sampler != "roofline":
             return None
         self.display.line(f"predicting how fast {len(candidates):,} candidates are")
         patience_s = self.budget.tracing_s(self._spent_s(), reserve_s=self._reserve_s()) if self._has_room() else 0.0
-        return self.plan.speeds(candidates, first=first, until=time.monotonic() + patience_s)
+        return self.predictions.speeds(candidates, first=first, until=time.monotonic() + patience_s)
 
     def _start(self, first: Trial, careful: Trial) -> Candidate:
         """What the opening batches in other ways: what a careful person would set, else TRL's defaults.
@@ -262,16 +264,16 @@ class _Sitting:
         """A reference as the space would have it: with the allocator tuned, and with what was fixed."""
         return replace(candidate, **{"tuned_allocator": True, **self.request.fixed})
 
-    def _try(self, candidate: Candidate, role: Role, work: Measure | None = None, **repeat: int) -> Trial:
+    def _try(self, candidate: Candidate, role: Role, goal: Measure | None = None, **repeat: int) -> Trial:
         """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
-        self.plan.fits(candidate)  # whatever is tried was predicted before
+        self.predictions.fits(candidate)  # whatever is tried was predicted before
         number = self.journal.begin(candidate, role, **repeat)
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
         self.display.set_end(self.budget.left_s(self._spent_s()))
         fastest = next(iter(self._ranked()), None)
         pace = pace_of(fastest, candidate, self.journal.trials) if role == "search" else None
-        task = self._task(candidate, work or Measure(budget_s=self.budget.share_s, pace=pace), folder)
+        task = self._task(candidate, goal or Measure(budget_s=self.budget.share_s, pace=pace), folder)
         try:
             outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
         except BaseException:
@@ -281,13 +283,13 @@ class _Sitting:
             self.journal.spend(self._spent_s())
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
-        self.plan.learn(trial)
-        for miss in self.plan.misses:
+        self.predictions.learn(trial)
+        for miss in self.predictions.misses:
             if miss.number == number:
                 self.display.line(miss_line(miss))
         return trial
 
-    def _task(self, candidate: Candidate, work: Measure | Compare, folder: Path) -> Task:
+    def _task(self, candidate: Candidate, goal: Measure | Compare, folder: Path) -> Task:
         return Task(
             candidate=candidate,
             recipe=self.request.recipe,
@@ -297,8 +299,8 @@ class _Sitting:
             device=self.device,
             output_dir=str(folder),
             log_path=str(folder / "log.txt"),
-            work=work,
-            random_weights=isinstance(work, Measure) and self._draws_weights,
+            goal=goal,
+            random_weights=isinstance(goal, Measure) and self._draws_weights,
         )
 
     @property
@@ -338,9 +340,9 @@ class _Sitting:
     def _losses(self) -> LossComparison:
         folder = self.request.out / "losses"
 
-        def perform(candidate: Candidate, work: Compare, limit_s: float) -> Outcome:
+        def perform(candidate: Candidate, goal: Compare, limit_s: float) -> Outcome:
             folder.mkdir(exist_ok=True)
-            return self.workers.perform(self._task(candidate, work, folder), limit_s=limit_s)
+            return self.workers.perform(self._task(candidate, goal, folder), limit_s=limit_s)
 
         return LossComparison(
             out=self.request.out,
@@ -390,12 +392,12 @@ class _Sitting:
             by_hand=careful,
             verdict=verdict,
             parity=parity,
-            estimates={trial.number: self.plan.estimate(trial.candidate) for trial in trials},
-            calibrations=dict(self.plan.calibrations),
-            misses=tuple(self.plan.misses),
+            estimates={trial.number: self.predictions.estimate(trial.candidate) for trial in trials},
+            calibrations=dict(self.predictions.calibrations),
+            misses=tuple(self.predictions.misses),
             known=known,
-            receipts=receipts(best, known, self.plan.fits_untraced) if best in known else (),
-            runner_up=runner_up(best, known, self.plan.fits_untraced),
+            receipts=receipts(best, known, self.predictions.fits_untraced) if best in known else (),
+            runner_up=runner_up(best, known, self.predictions.fits_untraced),
             ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),

@@ -23,7 +23,7 @@ class TraceError(Exception):
 
 def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading: int = 0) -> Profile:
     """Make one steady step out of the recorded ones, with sizes as polynomials of the shape."""
-    steps = [_Step(record, WARMUP + number) for number in range(len(shapes))]
+    steps = [_TracedStep(record, WARMUP + number) for number in range(len(shapes))]
     first = steps[0]
     for shape, other in zip(shapes[1:], steps[1:], strict=True):
         if other.structure != first.structure:
@@ -69,7 +69,7 @@ def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:
     return monomials(*shapes[min(max(step - WARMUP, 0), len(shapes) - 1)])
 
 
-class _Step:
+class _TracedStep:
     """One recorded optimizer step, with blocks numbered as its ops first name them."""
 
     def __init__(self, record: Recorder, number: int) -> None:

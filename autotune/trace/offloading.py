@@ -50,7 +50,7 @@ _DEVICE = SimpleNamespace(
 )
 
 
-class _Host:
+class _HostTensor:
     """A tensor in pinned host memory."""
 
     def __init__(self, tensor: torch.Tensor, recorder: Recorder) -> None:
@@ -75,11 +75,11 @@ class _Torch:
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
-    def empty_like(self, like: torch.Tensor, **_: Any) -> _Host:
-        return _Host(torch.empty_like(like), self.recorder)
+    def empty_like(self, like: torch.Tensor, **_: Any) -> _HostTensor:
+        return _HostTensor(torch.empty_like(like), self.recorder)
 
-    def empty(self, size: int, *, dtype: torch.dtype, **_: Any) -> _Host:
-        return _Host(torch.empty(size, dtype=dtype), self.recorder)
+    def empty(self, size: int, *, dtype: torch.dtype, **_: Any) -> _HostTensor:
+        return _HostTensor(torch.empty(size, dtype=dtype), self.recorder)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ class TraceRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TraceSetup:
     """Which models to trace for a request: of `depth` layers at all shapes, and one period deeper at the first."""
 
     request: TraceRequest
@@ -98,12 +98,12 @@ class Plan:
         return self.depth == self.layers
 
 
-def plan_trace(request: TraceRequest, *, depth: int | None = None) -> Plan:
-    """Plan the trace of a model of `depth` layers; None takes the fewest that stand for all of them."""
+def set_up_trace(request: TraceRequest, *, depth: int | None = None) -> TraceSetup:
+    """Say what to trace of a model of `depth` layers; None takes the fewest that stand for all of them."""
     kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
     leading, period = repetition(kinds)
     reached = reach(request.candidate, scores_routers=_scores_routers(request.config))
-    return Plan(
+    return TraceSetup(
         request=request,
         layers=len(kinds),
         leading=leading,
@@ -124,15 +124,15 @@ def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare |
     prepare: what another script does to the model before it trains; adapters are added unless it has added them.
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
-    plan = plan_trace(request, depth=depth)
-    profile = trace_all_shapes(plan, prepare)
-    return profile if plan.is_whole else with_growth(profile, trace_deeper(plan, prepare), plan.shapes[0])
+    setup = set_up_trace(request, depth=depth)
+    profile = trace_all_shapes(setup, prepare)
+    return profile if setup.is_whole else with_growth(profile, trace_deeper(setup, prepare), setup.shapes[0])
 
 
-def trace_all_shapes(plan: Plan, prepare: Prepare | None = None) -> Profile:
-    """The first of a plan's two traces."""
-    record = _run(plan.request, plan.depth, plan.shapes, prepare)
-    return assemble(record, plan.shapes, plan.depth, plan.period, plan.leading)
+def trace_all_shapes(setup: TraceSetup, prepare: Prepare | None = None) -> Profile:
+    """The first of a setup's two traces."""
+    record = _run(setup.request, setup.depth, setup.shapes, prepare)
+    return assemble(record, setup.shapes, setup.depth, setup.period, setup.leading)
 
 
 def trace_whole(request: TraceRequest, shape: tuple[int, int, int]) -> Profile:
@@ -140,15 +140,15 @@ def trace_whole(request: TraceRequest, shape: tuple[int, int, int]) -> Profile:
 
     It deduces nothing, and is what the laws are held against.
     """
-    plan = plan_trace(request)
-    record = _run(request, plan.layers, (shape,), None, request.candidate.gradient_accumulation_steps)
-    return assemble(record, (shape,), plan.layers, plan.period, plan.leading)
+    setup = set_up_trace(request)
+    record = _run(request, setup.layers, (shape,), None, request.candidate.gradient_accumulation_steps)
+    return assemble(record, (shape,), setup.layers, setup.period, setup.leading)
 
 
-def trace_deeper(plan: Plan, prepare: Prepare | None = None) -> Profile:
-    """The second of a plan's two traces."""
-    depth, shapes = plan.depth + plan.period, plan.shapes[:1]
-    return assemble(_run(plan.request, depth, shapes, prepare), shapes, depth, plan.period, plan.leading)
+def trace_deeper(setup: TraceSetup, prepare: Prepare | None = None) -> Profile:
+    """The second of a setup's two traces."""
+    depth, shapes = setup.depth + setup.period, setup.shapes[:1]
+    return assemble(_run(setup.request, depth, shapes, prepare), shapes, depth, setup.period, setup.leading)
 
 
 def traced_shapes(request: TraceRequest) -> Shapes:
@@ -267,7 +267,7 @@ def _run(
             device="cpu",
             output_dir=scratch,
             log_path="",
-            work=Measure(budget_s=0.0, most_steps=len(steps)),
+            goal=Measure(budget_s=0.0, most_steps=len(steps)),
         )
         arguments = sft.sft_config(task)
         arguments.max_length, arguments.model_init_kwargs, arguments.max_steps = None, None, len(steps)

@@ -107,18 +107,18 @@ class _NotTraced(Exception):
 def _all_shapes(asked: dict[str, Any]) -> Profile:
     """The first of a request's two traces. Runs in a process that traces."""
     with _told():
-        from autotune.trace.trace import TraceRequest, plan_trace, trace_all_shapes
+        from autotune.trace.trace import TraceRequest, set_up_trace, trace_all_shapes
 
-        return trace_all_shapes(plan_trace(TraceRequest(**asked)))
+        return trace_all_shapes(set_up_trace(TraceRequest(**asked)))
 
 
 def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | None:
     """The second, and its shape; None where the first holds all layers. Runs in a process that traces."""
     with _told():
-        from autotune.trace.trace import TraceRequest, plan_trace, trace_deeper
+        from autotune.trace.trace import TraceRequest, set_up_trace, trace_deeper
 
-        plan = plan_trace(TraceRequest(**asked))
-        return None if plan.is_whole else (trace_deeper(plan), plan.shapes[0])
+        setup = set_up_trace(TraceRequest(**asked))
+        return None if setup.is_whole else (trace_deeper(setup), setup.shapes[0])
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def train(task: Task, send: Send) -> Outcome:
     clock.trainer = trainer
     load_s = time.perf_counter() - started
     send({"event": "loaded", "load_s": load_s})
-    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.work, Train) else None
+    checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.goal, Train) else None
     if checkpoint is not None and _is_the_end(checkpoint):  # transformers 5.23 would train one step more
         trainer._load_from_checkpoint(str(checkpoint))
     else:
@@ -64,7 +64,7 @@ def train(task: Task, send: Send) -> Outcome:
     if clock.diverged is not None:
         step, loss = clock.diverged
         return Diverged(step=step, loss=str(loss), wall_s=time.perf_counter() - started)
-    if isinstance(task.work, Train):
+    if isinstance(task.goal, Train):
         trainer.save_model(task.output_dir)
     peak_bytes, reserved_bytes, host_peak_bytes = clock.peaks or memory.peaks()
     return _measured(
@@ -164,11 +164,11 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             loss=float(logs["loss"]),
         )
         # A run has nothing to warm up for, but its first step is slow.
-        work = self.task.work
-        warmup = len(self.warmup) < (work.warmup_steps(self.task.device) if isinstance(work, Measure) else 1)
+        goal = self.task.goal
+        warmup = len(self.warmup) < (goal.warmup_steps(self.task.device) if isinstance(goal, Measure) else 1)
         if warmup:
             self.warmup.append(step)
-            if isinstance(work, Measure) and len(self.warmup) == work.warmup_steps(self.task.device):
+            if isinstance(goal, Measure) and len(self.warmup) == goal.warmup_steps(self.task.device):
                 self.peaks = self.memory.peaks()
         else:
             self.steps.append(step)
@@ -185,14 +185,14 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(step.loss):
             self.diverged = state.global_step, step.loss
             control.should_training_stop = True
-        elif isinstance(self.task.work, Measure) and (reason := self._why_stop(self.task.work)):
+        elif isinstance(self.task.goal, Measure) and (reason := self._why_stop(self.task.goal)):
             self.ended_by = reason
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.send({"event": "saved", "global_step": state.global_step})
 
-    def _why_stop(self, work: Measure) -> str | None:
+    def _why_stop(self, goal: Measure) -> str | None:
         """`precision`, `outpaced`, `steps` or `budget`; None goes on. One step has no error: there are two at least."""
         n = len(self.steps)
         if n < 2:
@@ -202,13 +202,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
         error = epoch_rate(self.steps, **whole).relative_error
         seconds = sum(step.seconds for step in self.steps)
-        if n >= work.least_steps and seconds >= work.least_s and error is not None and error <= work.precision:
+        if n >= goal.least_steps and seconds >= goal.least_s and error is not None and error <= goal.precision:
             return "precision"
-        if work.pace is not None and is_outpaced(work.pace, self.steps, **whole):
+        if goal.pace is not None and is_outpaced(goal.pace, self.steps, **whole):
             return "outpaced"
-        if n >= work.most_steps:
+        if n >= goal.most_steps:
             return "steps"
-        return "budget" if time.perf_counter() - self.started + seconds / n > work.budget_s else None
+        return "budget" if time.perf_counter() - self.started + seconds / n > goal.budget_s else None
 
     def _mark(self) -> Any:
         if self.task.device == "cpu":

@@ -91,7 +91,7 @@ def _train(request: RunRequest, workload: Workload, workers: Workers, display: R
         device=workers.device,
         output_dir=str(request.out),
         log_path=str(request.out / "log.txt"),
-        work=Train(save_steps=max(1, steps // CHECKPOINTS)),
+        goal=Train(save_steps=max(1, steps // CHECKPOINTS)),
     )
     before = _losses_before(request.out)
     if before:

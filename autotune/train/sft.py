@@ -89,7 +89,7 @@ class GroupedByLength(LengthGroupedSampler):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Epoch:
+class EpochSteps:
     """The full optimizer steps of one epoch, in the real sampler's order.
 
     steps: rows of each micro-batch of each step. positions, tokens and useful: of each step, shape (steps,).
@@ -109,7 +109,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def __init__(self, task: Task, **arguments: Any) -> None:
         self.task = task
         self.step_counts: list[Counts] = []
-        self.epoch: Epoch | None = None
+        self.epoch: EpochSteps | None = None
         self.order: list[int] = []
         self.shared_batches: Sequence[Sequence[int]] = ()  # of a comparison
         super().__init__(**arguments)
@@ -118,13 +118,13 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         )  # after: TRL refuses one that it is given to pack
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        if isinstance(self.task.work, Compare):
+        if isinstance(self.task.goal, Compare):
             return DrawnSteps(self.shared_batches)
         sampler = self._real_sampler()
-        if isinstance(self.task.work, Train):
+        if isinstance(self.task.goal, Train):
             return sampler
         self.epoch = self._lay_out(sampler)
-        self.order = draw_order(self.epoch.largest, seed=self.task.seed, worst_first=self.task.work.worst_first)
+        self.order = draw_order(self.epoch.largest, seed=self.task.seed, worst_first=self.task.goal.worst_first)
         return DrawnSteps([micro for number in self.order for micro in self.epoch.steps[number]])
 
     def _real_sampler(self) -> Sampler[Any]:
@@ -140,7 +140,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             sampler.seed = self.args.seed
         return sampler
 
-    def _lay_out(self, sampler: Sampler[Any]) -> Epoch:
+    def _lay_out(self, sampler: Sampler[Any]) -> EpochSteps:
         """One epoch as `sampler` orders it; a last step that is not full is left out."""
         size, accumulation = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         if isinstance(sampler, BatchRebalanceSampler):
@@ -157,7 +157,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         tokens, useful = row_counts(self.train_dataset)
         padded = np.array([[self._positions(tokens[rows]) for rows in step] for step in steps], dtype=np.int64)
         rows_of = [np.concatenate(step) for step in steps]
-        return Epoch(
+        return EpochSteps(
             steps=steps,
             positions=padded.sum(axis=1),
             tokens=np.array([tokens[rows].sum() for rows in rows_of]),
@@ -229,11 +229,11 @@ def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
 def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
     """Load the model and construct the trainer that `task` describes. Raises whatever the libraries raise."""
     dataset, parts = load_from_disk(task.tokenized_path), list[Dataset]()
-    if isinstance(task.work, Compare):
+    if isinstance(task.goal, Compare):
         parts = drawn_parts(dataset, task)
         dataset = concatenate_datasets(parts)
-        work = replace(task.work, steps=len(parts))  # of a small dataset fewer than were asked for
-        task = replace(task, work=work, candidate=fitting_accumulation(task.candidate, parts))
+        goal = replace(task.goal, steps=len(parts))  # of a small dataset fewer than were asked for
+        task = replace(task, goal=goal, candidate=fitting_accumulation(task.candidate, parts))
     candidate, recipe = task.candidate, task.recipe
     arguments, quantization, model = sft_config(task), quantization_config(candidate), task.model_path
     if task.random_weights:  # TRL takes a model, too, and then nothing that says how to load one
@@ -255,11 +255,11 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
 
 def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
     """The samples of each step of a comparison: as many as were asked for, whatever the candidate."""
-    assert isinstance(task.work, Compare)
+    assert isinstance(task.goal, Compare)
     samples = task.recipe.effective_batch_size
-    drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.work.steps * samples]
-    if task.work.order:
-        drawn = np.random.default_rng((task.seed, task.work.order)).permutation(drawn)
+    drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.goal.steps * samples]
+    if task.goal.order:
+        drawn = np.random.default_rng((task.seed, task.goal.order)).permutation(drawn)
     if len(drawn) < samples:
         raise ValueError(f"{len(drawn)} samples do not fill one optimizer step of {samples}")
     return [dataset.select(drawn[i : i + samples]) for i in range(0, len(drawn) // samples * samples, samples)]
@@ -337,8 +337,8 @@ def sft_config(task: Task) -> SFTConfig:
         logging_nan_inf_filter=False,  # a NaN is an outcome, not to be averaged away
         report_to="none",
         disable_tqdm=True,
-        save_strategy="steps" if isinstance(task.work, Train) else "no",
-        save_steps=task.work.save_steps if isinstance(task.work, Train) else 500,
+        save_strategy="steps" if isinstance(task.goal, Train) else "no",
+        save_steps=task.goal.save_steps if isinstance(task.goal, Train) else 500,
         save_total_limit=2,
     )
 
@@ -358,10 +358,10 @@ def checkpointing_arguments(candidate: Candidate) -> dict[str, Any]:
 
 def max_steps(task: Task) -> int:
     """`SFTConfig.max_steps`: a trial never ends for want of steps, whatever the recipe says; -1 trains the epochs."""
-    if isinstance(task.work, Measure):
-        return max(task.recipe.max_steps or 0, task.work.warmup_steps(task.device) + task.work.most_steps)
-    if isinstance(task.work, Compare):
-        return task.work.steps
+    if isinstance(task.goal, Measure):
+        return max(task.recipe.max_steps or 0, task.goal.warmup_steps(task.device) + task.goal.most_steps)
+    if isinstance(task.goal, Compare):
+        return task.goal.steps
     return task.recipe.max_steps or -1
 
 

@@ -81,7 +81,7 @@ class Task:
     device: Device
     output_dir: str
     log_path: str
-    work: Measure | Train | Compare
+    goal: Measure | Train | Compare
     random_weights: bool = False
     allocator_limit_bytes: int | None = None
 

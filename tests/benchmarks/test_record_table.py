@@ -38,7 +38,7 @@ from autotune.core.workload import Workload
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.display import SearchDisplay
-from autotune.search.predictions import Plan
+from autotune.search.predictions import Predictions
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
@@ -305,7 +305,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Workers, "perform", perform)
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
-    monkeypatch.setattr(Plan, "fits", lambda plan, candidate: True)
+    monkeypatch.setattr(Predictions, "fits", lambda plan, candidate: True)
     file = tmp_path / "t.jsonl"
     pins = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
     monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
@@ -315,8 +315,8 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     search(replace(request, out=tmp_path / "out", trials=6), display=SearchDisplay(Console(quiet=True)))
     paths = {"output_dir": "", "log_path": ""}
     of_table = {replace(task, **paths) for task in by_table}
-    first = [task for task in tasks if isinstance(task.work, Measure) and task.work.worst_first]
-    of_search = {replace(task, **paths, work=replace(task.work, pace=None)) for task in first}  # type: ignore[type-var]
+    first = [task for task in tasks if isinstance(task.goal, Measure) and task.goal.worst_first]
+    of_search = {replace(task, **paths, goal=replace(task.goal, pace=None)) for task in first}  # type: ignore[type-var]
     assert len(of_search) == 6
     assert of_search <= of_table
     assert [task.seed for task in by_table] == [42 + row.round for row in load(file).rows]

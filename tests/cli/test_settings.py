@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from autotune.cli import settings as schemas
-from autotune.cli.limits import Rule
+from autotune.cli.limits import Limit
 from autotune.cli.settings import (
     BudgetSettings,
     CandidateSettings,
@@ -57,29 +57,29 @@ def words_of(hint: Any) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("rule", "value", "allowed"),
+    ("limit", "value", "allowed"),
     [
-        (Rule(choices=("full", "lora")), "lora", True),
-        (Rule(choices=("full", "lora")), "lorra", False),
-        (Rule(at_least=1), 1, True),
-        (Rule(at_least=1), 0, False),
-        (Rule(above=0, at_most=1), 0.0, False),
-        (Rule(above=0, at_most=1), 1.0, True),
-        (Rule(above=0, at_most=1), 1.01, False),
-        (Rule(at_least=0, below=1), 1.0, False),
-        (Rule(above=0), float("nan"), False),
-        (Rule(above=0), float("inf"), False),
+        (Limit(choices=("full", "lora")), "lora", True),
+        (Limit(choices=("full", "lora")), "lorra", False),
+        (Limit(at_least=1), 1, True),
+        (Limit(at_least=1), 0, False),
+        (Limit(above=0, at_most=1), 0.0, False),
+        (Limit(above=0, at_most=1), 1.0, True),
+        (Limit(above=0, at_most=1), 1.01, False),
+        (Limit(at_least=0, below=1), 1.0, False),
+        (Limit(above=0), float("nan"), False),
+        (Limit(above=0), float("inf"), False),
     ],
 )
-def test_rule_allows_what_it_says(rule: Rule, value: str | float, allowed: bool) -> None:
-    """A rule draws its limits exactly, and no limit lets nan or infinity through."""
-    assert rule.allows(value) is allowed
+def test_rule_allows_what_it_says(limit: Limit, value: str | float, allowed: bool) -> None:
+    """A limit draws its limits exactly, and no limit lets nan or infinity through."""
+    assert limit.allows(value) is allowed
 
 
 def test_rule_reads_as_a_sentence() -> None:
-    """Messages show the rule in words."""
-    assert Rule(above=0, at_most=1).words == "above 0 and at most 1"
-    assert Rule(choices=("a", "b")).words == "one of a, b"
+    """Messages show the limit in words."""
+    assert Limit(above=0, at_most=1).words == "above 0 and at most 1"
+    assert Limit(choices=("a", "b")).words == "one of a, b"
 
 
 def test_recipe_defaults_are_those_of_core() -> None:
@@ -100,8 +100,8 @@ def test_words_of_a_key_are_those_of_core(settings: Any, core: Any) -> None:
     hints = get_type_hints(core)
     literal = {field.name: words_of(hints[field.name]) for field in fields(settings)}
     free = {"lr_scheduler_type"}  # core leaves it to transformers
-    rules = {field.name: field.metadata["rule"].choices for field in fields(settings) if "rule" in field.metadata}
-    assert {name: rules.get(name, ()) for name in literal if name not in free} == {
+    limits = {field.name: field.metadata["limit"].choices for field in fields(settings) if "limit" in field.metadata}
+    assert {name: limits.get(name, ()) for name in literal if name not in free} == {
         name: words for name, words in literal.items() if name not in free
     }
 
@@ -113,13 +113,13 @@ def test_schedulers_exist_in_transformers() -> None:
     assert set(schemas.SCHEDULERS) <= {scheduler.value for scheduler in SchedulerType}
 
 
-def test_defaults_keep_their_own_rules() -> None:
+def test_defaults_keep_their_own_limits() -> None:
     """A search told nothing but model and data is a legal one."""
     assert schemas.problems(search_settings()) == []
 
 
 def test_problems_are_listed_together() -> None:
-    """Values outside their rule and what is missing come in one list."""
+    """Values outside their limit and what is missing come in one list."""
     settings = SearchSettings(
         recipe=RecipeSettings(coverage=0.0, effective_batch_size=0),
         budget=BudgetSettings(minutes=None, trials=None),

@@ -15,9 +15,9 @@ from autotune.core.hardware import (
     RateDtype,
     RatePoint,
     What,
+    amount_of,
     find_doubts,
     noise_of,
-    work_of,
 )
 from autotune.errors import UsageError
 
@@ -57,7 +57,7 @@ def point(
 )
 def test_work_by_hand(what: What, shape: tuple[int, ...], dtype: RateDtype, work: int) -> None:
     """Rates of the same work compare across dtypes and libraries, so the count has to be the textbook's."""
-    assert work_of(what, shape, dtype) == work
+    assert amount_of(what, shape, dtype) == work
 
 
 def test_seconds_of_a_point() -> None:

@@ -12,7 +12,7 @@ from autotune import cache
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
 from autotune.data.describe import describe
-from autotune.data.tokenization import Job, tokenize
+from autotune.data.tokenization import TokenizationJob, tokenize
 from autotune.errors import AutotuneError, UsageError
 from tests.data.test_tokenization import EXCHANGE, TEXT, TURNS, job, rows_in, write
 
@@ -31,11 +31,11 @@ def describe_file(home: Path, data: Path, lines: list[str] | None = None, **opti
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[TokenizationJob]:
     """Tokenize in this process, which has imported TRL already; gives the jobs that were done."""
-    jobs: list[Job] = []
+    jobs: list[TokenizationJob] = []
 
-    def here(job: Job, out: Path, progress: Any) -> None:
+    def here(job: TokenizationJob, out: Path, progress: Any) -> None:
         jobs.append(job)
         tokenize(job, out)
 
@@ -43,7 +43,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     return jobs
 
 
-def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[Job]) -> None:
+def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
     """The second description reads what the first kept; another option, or another letter, is tokenized anew."""
     data = write(tmp_path / "a.jsonl", [EXCHANGE, EXCHANGE])
     first, second = describe_file(home, data), describe_file(home, data)
@@ -59,7 +59,7 @@ def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[Jo
     assert other.data.fingerprint != first.data.fingerprint
 
 
-def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list[Job]) -> None:
+def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
     """A cut Arrow file is noticed before a trial reads it."""
     data = write(tmp_path / "a.jsonl", [TEXT, {"text": "of milk"}])
     path = Path(describe_file(home, data).data.tokenized_path)
@@ -71,7 +71,7 @@ def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list
     assert len(rows_in(path.parent)) == 2
 
 
-def test_many_rows_are_sampled(home: Path, tmp_path: Path, in_process: list[Job]) -> None:
+def test_many_rows_are_sampled(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
     """The sample is seeded, holds the longest row, and its error is what the rows left out can make of the mean."""
     rows = [{"text": "cup of milk " * (1 + number % 7)} for number in range(300)] + [{"text": "milk " * 90}]
     data = write(tmp_path / "a.jsonl", rows)
@@ -152,7 +152,7 @@ def test_progress_is_read_off_the_bars() -> None:
 
 
 def test_nothing_of_tokenization_is_imported_early() -> None:
-    """Importing the module costs nothing, so that describe can name a Job without loading TRL."""
+    """Importing the module costs nothing, so that describe can name a TokenizationJob without loading TRL."""
     code = (
         "import sys, autotune.data.describe\n"
         "print(sorted({'torch', 'trl', 'datasets', 'transformers'} & set(sys.modules)))"

@@ -13,7 +13,7 @@ import pytest
 
 from autotune.core.workload import ModelFacts
 from autotune.data.source import locate_data, survey
-from autotune.data.tokenization import Job, measure, tokenize
+from autotune.data.tokenization import TokenizationJob, measure, tokenize
 from autotune.errors import UsageError
 from autotune.models.find import resolve_model
 
@@ -49,10 +49,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def job(model: ModelFacts | str, data: Path, **options: Any) -> Job:
+def job(model: ModelFacts | str, data: Path, **options: Any) -> TokenizationJob:
     source = locate_data(str(data), {}, lambda line: None)
     path, vocabulary = (model, 2**20) if isinstance(model, str) else (model.path, model.vocabulary)
-    return Job(
+    return TokenizationJob(
         model=path,
         vocabulary=options.pop("vocabulary", vocabulary),
         source=source,

@@ -100,7 +100,7 @@ def test_what_a_gpu_is_asked() -> None:
     assert {point.what for point in points} == set(get_args(What)) - of_a_cpu
     assert {p.dtype for p in points if p.what == "matmul"} == {"bfloat16", "float16", "float32", "tf32"}
     assert not any(point.dtype == "tf32" for point in list_points("cuda"))
-    assert [point.work for point in points] == sorted(point.work for point in points)
+    assert [point.amount for point in points] == sorted(point.amount for point in points)
     assert len({(p.what, p.dtype, p.shape) for p in points}) == len(points)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from autotune.core.hardware import RateDtype
 from autotune.machine.operations import Bench, Operations, Point, cpu_bench
-from autotune.machine.rates import ROUNDS, SLOWEST_S, Job, measure, prepare_jobs
+from autotune.machine.rates import ROUNDS, SLOWEST_S, TimedPoint, measure, prepare_jobs
 
 FOREVER = float("inf")
 
@@ -43,7 +43,7 @@ def test_rates_on_the_real_cpu() -> None:
 def test_rate_and_spread_by_hand() -> None:
     """The median repeat gives the rate, the standard deviation of the repeats over their mean the spread."""
     seconds = [0.5, 2.0, 1.0, 4.0, 0.25]
-    job = Job(product(10), lambda: None, count=3)
+    job = TimedPoint(product(10), lambda: None, count=3)
     rounds = iter(seconds)
     bench = bench_that_takes(lambda n: next(rounds) if n % 2 else 1e-6)  # launches and the job take turns
     (point,) = measure([job], bench, deadline=FOREVER, progress=lambda line: None).points
@@ -63,7 +63,7 @@ def test_a_repeat_lasts_as_long_as_asked() -> None:
 def test_no_round_begins_after_the_deadline() -> None:
     """But two there are always, or there would be no spread."""
     lines: list[str] = []
-    job = Job(product(), lambda: None, count=1)
+    job = TimedPoint(product(), lambda: None, count=1)
     measure([job], bench_that_takes(lambda n: 1.0), deadline=time.perf_counter(), progress=lines.append)
     assert len(job.seconds) == 2
     assert lines[-1] == f"time is up after 2 of {ROUNDS} rounds"
@@ -134,8 +134,10 @@ def test_tf32_is_on_for_its_own_products_only() -> None:
     """Else the fp32 curve of a GPU would silently be the tf32 one."""
     seen: list[tuple[str, str]] = []
 
-    def job(dtype: RateDtype) -> Job:
-        return Job(product(8, dtype), lambda: seen.append((dtype, torch.get_float32_matmul_precision())), count=1)
+    def job(dtype: RateDtype) -> TimedPoint:
+        return TimedPoint(
+            product(8, dtype), lambda: seen.append((dtype, torch.get_float32_matmul_precision())), count=1
+        )
 
     before = torch.get_float32_matmul_precision()
     measure([job("tf32"), job("float32")], bench_that_takes(lambda n: 1.0), deadline=0, progress=lambda line: None)
@@ -145,7 +147,7 @@ def test_tf32_is_on_for_its_own_products_only() -> None:
 
 def test_cores_that_others_take_are_noticed() -> None:
     """A product that sleeps half the time got half the cores' time at most, however steady its rate is."""
-    job = Job(product(512), lambda: time.sleep(0.02), count=1)
+    job = TimedPoint(product(512), lambda: time.sleep(0.02), count=1)
     rates = measure([job], cpu_bench(2**30), deadline=0, progress=lambda line: None)
     assert rates.cpu_share is not None
     assert rates.cpu_share < 0.5

@@ -50,12 +50,12 @@ def steps_of(trainer: sft.Trainer) -> list[list[list[int]]]:
 def test_every_step_has_the_same_samples(batched: list[Candidate], make_task: MakeTask) -> None:
     """However they are split, sorted and packed; another order has the same samples in other steps."""
     plain, *others = (
-        steps_of(sft.build_trainer(make_task(candidate=candidate, work=Compare(steps=3)))) for candidate in batched
+        steps_of(sft.build_trainer(make_task(candidate=candidate, goal=Compare(steps=3)))) for candidate in batched
     )
     assert [len(step) for step in plain] == [8, 8, 8]
     for other in others:
         assert other == plain
-    reordered = steps_of(sft.build_trainer(make_task(work=Compare(steps=3, order=1))))
+    reordered = steps_of(sft.build_trainer(make_task(goal=Compare(steps=3, order=1))))
     assert reordered != plain
     assert sorted(sample for step in reordered for sample in step) == sorted(
         sample for step in plain for sample in step
@@ -65,9 +65,9 @@ def test_every_step_has_the_same_samples(batched: list[Candidate], make_task: Ma
 def test_other_rounding_moves_losses_by_its_own_size(batched: list[Candidate], make_task: MakeTask) -> None:
     """In fp32 without autocast, splitting, sorting and packing move them by a millionth; another order far more."""
 
-    def losses(candidate: Candidate, work: Compare) -> list[float]:
+    def losses(candidate: Candidate, goal: Compare) -> list[float]:
         plain = replace(candidate, mixed_precision="no", torch_threads=None)
-        outcome = train(make_task(candidate=plain, work=work), lambda event: None)
+        outcome = train(make_task(candidate=plain, goal=goal), lambda event: None)
         assert isinstance(outcome, Measured)
         return [step.loss for step in (*outcome.warmup_steps, *outcome.steps)]
 
@@ -82,9 +82,9 @@ def test_what_was_compared_is_kept(candidate: Candidate, tmp_path: Path) -> None
     """A search that goes on does not train again; another winner was not compared."""
     asked: list[Candidate] = []
 
-    def perform(candidate: Candidate, work: Compare) -> Outcome:
+    def perform(candidate: Candidate, goal: Compare) -> Outcome:
         asked.append(candidate)
-        return replace(stand_ins.measured(), steps=stand_ins.formula_losses(candidate, work))
+        return replace(stand_ins.measured(), steps=stand_ins.formula_losses(candidate, goal))
 
     best = replace(candidate, tuned_allocator=False)
     found = compare_losses(candidate, best, perform, tmp_path)
@@ -100,7 +100,7 @@ def test_what_was_compared_is_kept(candidate: Candidate, tmp_path: Path) -> None
 def test_what_fails_is_said(candidate: Candidate, tmp_path: Path) -> None:
     """In a word, with the candidate that failed; nothing is kept."""
     crashed = Crashed(message="no such kernel", log_tail="", wall_s=0.0)
-    found = compare_losses(candidate, candidate, lambda candidate, work: crashed, tmp_path)
+    found = compare_losses(candidate, candidate, lambda candidate, goal: crashed, tmp_path)
     assert isinstance(found, str)
     assert found.endswith("no such kernel")
     assert kept_losses(candidate, candidate, tmp_path) is None

@@ -17,7 +17,7 @@ from autotune.core.time.law import TimeLaw
 from autotune.core.trials.trial import Trial
 from autotune.errors import NotPredicted
 from autotune.predict.forecaster import Forecaster
-from autotune.search.predictions import Plan
+from autotune.search.predictions import Predictions
 from autotune.trace.profiles import ProfileRequest
 from tests.core.examples import A100, CPU, candidate, lengths
 from tests.core.time.test_law import MACHINE
@@ -50,9 +50,9 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
     return asked
 
 
-def plan(hardware: Hardware, said: list[str] | None = None) -> Plan:
+def plan(hardware: Hardware, said: list[str] | None = None) -> Predictions:
     """A plan for a machine that has learned nothing yet."""
-    return Plan(forecaster=forecaster(hardware), progress=print if said is None else said.append)
+    return Predictions(forecaster=forecaster(hardware), progress=print if said is None else said.append)
 
 
 @pytest.mark.parametrize("hardware", [A100, CPU], ids=["cuda", "cpu"])

@@ -10,8 +10,8 @@ import pytest
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import Speeds
-from autotune.search.proposer import SAMPLERS, Proposals
+from autotune.search.predictions import PredictedRates
+from autotune.search.proposer import SAMPLERS, Proposer
 from tests.stand_ins import measured, speeds
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, method="full")
@@ -34,25 +34,25 @@ def trial(number: int, candidate: Candidate) -> Trial:
     return Trial(number=number, role="search", candidate=candidate, outcome=outcome)
 
 
-def predicted(growing: float = 1.0, factor: float = 1.0, references: Sequence[Candidate] = ()) -> Speeds:
+def predicted(growing: float = 1.0, factor: float = 1.0, references: Sequence[Candidate] = ()) -> PredictedRates:
     """What is predicted of the space: the truth, off by a factor and by a share that grows along it."""
     known = enumerate([*SPACE, *references])
     return speeds([rate(candidate) * factor * growing ** (place / 9) for place, candidate in known])
 
 
-def walk(proposals: Proposals) -> list[Candidate]:
+def walk(proposer: Proposer) -> list[Candidate]:
     """Try everything that is proposed until nothing is left."""
     tried: list[Candidate] = []
-    while (candidate := proposals.propose()) is not None:
+    while (candidate := proposer.propose()) is not None:
         tried.append(candidate)
-        proposals.tell([trial(len(tried), candidate)])
+        proposer.tell([trial(len(tried), candidate)])
     return tried
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "roofline"])
 def test_every_candidate_once_and_only_legal_ones(sampler: str, tmp_path: Path) -> None:
     """Whatever a sampler dreams up, what is tried is legal and new, until everything was tried."""
-    tried = walk(Proposals(SPACE, [], sampler=sampler, seed=0, journal=tmp_path / "journal"))
+    tried = walk(Proposer(SPACE, [], sampler=sampler, seed=0, journal=tmp_path / "journal"))
     assert sorted(map(str, tried)) == sorted(map(str, SPACE))
 
 
@@ -60,7 +60,7 @@ def test_every_candidate_once_and_only_legal_ones(sampler: str, tmp_path: Path) 
 def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
     """A search can be repeated."""
     first, second = [
-        walk(Proposals(SPACE, SPACE[3:5], sampler=sampler, seed=7, journal=tmp_path / name, predicted=predicted(3.0)))
+        walk(Proposer(SPACE, SPACE[3:5], sampler=sampler, seed=7, journal=tmp_path / name, predicted=predicted(3.0)))
         for name in "ab"
     ]
     assert first == second
@@ -68,31 +68,31 @@ def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
 
 def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path) -> None:
     """A prediction that is right but for a factor: the best at once, and an end long before everything was tried."""
-    proposals = Proposals(
+    proposer = Proposer(
         SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted(factor=3.0)
     )
-    tried = walk(proposals)
+    tried = walk(proposer)
     assert tried[0] == max(SPACE, key=rate)
     assert len(tried) < len(SPACE)
-    assert proposals.hopeless == len(SPACE) - len(tried)
+    assert proposer.hopeless == len(SPACE) - len(tried)
 
 
 def test_what_does_not_fit_is_passed_over_until_it_does(tmp_path: Path) -> None:
     """By the roofline too: the best that fits, and the best of all once it does."""
-    proposals = Proposals(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
     best, *others = sorted(SPACE, key=rate, reverse=True)
-    first = proposals.propose(lambda candidate: rate(candidate) < rate(best))
+    first = proposer.propose(lambda candidate: rate(candidate) < rate(best))
     assert first is not None
     assert rate(first) == max(rate(candidate) for candidate in others if rate(candidate) < rate(best))
-    assert proposals.propose() == best
+    assert proposer.propose() == best
 
 
 def test_a_reference_that_only_looks_like_a_candidate_takes_nobodys_place(tmp_path: Path) -> None:
     """The pinned knob of the space is not among the knobs that a study sees."""
-    proposals = Proposals(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
     best = max(SPACE, key=rate)
-    proposals.tell([trial(0, replace(best, optimizer="adafactor"))])
-    assert proposals.propose() == best
+    proposer.tell([trial(0, replace(best, optimizer="adafactor"))])
+    assert proposer.propose() == best
 
 
 def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None
     references = [
         replace(BASE, checkpointing=checkpointing, tuned_allocator=False) for checkpointing in ("off", "full")
     ]
-    proposals = Proposals(
+    proposer = Proposer(
         SPACE,
         [],
         sampler="roofline",
@@ -110,8 +110,8 @@ def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None
         predicted=blind,
         references=references,
     )
-    proposals.tell(trial(number, candidate) for number, candidate in enumerate(references))
-    first, *others = walk(proposals)
+    proposer.tell(trial(number, candidate) for number, candidate in enumerate(references))
+    first, *others = walk(proposer)
     assert first.checkpointing == "off"
     assert not {first, *others} & set(references)
 
@@ -120,7 +120,7 @@ def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None
 def test_a_reference_counts_with_its_own_knobs(sampler: str, tmp_path: Path) -> None:
     """The allocator that no candidate has is told of it; one that nobody spoke of is not told at all."""
     reference = replace(BASE, tuned_allocator=False)
-    proposals = Proposals(
+    proposer = Proposer(
         SPACE,
         [],
         sampler=sampler,
@@ -129,16 +129,16 @@ def test_a_reference_counts_with_its_own_knobs(sampler: str, tmp_path: Path) -> 
         predicted=predicted(references=[reference]),
         references=[reference],
     )
-    proposals.tell([trial(0, reference), trial(1, replace(BASE, optimizer="adafactor"))])
-    assert [told.params["tuned_allocator"] for told in proposals.study.trials] == [False]
-    walked = walk(proposals)
+    proposer.tell([trial(0, reference), trial(1, replace(BASE, optimizer="adafactor"))])
+    assert [told.params["tuned_allocator"] for told in proposer.study.trials] == [False]
+    walked = walk(proposer)
     assert reference not in walked
     assert all(candidate.tuned_allocator for candidate in walked)
 
 
 def test_a_trial_counts_as_if_the_machine_had_not_drifted(tmp_path: Path) -> None:
     """At half its speed it measures half the rate."""
-    proposals = Proposals(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "journal")
     first = trial(0, SPACE[0])
     assert isinstance(first.outcome, Measured)
     before, after = first.outcome.reference_flops_per_s
@@ -147,33 +147,33 @@ def test_a_trial_counts_as_if_the_machine_had_not_drifted(tmp_path: Path) -> Non
         useful_tokens_per_s=first.outcome.useful_tokens_per_s / 2,
         reference_flops_per_s=(before / 2, after / 2),
     )
-    proposals.tell(replace(first, number=number) for number in range(6))
-    proposals.tell(replace(first, number=number, outcome=halved) for number in range(6, 12))
-    values = [told.value for told in proposals.study.trials]
+    proposer.tell(replace(first, number=number) for number in range(6))
+    proposer.tell(replace(first, number=number, outcome=halved) for number in range(6, 12))
+    values = [told.value for told in proposer.study.trials]
     assert values[-1] == pytest.approx(values[0])
 
 
 def test_the_roofline_needs_predictions(tmp_path: Path) -> None:
     """Without them there is no prior to learn from."""
     with pytest.raises(ValueError, match="needs predicted rates"):
-        Proposals(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal")
+        Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal")
 
 
 def test_the_opening_comes_first_and_is_not_repeated(tmp_path: Path) -> None:
     """What was measured already, or is not legal, is passed over."""
     illegal = replace(BASE, optimizer="adafactor")
-    proposals = Proposals(SPACE, [SPACE[1], illegal, SPACE[2]], sampler="tpe", seed=0, journal=tmp_path / "journal")
-    proposals.tell([trial(0, SPACE[1])])
-    assert proposals.propose() == SPACE[2]
+    proposer = Proposer(SPACE, [SPACE[1], illegal, SPACE[2]], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    proposer.tell([trial(0, SPACE[1])])
+    assert proposer.propose() == SPACE[2]
 
 
 def test_the_journal_holds_every_trial_with_its_constraint(tmp_path: Path) -> None:
-    """Optuna's own tools read the study: what ran out of memory is there as infeasible, proposals as failed."""
+    """Optuna's own tools read the study: what ran out of memory is there as infeasible, proposer as failed."""
     path = tmp_path / "journal"
     path.write_text("a torn li")
-    proposals = Proposals(SPACE, [], sampler="tpe", seed=0, journal=path)
+    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, journal=path)
     no_memory = OutOfMemory(message="no", peak_bytes=None, wall_s=1.0)
-    proposals.tell([trial(0, SPACE[0]), Trial(number=1, role="search", candidate=SPACE[1], outcome=no_memory)])
+    proposer.tell([trial(0, SPACE[0]), Trial(number=1, role="search", candidate=SPACE[1], outcome=no_memory)])
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     told = optuna.load_study(study_name="autotune", storage=storage).trials
     assert [each.constraints["runs"] for each in told] == [-1.0, 1.0]

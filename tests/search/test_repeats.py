@@ -32,7 +32,7 @@ def journal(tmp_path: Path):
 def repeats(journal: Journal, ends: list[Outcome], *, seconds: float | None = None, leave_s: float = 0.0) -> Repeats:
     """Whose repeats end so, one after another, and then as they are expected to. The clock stands still."""
 
-    def perform(which: Candidate, role: Any, work: Any, **repeat: int) -> Trial:
+    def perform(which: Candidate, role: Any, goal: Any, **repeat: int) -> Trial:
         number = journal.begin(which, role, **repeat)
         return journal.end(number, ends.pop(0) if ends else measured())
 

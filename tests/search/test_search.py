@@ -336,7 +336,7 @@ def fail_repeats(monkeypatch: pytest.MonkeyPatch, of: Callable[[Candidate], bool
     perform = module.Workers.perform
 
     def failing(workers: module.Workers, task: Task, **how: Any) -> Outcome:
-        repeats = isinstance(task.work, Measure) and not task.work.worst_first
+        repeats = isinstance(task.goal, Measure) and not task.goal.worst_first
         crashed = Crashed(message="as asked", log_tail="", wall_s=0.1)
         return crashed if repeats and of(task.candidate) else perform(workers, task, **how)
 

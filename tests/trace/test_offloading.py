@@ -8,7 +8,7 @@ from transformers import Qwen3MoeConfig
 
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.step.profile import OFFLOADED, Profile, deepen, monomials
-from autotune.trace.trace import plan_trace, trace, trace_whole
+from autotune.trace.trace import set_up_trace, trace, trace_whole
 from tests.trace.test_trace import request
 
 
@@ -45,7 +45,7 @@ def test_losses_of_routers_wait_in_the_stash_too(coefficient: float, layers: int
     """One a layer, so that a stash spans six of them; without such losses a layer fills it by itself."""
     config = Qwen3MoeConfig(num_hidden_layers=48, router_aux_loss_coef=coefficient).to_dict()
     asked = request(5, capability=(8, 0), checkpointing="off", activation_offloading=True)
-    assert plan_trace(replace(asked, config=config)).depth == layers
+    assert set_up_trace(replace(asked, config=config)).depth == layers
 
 
 def held_for_the_loss(profile: Profile, shape: tuple[int, int, int]) -> int:

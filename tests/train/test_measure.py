@@ -46,7 +46,7 @@ def test_steps_that_agree_end_a_trial_when_they_took_long_enough(seconds: float,
 @pytest.mark.parametrize(("steps", "padding"), [(1, 0.25), (2, 0.5)])
 def test_padding_is_that_of_the_steps_that_count(steps: int, padding: float) -> None:
     """Of a run of one step its warm-up counts, else what comes behind it: 75 and 50 tokens in 100 positions."""
-    task: Any = SimpleNamespace(device="cpu", work=Train(save_steps=1))
+    task: Any = SimpleNamespace(device="cpu", goal=Train(save_steps=1))
     nothing: Any = SimpleNamespace()
     clock: Any = StepClock(task, 0.0, lambda event: None, nothing)
     clock.trainer = SimpleNamespace(order=[], epoch=None)

@@ -97,7 +97,7 @@ def test_a_gpu_that_is_full_tells_its_peak(
 
 def test_a_trial_that_takes_too_long_is_timed_out(workers: Workers, make_task) -> None:
     """The parent keeps the time whatever the worker does."""
-    outcome = workers.perform(make_task(work=Measure(budget_s=999, precision=0.0, most_steps=9999)), limit_s=3)
+    outcome = workers.perform(make_task(goal=Measure(budget_s=999, precision=0.0, most_steps=9999)), limit_s=3)
     assert isinstance(outcome, TimedOut)
     assert outcome.wall_s < 10
     assert workers_alive() == []
@@ -121,7 +121,7 @@ def test_a_crash_is_an_outcome_with_the_last_lines_of_its_log(workers: Workers, 
 def test_an_infinite_loss_is_diverged(workers: Workers, make_task, recipe) -> None:
     """A learning rate that blows the weights up ends the trial at the first loss that is not finite."""
     wild = replace(recipe, learning_rate=1e30, warmup_ratio=0.0, max_grad_norm=0.0)
-    outcome = workers.perform(make_task(recipe=wild, work=Measure(budget_s=600, most_steps=20)), limit_s=600)
+    outcome = workers.perform(make_task(recipe=wild, goal=Measure(budget_s=600, most_steps=20)), limit_s=600)
     assert isinstance(outcome, Diverged)
 
 
@@ -138,11 +138,11 @@ def test_ctrl_c_ends_the_worker(workers: Workers, make_task) -> None:
 
 def test_same_batching_same_samples_whatever_the_micro_batch(workers: Workers, make_task, candidate) -> None:
     """Steps of candidates with one way of batching hold the same samples, so they are compared step by step."""
-    work = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
+    goal = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
     by_micro_batch = []
     for size in (2, 8):
         variant = replace(candidate, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
-        outcome = workers.perform(make_task(candidate=variant, work=work), limit_s=600)
+        outcome = workers.perform(make_task(candidate=variant, goal=goal), limit_s=600)
         assert isinstance(outcome, Measured)
         by_micro_batch.append([(step.number, step.rows, step.useful) for step in outcome.steps])
     assert by_micro_batch[0] == by_micro_batch[1]
@@ -150,10 +150,10 @@ def test_same_batching_same_samples_whatever_the_micro_batch(workers: Workers, m
 
 def test_rebalanced_steps_hold_the_samples_of_random_steps(workers: Workers, make_task, candidate) -> None:
     """`batch_rebalance` is exact: the samples of each step are those that random order has there."""
-    work = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
+    goal = Measure(budget_s=600, precision=0.0, most_steps=3, worst_first=False)
     seen = []
     for batching in ("random", "batch_rebalance"):
-        outcome = workers.perform(make_task(candidate=replace(candidate, batching=batching), work=work), limit_s=600)
+        outcome = workers.perform(make_task(candidate=replace(candidate, batching=batching), goal=goal), limit_s=600)
         assert isinstance(outcome, Measured)
         seen.append([(step.number, step.rows, step.useful) for step in outcome.steps])
     assert seen[0] == seen[1]

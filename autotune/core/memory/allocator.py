@@ -45,15 +45,15 @@ def parse_settings(conf: str) -> AllocatorSettings:
 
 
 @dataclass(slots=True, eq=False)
-class _Block:
+class _AllocatorBlock:
     """A part of a segment. address: within all that was ever reserved. before, after: neighbours in the segment."""
 
     address: int
     size: int
     small: bool
     free: bool = True
-    before: "_Block | None" = None
-    after: "_Block | None" = None
+    before: "_AllocatorBlock | None" = None
+    after: "_AllocatorBlock | None" = None
 
 
 class CachingAllocator:
@@ -69,11 +69,11 @@ class CachingAllocator:
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = self.peak_needed = 0
         self._idle = 0  # bytes that would be given back
         self._free: dict[bool, list[tuple[int, int]]] = {True: [], False: []}  # (size, address), ascending
-        self._at: dict[int, _Block] = {}  # free blocks by address
-        self._end: dict[bool, _Block | None] = {True: None, False: None}  # last block of an expandable pool
+        self._at: dict[int, _AllocatorBlock] = {}  # free blocks by address
+        self._end: dict[bool, _AllocatorBlock | None] = {True: None, False: None}  # last block of an expandable pool
         self._next_address = {True: 0, False: 2**40 * LARGE_BUFFER}  # the pools never meet
 
-    def allocate(self, size: int) -> _Block:
+    def allocate(self, size: int) -> _AllocatorBlock:
         """Take a block for `size` bytes; hand it to `release` when it is freed."""
         size = -(-max(size, 1) // MIN_BLOCK) * MIN_BLOCK
         small = size <= SMALL_SIZE
@@ -91,7 +91,7 @@ class CachingAllocator:
         self.peak_needed = max(self.peak_needed, self.reserved - self._idle)
         return block
 
-    def release(self, block: _Block) -> None:
+    def release(self, block: _AllocatorBlock) -> None:
         """Free a block and merge it with its free neighbours."""
         self.allocated -= block.size
         block.free = True
@@ -101,7 +101,7 @@ class CachingAllocator:
                 self._merge(block, neighbour)
         self._remember(block)
 
-    def _take(self, size: int, small: bool) -> _Block | None:
+    def _take(self, size: int, small: bool) -> _AllocatorBlock | None:
         """The smallest free block that holds `size`, the lowest address first.
 
         The last block of an expandable pool counts as large as it can grow, so any other goes before it.
@@ -122,14 +122,14 @@ class CachingAllocator:
         """Whether blocks of this size are never split."""
         return self.settings.max_split_bytes is not None and size >= self.settings.max_split_bytes
 
-    def _reserve(self, size: int, small: bool) -> _Block:
+    def _reserve(self, size: int, small: bool) -> _AllocatorBlock:
         """Have the driver give more: a new segment, or more at the end of the pool's."""
         end = self._end[small]
         if self.settings.expandable_segments:
             unit = SMALL_BUFFER if small else LARGE_BUFFER
             held = end.size if end is not None and end.free else 0
             more = max(0, -(-(size - held) // unit) * unit)  # the end may be large enough, but too large to be taken
-            block = _Block(self._next_address[small], more, small, before=end)
+            block = _AllocatorBlock(self._next_address[small], more, small, before=end)
             if end is not None:
                 end.after = block
                 if end.free:
@@ -140,14 +140,14 @@ class CachingAllocator:
             more = (
                 SMALL_BUFFER if small else LARGE_BUFFER if size < MIN_LARGE else -(-size // ROUND_LARGE) * ROUND_LARGE
             )
-            block = _Block(self._next_address[small], more, small)
+            block = _AllocatorBlock(self._next_address[small], more, small)
         self._next_address[small] += more
         self.reserved += more
         self.peak_reserved = max(self.peak_reserved, self.reserved)
         return block
 
-    def _split(self, block: _Block, size: int) -> None:
-        rest = _Block(block.address + size, block.size - size, block.small, before=block, after=block.after)
+    def _split(self, block: _AllocatorBlock, size: int) -> None:
+        rest = _AllocatorBlock(block.address + size, block.size - size, block.small, before=block, after=block.after)
         if block.after is not None:
             block.after.before = rest
         if self._end[block.small] is block:
@@ -155,7 +155,7 @@ class CachingAllocator:
         block.size, block.after = size, rest
         self._remember(rest)
 
-    def _merge(self, block: _Block, neighbour: _Block) -> None:
+    def _merge(self, block: _AllocatorBlock, neighbour: _AllocatorBlock) -> None:
         """Make `neighbour` part of `block`."""
         if neighbour is block.before:
             block.address, block.before = neighbour.address, neighbour.before
@@ -169,18 +169,18 @@ class CachingAllocator:
         if self._end[block.small] is neighbour:
             self._end[block.small] = block
 
-    def _remember(self, block: _Block) -> None:
+    def _remember(self, block: _AllocatorBlock) -> None:
         insort(self._free[block.small], (block.size, block.address))
         self._at[block.address] = block
         self._idle += self._returnable(block)
 
-    def _forget(self, block: _Block) -> None:
+    def _forget(self, block: _AllocatorBlock) -> None:
         blocks = self._free[block.small]
         del blocks[bisect_left(blocks, (block.size, block.address))]
         del self._at[block.address]
         self._idle -= self._returnable(block)
 
-    def _returnable(self, block: _Block) -> int:
+    def _returnable(self, block: _AllocatorBlock) -> int:
         """Bytes of a free block that the driver would get back."""
         if self.settings.expandable_segments:
             page = SMALL_BUFFER if block.small else LARGE_BUFFER

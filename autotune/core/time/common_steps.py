@@ -15,7 +15,7 @@ from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate, Optimizer
 from autotune.core.hardware import What
 from autotune.core.step.regime import TILE
-from autotune.core.time.law import Row, TimeLaw
+from autotune.core.time.law import OperatorGroup, TimeLaw
 from autotune.core.workload import ModelFacts
 
 USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
@@ -83,7 +83,7 @@ def _are_alike(config: Mapping[str, Any], facts: ModelFacts) -> bool:
 
 def mixture(laws: Sequence[TimeLaw], shares: Sequence[float]) -> TimeLaw:
     """The law whose micro-steps are the laws' by their shares; its end is the first one's."""
-    rows: dict[Row, float] = defaultdict(float)
+    rows: dict[OperatorGroup, float] = defaultdict(float)
     operators: dict[What, float] = defaultdict(float)
     for law, share in zip(laws, shares, strict=True):
         for row in law.micro_step:

@@ -20,7 +20,7 @@ from autotune.core.hardware import RateDtype, What
 from autotune.core.step.profile import MONOMIALS, Profile, repeated_layers
 from autotune.core.step.regime import TILE
 from autotune.core.step.work import Work
-from autotune.core.time.speed import BOUNDS, Bound, Speed
+from autotune.core.time.speed import BOUNDS, Bound, MachineSpeed
 
 Floats = NDArray[np.float64]
 
@@ -34,14 +34,14 @@ REMEMBERED = 1024  # kernels: oneDNN's ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless i
 BLOCK_KERNELS, BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
-ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.work_of)
+ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.amount_of)
 HOST_S = 2e-3  # of a micro-step beside its operators: loading, collating and moving data, the trainer's own work
 Spent = Bound | Literal["host"]
 SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds go into, in this order everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class OperatorGroup:
     """Operators that do the same. sides: as in core/step/work.py. count: of them in a micro-step, or in a step's end.
 
     factor: seconds of each in those of the measured operation. launched: whether each has a launch of its own.
@@ -63,8 +63,8 @@ class TimeLaw:
     operators: of a micro-step's forward pass, by what their host's seconds follow.
     """
 
-    micro_step: tuple[Row, ...]
-    step_end: tuple[Row, ...]
+    micro_step: tuple[OperatorGroup, ...]
+    step_end: tuple[OperatorGroup, ...]
     operators: Mapping[What, float]
 
     def products(self, dtype: RateDtype) -> list[int]:
@@ -92,8 +92,8 @@ class TimeLaw:
 def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
     """Read a law back."""
 
-    def rows(name: str) -> tuple[Row, ...]:
-        return tuple(Row(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
+    def rows(name: str) -> tuple[OperatorGroup, ...]:
+        return tuple(OperatorGroup(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
 
     return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"), operators=dict(values["operators"]))
 
@@ -122,7 +122,7 @@ def time_law(
             forward[work.part == "recomputed"] += count
     micro_step, step_end = (
         tuple(
-            Row(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
+            OperatorGroup(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
             for (item, what, dtype, sides, factor, launched), count in counts[at_end].items()
         )
         for at_end in (False, True)
@@ -170,7 +170,7 @@ class TimeEstimate:
 
 def estimate_time(
     law: TimeLaw,
-    speed: Speed,
+    speed: MachineSpeed,
     shapes: Floats,
     *,
     accumulation: int,
@@ -201,12 +201,12 @@ def estimate_time(
     )
 
 
-def host_seconds(law: TimeLaw, speed: Speed) -> float:
+def host_seconds(law: TimeLaw, speed: MachineSpeed) -> float:
     """Seconds of a micro-step that the host takes beside launches."""
     return HOST_S + sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
 
 
-def making(law: TimeLaw, speed: Speed, shapes: Floats) -> tuple[Floats, Floats]:
+def making(law: TimeLaw, speed: MachineSpeed, shapes: Floats) -> tuple[Floats, Floats]:
     """Seconds of making the kernels of a micro-step whose shape is new, and how many they are, (C,) each.
 
     shapes: values of the monomials, (C, M).
@@ -228,10 +228,10 @@ def remembered(kernels: float) -> int:
     return int(REMEMBERED / max(1.0, kernels))
 
 
-def seconds(rows: tuple[Row, ...], speed: Speed, shapes: Floats) -> dict[str, Floats]:
+def seconds(rows: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
     """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C, BOUNDS) for each item."""
     items: dict[str, Floats] = {}
-    groups: dict[tuple[What, RateDtype, bool], list[Row]] = defaultdict(list)
+    groups: dict[tuple[What, RateDtype, bool], list[OperatorGroup]] = defaultdict(list)
     for row in rows:
         groups[row.what, row.dtype, row.launched].append(row)
     for (what, dtype, launched), alike in groups.items():

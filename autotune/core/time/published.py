@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from autotune.core.hardware import ITEM_BYTES, Peaks, RateDtype, What
-from autotune.core.time.speed import Curve, Speed, blockwise_by_bytes
+from autotune.core.time.speed import Curve, MachineSpeed, blockwise_by_bytes
 
 # Of a dense peak in long products: A100 0.87, H100 0.80, B200 0.78 (stas00/ml-engineering, maximum achievable matmul).
 PRODUCT_SHARE = 0.8
@@ -24,7 +24,7 @@ NF4_BYTES = 2.6  # of bitsandbytes' dequantization of an element: half a byte an
 SIXTEEN_BITS: tuple[RateDtype, ...] = ("bfloat16", "float16")
 
 
-def published_speed(peaks: Peaks) -> Speed:
+def published_speed(peaks: Peaks) -> MachineSpeed:
     """The curves that published peaks make likely. Raises ValueError without those of fp32 and of the memory."""
     if not peaks.tflops.get("float32") or not peaks.bandwidth_gb_s > 0:
         raise ValueError("no published peak of fp32, or of the memory's bandwidth")
@@ -46,7 +46,7 @@ def published_speed(peaks: Peaks) -> Speed:
         operation="dequantize", seconds_per=np.array([0.0, NF4_BYTES]) / bytes_per_s
     )
     curves |= blockwise_by_bytes(curves)
-    return Speed(curves=curves, launch_s=LAUNCH_S)
+    return MachineSpeed(curves=curves, launch_s=LAUNCH_S)
 
 
 def _flops(peaks: Peaks) -> Mapping[RateDtype, float]:

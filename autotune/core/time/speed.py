@@ -1,4 +1,4 @@
-"""Speed: how long a machine takes for the operations of a training step, from what a probe measured.
+"""MachineSpeed: how long a machine takes for the operations of a training step, from what a probe measured.
 
 Seconds of an operation are a sum of physical terms (a launch, the arithmetic, the bytes), fitted to the probe's points
 in relative error; near a measured size they are corrected by what was measured there, as a Gaussian process over the
@@ -113,7 +113,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class MachineSpeed:
     """A machine's curves, by what was measured and in which dtype.
 
     first_s: by dtype, seconds that a product takes beyond its usual ones when its shape is new: logarithms to base 2 of
@@ -157,7 +157,7 @@ class Speed:
         return np.where(seconds.sum(axis=1, keepdims=True) < self.launch_s, launch, seconds)
 
 
-def measured_speed(hardware: Hardware) -> Speed:
+def measured_speed(hardware: Hardware) -> MachineSpeed:
     """What a probe's rates say. Raises ValueError without rates."""
     if not hardware.rates or not hardware.launch_s:
         raise ValueError(f"{hardware.name} has no measured rates")
@@ -187,7 +187,7 @@ def measured_speed(hardware: Hardware) -> Speed:
         for what, (launches, copies) in CHAINS.items()
         for point in hardware.curve(what, "float32")
     }
-    return Speed(
+    return MachineSpeed(
         curves=curves,
         launch_s=hardware.launch_s,
         first_s=_first(curves, hardware),

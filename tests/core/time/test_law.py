@@ -22,7 +22,7 @@ from autotune.core.time.law import (
     time_law,
     time_law_from_dict,
 )
-from autotune.core.time.speed import Speed, measured_speed
+from autotune.core.time.speed import MachineSpeed, measured_speed
 from tests.core.step.test_profile import step
 from tests.core.time.test_speed import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
 
@@ -36,9 +36,9 @@ MACHINE = machine(
     point("masked_attention_forward", (1, 4, 128, 64), 2e-4),
     point("masked_attention_forward", (1, 4, 1024, 64), 8e-3),
 )
-SPEED: Speed = measured_speed(MACHINE)
+SPEED: MachineSpeed = measured_speed(MACHINE)
 COPY_S = LAUNCH_S + 8 * 2**12 / BANDWIDTH  # of the smallest stream
-OF_A_CPU: Speed = measured_speed(  # whose host and kernels were measured, too
+OF_A_CPU: MachineSpeed = measured_speed(  # whose host and kernels were measured, too
     machine(
         point("first_matmul", (300, 256, 256), 2e-3 + seconds_of((300, 256, 256))),
         point("first_matmul", (300, 1024, 1024), 6e-3 + seconds_of((300, 1024, 1024))),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autotune.core.hardware import Hardware, RateDtype, RatePoint, What, work_of
+from autotune.core.hardware import Hardware, RateDtype, RatePoint, What, amount_of
 from autotune.core.time.speed import measured_speed
 from tests.core.examples import CPU
 
@@ -20,7 +20,9 @@ def seconds_of(shape: tuple[int, int, int]) -> float:
 
 
 def point(what: What, shape: tuple[int, ...], seconds: float, dtype: RateDtype = "float32") -> RatePoint:
-    return RatePoint(what=what, dtype=dtype, shape=shape, per_second=work_of(what, shape, dtype) / seconds, spread=0.01)
+    return RatePoint(
+        what=what, dtype=dtype, shape=shape, per_second=amount_of(what, shape, dtype) / seconds, spread=0.01
+    )
 
 
 def machine(*further: RatePoint, slower: float = 1.0) -> Hardware:

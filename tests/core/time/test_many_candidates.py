@@ -7,7 +7,7 @@ import pytest
 
 from autotune.core.batches.batches import Epoch
 from autotune.core.time.law import SPENT, estimate_time, time_law
-from autotune.core.time.planning import TimeParts, length_grid, planned_seconds, spread
+from autotune.core.time.many_candidates import TimeParts, length_grid, seconds_of_candidates, spread
 from tests.core.time.test_law import OF_A_CPU, polynomial, product, profile, work
 
 RNG = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_many_at_once_are_as_one_by_one() -> None:
         for each in epochs
         for accumulation in (1, 4)
     ]
-    for row, each in zip(planned_seconds(parts, OF_A_CPU), parts, strict=True):
+    for row, each in zip(seconds_of_candidates(parts, OF_A_CPU), parts, strict=True):
         alone = estimate_time(
             each.law,
             OF_A_CPU,

@@ -1,4 +1,4 @@
-"""Planning: the seconds of many candidates at once.
+"""Many candidates: their seconds, all at once.
 
 A law is timed once on a grid of lengths, for each micro-batch that candidates have; an epoch is how much of it lies at
 which lengths of the grid. A candidate's seconds are then a product of two arrays. Leaves out laws (law.py) and
@@ -21,7 +21,7 @@ from autotune.core.batches.batches import Epoch
 from autotune.core.step.profile import MONOMIALS, monomials
 from autotune.core.step.regime import TILE
 from autotune.core.time.law import SPENT, TimeLaw, host_seconds, making, remembered, seconds
-from autotune.core.time.speed import BOUNDS, Speed
+from autotune.core.time.speed import BOUNDS, MachineSpeed
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -71,7 +71,7 @@ class _Piece(NamedTuple):
         return id(self.whole.law), int(self.epoch.rows[0])
 
 
-def planned_seconds(parts: Sequence[TimeParts], speed: Speed) -> Floats:
+def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Floats:
     """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells.
 
     Micro-batches with different numbers of rows, as batch rebalancing makes them, are timed apart, each as if all of
@@ -118,7 +118,7 @@ def length_grid(longest: int) -> Integers:
     return np.unique(np.ceil(SHORTEST * RATIO ** np.arange(count)).astype(np.int64))
 
 
-def tabulate(law: TimeLaw, speed: Speed, rows: int, grid: Integers) -> TimeTable:
+def tabulate(law: TimeLaw, speed: MachineSpeed, rows: int, grid: Integers) -> TimeTable:
     """Time a law with micro-batches of so many rows. Raises KeyError as timing.seconds does."""
     shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
     each: Any = sum(seconds(law.micro_step, speed, shapes).values())
