@@ -79,7 +79,7 @@ def train_a_step(task: Task) -> float:
 def test_legal_candidates_train(workload: Workload, make_task: MakeTask) -> None:
     """Every sampled legal candidate constructs a trainer and takes a step with a plausible loss."""
     for legal in sample(workload, seed=0):
-        loss = train_a_step(make_task(candidate=legal, work=Measure(budget_s=600, most_steps=1)))
+        loss = train_a_step(make_task(candidate=legal, goal=Measure(budget_s=600, most_steps=1)))
         assert 6.5 < loss < 7.5, short_name(legal)  # ln(1152) = 7.05: `tiny` knows nothing yet
 
 
