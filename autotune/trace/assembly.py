@@ -1,6 +1,6 @@
-"""From a record to a profile: one steady optimizer step, with the size of each block as a polynomial of the shape.
+"""Assemble a profile from a record: one steady optimizer step whose block sizes are polynomials of the shape.
 
-The recorded steps have the same structure at different shapes; their blocks are told apart by their place in it.
+The recorded steps have the same structure at different shapes, so the n-th block of each step is the same block.
 """
 
 from collections import Counter, defaultdict
@@ -14,15 +14,19 @@ from autotune.core.step.regime import Shapes
 from autotune.core.step.work import Work
 from autotune.trace.recorder import Made, Ran, Recorder
 
-WARMUP = 2  # steps: the first makes the optimizer's states, the second finds what a step leaves behind
+WARMUP = 2  # steps: the first allocates optimizer states; the second starts with what a step leaves behind
 
 
 class TraceError(Exception):
-    """The step cannot be traced; says why."""
+    """The step cannot be traced. The message says why."""
 
 
 def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading: int = 0) -> Profile:
-    """Make one steady step out of the recorded ones, with sizes as polynomials of the shape."""
+    """Assemble one steady step from the recorded ones, with sizes as polynomials of the shape.
+
+    shapes: (B, S, N) of the recorded steps. depth, period, leading: of the traced model (core/step/profile.py).
+    Raises TraceError when the steps differ in structure, or a size is no such polynomial.
+    """
     steps = [_TracedStep(record, WARMUP + number) for number in range(len(shapes))]
     first = steps[0]
     for shape, other in zip(shapes[1:], steps[1:], strict=True):
@@ -46,7 +50,10 @@ def assemble(record: Recorder, shapes: Shapes, depth: int, period: int, leading:
 
 
 def _work(record: Recorder, shapes: Shapes) -> Iterator[Work]:
-    """The work of a step, alike operators counted. Sides are polynomials; a stream's tensors add up to one."""
+    """List the work of a step; equal operators become one entry with a count.
+
+    Sides are polynomials of the shape. The tensors of a stream are added up.
+    """
     values = [monomials(*shape) for shape in shapes]
     steps = [[each for each in record.worked if each.step == WARMUP + number] for number in range(len(shapes))]
     structures = [[(w.micro, w.part, w.layer, w.done.kind, len(w.done.sides)) for w in step] for step in steps]
@@ -65,20 +72,20 @@ def _work(record: Recorder, shapes: Shapes) -> Iterator[Work]:
 
 
 def _monomials(step: int, shapes: Shapes) -> tuple[int, ...]:
-    """The monomials of a traced step."""
+    """The monomials at the shape of a recorded step."""
     return monomials(*shapes[min(max(step - WARMUP, 0), len(shapes) - 1)])
 
 
 class _TracedStep:
-    """One recorded optimizer step, with blocks numbered as its ops first name them."""
+    """One recorded optimizer step. Its blocks are numbered in the order of allocation."""
 
     def __init__(self, record: Recorder, number: int) -> None:
         self.record, self.number = record, number
         self.blocks: list[Made] = []
-        self.places: dict[int, int] = {}  # in the record -> here
+        self.places: dict[int, int] = {}  # number in the record -> number here
         self.freed_in: dict[int, tuple[int, str]] = {}
         ran = [op for op in record.ran if op.step == number]
-        self.used_last: dict[int, list[int]] = defaultdict(list)  # by the identity of what ran
+        self.used_last: dict[int, list[int]] = defaultdict(list)  # by id() of the operator
         for place, at in record.used.items():
             self.used_last[id(record.ran[at])].append(place)
         before = {place for op in record.ran if op.step < number for place in op.made}
@@ -94,7 +101,7 @@ class _TracedStep:
                 self.freed_in[place] = (op.micro, op.phase)
 
     def _collated(self, ran: Sequence[Ran]) -> Ran:
-        """One op for all that made the micro-batches; how many there were depends on the rows."""
+        """Join all operators of collating into one op: their number depends on the rows."""
         died = {place for op in ran for place in op.died}
         made = [place for op in ran for place in op.made if place not in died]
         old = sorted(died - {place for op in ran for place in op.made})
@@ -116,14 +123,14 @@ class _TracedStep:
         )
 
     def _parts(self, op: Op) -> Sequence[Op]:
-        """An op of one layer that frees blocks of many does so for the whole model: a release behind it."""
+        """Split an op of one layer that frees blocks of many layers: the frees become a release of the whole model."""
         layers = {self.blocks[place].layer for place in op.frees} - {None}
         if op.layer is None or len(layers) <= NEIGHBOURS:
             return [op]
         return [replace(op, frees=()), replace(op, name="release", layer=None, allocates=(), last_uses=())]
 
     def _of_the_loss(self) -> set[int]:
-        """What the backward makes before it comes to the last layer: gradients of the logits."""
+        """Blocks that the backward allocates before it reaches the last layer: gradients of the logits."""
         reached: set[int] = set()  # micro-steps whose backward is in the layers
         found: set[int] = set()
         for op in self.ops:
@@ -136,11 +143,11 @@ class _TracedStep:
 
     @property
     def structure(self) -> list[Any]:
-        """What must not depend on the shape."""
+        """Everything of the step that must not depend on the shape."""
         return [(op.name, op.micro, op.phase, op.layer, op.allocates, op.frees) for op in self.ops]
 
     def owner(self, place: int) -> str:
-        """What a block holds."""
+        """What a block holds, in words ('activations', 'workspace', ...)."""
         made = self.blocks[place]
         if made.owner is not None:
             return made.owner
@@ -161,9 +168,10 @@ def _difference(one: Sequence[Any], other: Sequence[Any]) -> str:
 
 
 def fit(sizes: Sequence[int], values: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The size as a polynomial: the fewest monomials, at most two, that give every size exactly.
+    """Fit sizes by a polynomial of the fewest monomials, at most two, that gives every size exactly.
 
-    sizes: bytes at each shape. values: the monomials at each shape. Raises TraceError when no two do.
+    sizes: at each shape. values: the monomials at each shape. Returns a factor for each monomial. Raises TraceError
+    when no two monomials give all sizes.
     """
     if len(set(sizes)) == 1:
         return _size({0: sizes[0]})

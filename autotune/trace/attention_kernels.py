@@ -1,14 +1,17 @@
 """Attention kernels on CUDA, as contracts: what each allocates, for tensors that have neither data nor a GPU.
 
 A build of torch without CUDA takes the CPU's kernel on fake tensors. Here the kernel is chosen as CUDA's dispatcher
-chooses it, and torch's own operator of that kernel is called: its registration gives outputs and saved tensors, and
-WORKSPACES what the kernel takes beside them while it runs.
+chooses it, and torch's own operator for that kernel is called. The operator's registration gives outputs and saved
+tensors; WORKSPACES gives what the kernel allocates beside them while it runs.
 
 Sources, torch 2.13: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (choice), .../flash_attn/flash_api.cpp and
-.../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces); flash-attn 2.8 has the
-same buffers but for what is said. What this torch has no operator for is in attention_operators.py. Leaves
-out that lengths are rounded up to a tile of 64 or 128 positions: sizes are to be laws of the length. Leaves out, too,
-the workspace that cuDNN's engines ask for when they run (aten/src/ATen/native/cudnn/MHA.cpp, get_workspace_size).
+.../mem_eff_attention/kernel_backward.h and aten/src/ATen/native/cuda/SoftMax.cu (workspaces). flash-attn 2.8 has the
+same buffers except where a docstring says otherwise. Kernels without an operator in this torch are in
+attention_operators.py.
+
+Leaves out:
+- rounding of lengths to a tile of 64 or 128 positions, because a size has to be a polynomial of the length;
+- the workspace that cuDNN's engines ask for at run time (aten/src/ATen/native/cudnn/MHA.cpp, get_workspace_size).
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -35,8 +38,8 @@ Capability = tuple[int, int]
 Kernel = Literal["cudnn", "flash", "efficient", "math"]
 
 HALF = (torch.bfloat16, torch.float16)
-FLASH_WIDTH = 256  # head width up to which there are flash kernels
-CUDNN_DROPOUT = 1 / 16  # of which cuDNN's dropout is a multiple (sdp_utils.cpp, check_cudnn_dropout)
+FLASH_WIDTH = 256  # the widest head that flash kernels take
+CUDNN_DROPOUT = 1 / 16  # cuDNN's dropout is a multiple of this (sdp_utils.cpp, check_cudnn_dropout)
 MASK_MULTIPLE = ALIGNMENT  # elements to which the memory-efficient kernel pads a mask's rows (attention.cpp, pad_bias)
 
 
@@ -50,13 +53,13 @@ def sdpa_kernel(
     dropout: float = 0.0,
     value_width: int | None = None,
 ) -> Kernel:
-    """The kernel that `scaled_dot_product_attention` takes for training.
+    """Choose the kernel that `scaled_dot_product_attention` takes for training.
 
-    width: of a head. value_width: where that of values is another (DeepSeek's), which flash attention refuses.
-    grouped: whether it is told to share keys among heads (enable_gqa), which the memory-efficient kernel cannot.
+    width: of a head of queries and keys. value_width: of a head of values where it differs (DeepSeek), which flash
+    attention refuses. grouped: whether heads share keys (enable_gqa), which the memory-efficient kernel cannot do.
 
-    cuDNN's goes first on Hopper and data-center Blackwell where cuDNN is newer than 9.15, as torch's wheels for CUDA 13
-    have it; those for CUDA 12 have an older one and go on with flash attention, as all do under
+    cuDNN's kernel goes first on Hopper and data-center Blackwell with cuDNN newer than 9.15, which torch's wheels for
+    CUDA 13 bring. Wheels for CUDA 12 bring an older cuDNN and take flash attention; so does every wheel under
     TORCH_CUDNN_SDPA_DEPRIORITIZED=1.
     """
     if dtype in HALF and width % 8 == 0 and width <= CUDNN_WIDTHS.get(capability[0], 0) and not dropout % CUDNN_DROPOUT:
@@ -74,7 +77,7 @@ def sdpa_kernel(
 
 @contextlib.contextmanager
 def cuda_attention(capability: Capability) -> Iterator[None]:
-    """Let models take CUDA's attention kernels while this is on."""
+    """Make models call CUDA's attention kernels inside this context."""
     attention = {
         "flash_attention_2": partial(_flash_attention, _flash_2),
         "flash_attention_3": partial(_flash_attention, _flash_3),
@@ -102,7 +105,7 @@ def _sdpa(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """`scaled_dot_product_attention` of CUDA; shapes (B, H, S, D), of keys and values (B, K, S, D)."""
+    """CUDA's `scaled_dot_product_attention`. Shapes: queries (B, H, S, D), keys and values (B, K, S, D)."""
     query, key, value = _autocast(query, key, value)
     kernel = sdpa_kernel(
         capability,
@@ -115,7 +118,7 @@ def _sdpa(
     )
     if kernel == "flash":
         return _flash_2(query, key, value, dropout_p, is_causal, scale)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:  # becomes one of numbers, anew in every layer
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # torch converts it to numbers in every layer again
         zero = torch.zeros((), dtype=query.dtype)
         attn_mask = torch.where(attn_mask.logical_not(), float("-inf"), zero)
     if kernel == "cudnn":
@@ -144,7 +147,7 @@ def _flash_2(
     query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = True, scale: float | None = None
 ) -> Any:
     missing = -query.shape[-1] % 8
-    if missing:  # the kernel's widths are multiples of 8
+    if missing:  # the kernel takes widths that are multiples of 8
         width, scale = query.shape[-1], scale or query.shape[-1] ** -0.5
         query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
         return _flash_2(query, key, value, dropout_p, is_causal, scale)[..., :width]
@@ -169,12 +172,12 @@ def _flash_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """A flash-attn package as transformers calls it; shapes (B, H, S, D), the result (B, S, H, D).
+    """A flash-attn package as transformers calls it. Shapes (B, H, S, D); the result is (B, S, H, D).
 
-    Where rows are padded it takes the tokens out first and puts them back afterwards: copies as large as their tensors.
+    For padded rows it first gathers the real tokens and later scatters them back: each makes a copy of its tensor.
     """
     query, key, value = _autocast(query, key, value)
-    if query.dtype == torch.float32:  # norms in fp32 hand on fp32; transformers casts to the type of the weights
+    if query.dtype == torch.float32:  # after norms in fp32; transformers casts back to the dtype of the weights
         query, key, value = (tensor.to(torch.bfloat16) for tensor in (query, key, value))
     if attention_mask is not None:
         query, key, value = (tensor.transpose(1, 2).clone().transpose(1, 2) for tensor in (query, key, value))
@@ -191,9 +194,9 @@ def _flex_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """transformers' flex_attention_forward on a GPU; shapes (B, H, S, D), the result (B, S, H, D).
+    """transformers' flex_attention_forward on a GPU. Shapes (B, H, S, D); the result is (B, S, H, D).
 
-    It shares keys among heads only where H is a power of 2. s_aux: a sink for each head, by which the result is scaled.
+    Heads share keys only if H is a power of 2. s_aux: an attention sink for each head, which scales the result.
     """
     heads, shared = query.shape[1], query.shape[1] // key.shape[1]
     if heads & (heads - 1):
@@ -210,7 +213,7 @@ def _flex_attention(
 
 
 def _softmax(softmax: Callable[..., torch.Tensor], input: torch.Tensor, *arguments: Any, **keywords: Any) -> Any:
-    """Softmax of fp16 into fp32 is one kernel on CUDA, without a copy in fp32 of what goes in (SoftMax.cpp)."""
+    """Softmax of fp16 into fp32. On CUDA it is one kernel that makes no fp32 copy of its input (SoftMax.cpp)."""
     if input.dtype == torch.float16 and keywords.get("dtype") == torch.float32:
         dimension = keywords.get("dim", arguments[0] if arguments else -1)
         return aten._softmax(input, dimension, True)
@@ -224,9 +227,9 @@ def _autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _flash_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
-    """mha_bwd: the gradient of queries in fp32 and a sum per row, widths rounded to 32 or 64.
+    """mha_bwd: the gradient of queries in fp32 and a sum per row; widths are rounded up to 32 or 64.
 
-    With fewer heads of keys than of queries, the gradients of keys and values are made for every head first.
+    If heads share keys, the gradients of keys and values are first made for every head.
     """
     B, H, S, D = query.shape
     width = _up(D, 32 if D <= 128 else 64)
@@ -237,8 +240,8 @@ def _flash_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, 
 def _cudnn_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
     """CompositeSDPABackwardNode of cudnn-frontend: the gradient of queries in fp32, and a sum per row.
 
-    With fewer heads of keys than of queries its graph has the gradients of keys and values for every head, in the dtype
-    of the queries. They are counted, though only cuDNN's engine knows whether it holds them whole.
+    If heads share keys, the graph has the gradients of keys and values for every head, in the dtype of the queries.
+    They are counted here, though cuDNN's engine may not hold all of them at once.
     """
     B, H, S, D = query.shape
     expanded = 2 * B * key.shape[2] * H * D * key.element_size() if key.shape[1] != H else 0
@@ -246,13 +249,13 @@ def _cudnn_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, 
 
 
 def _efficient_backward(grad: torch.Tensor, query: torch.Tensor, *_: Any) -> int:
-    """workspace_elements_gq in fp32, widths rounded to 64, and the sum per row `delta`."""
+    """`workspace_elements_gq` in fp32, with widths rounded up to 64, and `delta`, a sum per row."""
     B, H, S, D = query.shape
     return 4 * B * H * S * (_up(D, 64) + 1)
 
 
 def _softmax_backward(grad: torch.Tensor, output: torch.Tensor, *_: Any) -> int:
-    """softmax_backward_cuda_out: `grad * output`, as large as the scores and in the wider of the two dtypes."""
+    """softmax_backward_cuda_out: `grad * output`, of the scores' shape in the wider of the two dtypes."""
     return output.numel() * torch.result_type(grad, output).itemsize
 
 

@@ -1,7 +1,7 @@
-"""Attention that torch has no operator for on a CPU: FlashAttention 3 and compiled flex attention, as shapes alone.
+"""FlashAttention 3 and compiled flex attention, for which a CPU build of torch has no operators.
 
-Each is an operator whose registration says what it returns and what it keeps for the backward pass, like those that
-torch registers for its own kernels; WORKSPACES says what it takes beside that. Leaves out the semaphore of each tile.
+Each is registered here as an operator of shapes only. It returns what the kernel returns and keeps what the kernel
+keeps for the backward pass. WORKSPACES says what the kernel allocates beside that. Leaves out the semaphores of tiles.
 
 Symbols: B rows, H heads, K heads of keys and values, S length, D head width.
 """
@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch.library import Library, register_autograd, register_fake
 
-FLASH_3_WIDTHS = (64, 96, 128, 192, 256)  # head widths that it has kernels for
+FLASH_3_WIDTHS = (64, 96, 128, 192, 256)  # head widths that FlashAttention 3 has kernels for
 
 _operators = torch.ops.autotune
 
 
 def flash_attention_3(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """FlashAttention 3 (hopper/flash_attn_interface.py, FlashAttnFunc); shapes (B, H, S, D) and (B, K, S, D).
+    """FlashAttention 3 (hopper/flash_attn_interface.py, FlashAttnFunc). Shapes (B, H, S, D) and (B, K, S, D).
 
-    Kept are its inputs, the result and a log-sum-exp per row; unlike FlashAttention 2 it has no state of random numbers
-    and refuses widths that are no multiple of 8.
+    It keeps its inputs, the result and a log-sum-exp per row. Unlike FlashAttention 2 it keeps no random state, and it
+    refuses head widths that are not a multiple of 8.
     """
     if query.shape[-1] % 8:
         raise ValueError(f"FlashAttention 3 takes heads whose width is a multiple of 8, not of {query.shape[-1]}")
@@ -32,26 +32,27 @@ def flash_attention_3(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 def flex_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flex attention under torch.compile, and its log-sum-exp; shapes (B, H, S, D) and (B, K, S, D).
+    """Flex attention under torch.compile, and its log-sum-exp. Shapes (B, H, S, D) and (B, K, S, D).
 
-    The graphs that AOTAutograd makes of torch.nn.attention.flex_attention keep its inputs with the mask, the result and
-    a log-sum-exp in base 2; the one that is returned is a copy in base e.
+    The graphs that AOTAutograd makes of torch.nn.attention.flex_attention keep the inputs with the mask, the result and
+    a log-sum-exp in base 2. The log-sum-exp that they return is a copy in base e.
     """
     out, _, lse = _operators.flex_attention(query, key, value, mask)
     return out, lse
 
 
 def flex_mask(batch_size: int, q_length: int, **_: Any) -> torch.Tensor:
-    """The tables of a BlockMask as one: at least as many bytes as they have up to 16,000 positions.
+    """The tables of a BlockMask, as one tensor that is at least as large for up to 16,000 positions.
 
-    They are four lists and four counts of int32 (create_block_mask), 16 B (n + n**2) bytes for n blocks a side; that is
-    no whole number of bytes a position, so 16 S stand for 16 (n + n**2). Beyond, they are still next to nothing.
+    A BlockMask has four lists and four counts of int32 (create_block_mask): 16 B (n + n**2) bytes for n blocks a side.
+    That is not a polynomial of the length, so 16 S bytes stand in for 16 (n + n**2). Beyond 16,000 positions the tables
+    are larger than this, but still negligible.
     """
     return torch.empty(batch_size, 4, q_length, dtype=torch.int32)
 
 
 def _like(tensor: torch.Tensor, width: int) -> torch.Tensor:
-    """A result (B, H, S, width) laid out as the model makes its queries: heads beside each other."""
+    """A result (B, H, S, width) in the memory layout of the queries: the heads of a position are adjacent."""
     B, H, S, _ = tensor.shape
     return tensor.new_empty(B, S, H, width).transpose(1, 2)
 
@@ -67,8 +68,7 @@ def _flash_3_gradients(grad: Any, q: Any, k: Any, v: Any, out: Any, lse: Any) ->
 def _flash_3_backward(grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> int:
     """mha_bwd of hopper/flash_api.cpp, all in fp32: the gradient of queries and two sums a row.
 
-    With fewer heads of keys than of queries, the gradients of keys and values are summed up in fp32 as well, where
-    FlashAttention 2 expands them.
+    If heads share keys, the gradients of keys and values are summed in fp32, too. FlashAttention 2 expands them.
     """
     B, H, S, D = q.shape
     K = k.shape[1]
@@ -89,12 +89,12 @@ def _flex_gradients(
 
 
 def _flex_forward(q: torch.Tensor, *_: Any) -> int:
-    """The largest score of each row, in fp32 (torch/_inductor/kernel/flex/flex_attention.py): written, never read."""
+    """The largest score of each row in fp32, which is written and never read (torch/_inductor/kernel/flex)."""
     return 4 * q.shape[:-1].numel()
 
 
 def _flex_backward(grad: torch.Tensor, *_: Any) -> int:
-    """`delta` and the gradient of the log-sum-exp in base 2, each a number a row in fp32 (the same file)."""
+    """`delta` and the gradient of the base-2 log-sum-exp: two numbers a row in fp32 (torch/_inductor/kernel/flex)."""
     return 2 * 4 * grad.shape[:-1].numel()
 
 
@@ -107,7 +107,7 @@ def _flash_3_gradient(ctx: Any, grad: torch.Tensor, _: Any) -> Any:
 
 
 def _flex_gradient(ctx: Any, grad: torch.Tensor, _: Any, grad_lse: torch.Tensor | None) -> Any:
-    """torch makes a gradient of zeros for a log-sum-exp that nobody used: a compiled function wants all of them."""
+    """The backward. An unused log-sum-exp gets a gradient of zeros, because a compiled function needs all gradients."""
     grad_lse = torch.zeros_like(ctx.saved_tensors[-1]) if grad_lse is None else grad_lse
     return (*_operators.flex_attention_backward(grad, grad_lse, *ctx.saved_tensors), None)
 

@@ -1,8 +1,9 @@
 """Contracts: what CUDA's code paths allocate, for tensors that have neither data nor a GPU.
 
-A build of torch without CUDA runs the CPU's paths on fake tensors. Here CUDA's are chosen and stood in for, each by
-what its source says it returns, keeps for the backward pass and needs while it runs. Attention has a file of its own
-(attention_kernels.py). Leaves out rounding, which is the allocator's, and the CUDA context, which the probe measures.
+A build of torch without CUDA runs the CPU's code paths on fake tensors. Here CUDA's paths are taken, and each kernel is
+replaced by a contract from its source: what it returns, keeps for the backward pass and allocates while it runs.
+Attention is in attention_kernels.py. Leaves out rounding, which is the allocator's, and the CUDA context, which the
+probe measures.
 
 torch 2.13, trl 1.16. Symbols: N label positions.
 """
@@ -32,8 +33,8 @@ from autotune.trace.operators import Done, dtype_of
 
 aten = torch.ops.aten
 
-# What CUDA's autocast runs in fp32 and the CPU's does not (aten/src/ATen/autocast_mode.h, AT_FORALL_FP32 and
-# AT_FORALL_FP32_SET_OPT_DTYPE), as far as decoder models call it. The latter are told a dtype, which needs no copy.
+# Functions of decoder models that CUDA's autocast runs in fp32 and the CPU's does not (aten/src/ATen/autocast_mode.h:
+# AT_FORALL_FP32, and AT_FORALL_FP32_SET_OPT_DTYPE, whose functions get a dtype and make no copy).
 FP32_NAMES = ("pow", "__pow__", "exp", "log", "rsqrt", "reciprocal", "logsumexp", "norm", "softplus", "layer_norm")
 DTYPE_NAMES = ("softmax", "log_softmax", "sum", "cumsum", "prod")
 
@@ -50,13 +51,13 @@ DTYPE_FUNCTIONS = _functions(DTYPE_NAMES)
 
 @contextlib.contextmanager
 def cuda_paths(capability: Capability, *, ran: Callable[[Done], None] = lambda done: None) -> Iterator[None]:
-    """Take CUDA's paths through TRL's head, attention, autocast and the optimizers while this is on.
+    """Take CUDA's paths through TRL's head, attention, autocast and the optimizers inside this context.
 
-    ran: is told what the head's kernels do, which no operator shows.
+    ran: called with the work of each of the head's kernels, because no operator shows them.
     """
 
     def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-        """What cuBLAS does in place, and allocates nothing for (TRL's `_addmm_fp32`)."""
+        """TRL's `_addmm_fp32`: cuBLAS adds in place and allocates nothing."""
         ran(Done("product", dtype_of(left), (1, left.shape[0], right.shape[1], left.shape[1])))
 
     types = [FakeTensor]
@@ -80,7 +81,7 @@ def cuda_paths(capability: Capability, *, ran: Callable[[Done], None] = lambda d
 
 
 def _state_buffer(optimizer: Any, parameter: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A state of bitsandbytes' optimizers; of a paged one with 100,000 numbers or more in managed memory."""
+    """A state of a bitsandbytes optimizer. A paged one keeps states of 100,000 numbers or more in managed memory."""
     state = torch.zeros_like(parameter, dtype=dtype)
     if optimizer.is_paged and parameter.numel() >= 1e5:
         state.is_paged = True  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ def _state_buffer(optimizer: Any, parameter: torch.Tensor, dtype: torch.dtype = 
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """A Triton kernel that does nothing: TRL's read a tile of logits, and write it anew where `passes` is two."""
+    """A Triton kernel of TRL's head that does nothing. passes: 1 reads a tile of logits, 2 also writes it."""
 
     passes: int
     ran: Callable[[Done], None]
@@ -102,7 +103,7 @@ class _Launch:
 
 
 class _Autocast(TorchFunctionMode):
-    """CUDA's autocast has a list of functions that run in fp32; the CPU's has hardly any."""
+    """Run in fp32 what CUDA's autocast runs in fp32; the CPU's autocast has nearly no such list."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -117,7 +118,7 @@ class _Autocast(TorchFunctionMode):
 
 
 def _backward(run: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """The backward pass, where checkpoints are computed again: torch turns modes of functions off on the way to it."""
+    """Run the backward pass, which recomputes checkpoints, under `_Autocast`: torch turns function modes off in it."""
     with _Autocast():
         return run(*arguments, **keywords)
 
@@ -127,9 +128,9 @@ def _is_half(value: Any) -> bool:
 
 
 def stand_in(func: Any, args: tuple[Any, ...], labels: int) -> Any:
-    """The result of an operator whose shape depends on values, where N are set in a mask; None for any other.
+    """Return the result of an operator that indexes with a mask, as if N values were set; None for other operators.
 
-    TRL's head picks the label positions with a mask, `hidden_states[mask]`, and puts their scores back.
+    TRL's head picks the label positions with a mask, `hidden_states[mask]`, and writes their scores back. labels: N.
     """
     if func is aten.index.Tensor and _is_mask(args[1]):
         return args[0].new_empty((labels, *args[0].shape[args[1][0].dim() :]))
@@ -147,6 +148,6 @@ def _is_mask(indices: Any) -> bool:
 
 
 def workspace_bytes(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes that a kernel takes beside its outputs while it runs."""
+    """Return the bytes that a kernel allocates beside its outputs while it runs."""
     needs = WORKSPACES.get(func)
     return needs(*args) if needs else 0

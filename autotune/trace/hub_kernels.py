@@ -1,10 +1,12 @@
-"""Kernels of the hub, as contracts: what Liger's RMS norm allocates in the place of a model's own.
+"""Kernels of the hub, as contracts: what Liger's RMS norm allocates in place of a model's own.
 
-With `use_kernels` transformers replaces the forward of what is marked with a name that its mapping has a kernel for
-(integrations/hub_kernels.py of 5.23). In training on CUDA, of all names that attention models carry, that is RMSNorm:
-the kernels for rotary embeddings and activations are for inference, and the layers that Liger's other kernels are for
-(SwiGLUMLP, GeGLUMLP, Linear) carry no mark. Recurrent layers and experts of some models have kernels, which are left
-out: their models are refused. TRL's head is its own and stays.
+With `use_kernels` transformers replaces the forward of modules that are marked with a kernel's name, if its mapping
+has that kernel (integrations/hub_kernels.py of 5.23). When attention models train on CUDA, that means:
+- RMSNorm: replaced.
+- rotary embeddings and activations: their kernels are for inference only.
+- SwiGLUMLP, GeGLUMLP, Linear: Liger has kernels for them, but no module carries the mark.
+- recurrent layers and experts of some models: replaced. What they allocate is not known, so such models are refused.
+TRL's head is not replaced.
 """
 
 import inspect
@@ -20,11 +22,11 @@ from autotune.trace.assembly import TraceError
 MARK = re.compile(r"use_kernel_\w+_from_hub\w*\(\s*\"(\w+)\"")
 NORM = "RMSNorm"
 WITHOUT_EFFECT = ("rotary_pos_emb",)  # in training
-MULTIPROCESSORS = 192  # no GPU of the catalogue has more; each makes a gradient of the weight of its own
+MULTIPROCESSORS = 192  # the most of any GPU in the catalogue; each makes its own gradient of the weight
 
 
 def use_hub_kernels(model: Any) -> None:
-    """Let a model's norms allocate what Liger's do. Raises TraceError for a model with other kernels."""
+    """Make a model's norms allocate what Liger's allocate. Raises TraceError for a model with other kernels."""
     others = set(_marks(sys.modules[type(model).__module__])) - {NORM, *WITHOUT_EFFECT}
     if others:
         raise TraceError(
@@ -52,13 +54,13 @@ def _forward(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 class LigerRmsNorm(torch.autograd.Function):
     """LigerRMSNormFunction of liger-kernel 0.8.5 (ops/rms_norm.py), in place, as the hub's layer calls it.
 
-    Kept are the input, the weight and a number a row in fp32. The gradient of the input is written over that of the
-    result; that of a weight that is trained is summed up in fp32.
+    It keeps the input, the weight and one fp32 number a row. The gradient of the input overwrites the gradient of the
+    result. The gradient of a trained weight is summed in fp32.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The result, in the dtype of the input."""
+        """Return the result, in the dtype of the input."""
         hidden_states = hidden_states.contiguous()
         scales = hidden_states.new_empty(hidden_states.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(hidden_states, weight, scales)
@@ -66,7 +68,7 @@ class LigerRmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The gradients of the input and the weight."""
+        """Return the gradients of the input and the weight."""
         _, weight, _ = ctx.saved_tensors
         own = grad.contiguous().view(grad.shape)
         if not ctx.needs_input_grad[1]:

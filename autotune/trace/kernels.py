@@ -1,9 +1,10 @@
-"""What kernels allocate inside one operator, where fake tensors would show only its result, or refuse.
+"""What kernels allocate inside one operator. Fake tensors show only the operator's result, or refuse it.
 
-bitsandbytes writes its CPU kernels in torch's own operators around a few C functions that allocate nothing: run on fake
-tensors, they show what they need (bitsandbytes 0.50.2: backends/cpu/ops.py, backends/default/ops.py).
-torch 2.13 refuses fp32 for `_grouped_mm` on fake tensors, though its kernels compute it (aten GroupedMMUtils.h). Leaves
-out oneDNN's packed copies of small bf16 operands, which depend on the CPU's instructions: half a MiB in small models.
+- bitsandbytes' CPU kernels are torch operators around a few C functions that allocate nothing. Run on fake tensors,
+  they show what they allocate (bitsandbytes 0.50.2: backends/cpu/ops.py, backends/default/ops.py).
+- torch 2.13 refuses `_grouped_mm` in fp32 on fake tensors, though its kernels compute it (aten GroupedMMUtils.h).
+
+Leaves out oneDNN's packed copies of small bf16 operands, which depend on the CPU: half a MiB in small models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,10 @@ ALIGNMENT = 16  # bytes: rows of a grouped product begin at multiples of it
 def _grouped_mm(
     a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, bias: Any = None, out_dtype: Any = None
 ) -> torch.Tensor:
-    """The result of a grouped product, whose rows begin at multiples of ALIGNMENT.
+    """Allocate the result of a grouped product; its rows begin at multiples of ALIGNMENT.
 
-    With `offs`, of shape (G,), one of the sides that both have is cut into groups: (T, K) by (G, K, N) gives (T, N),
-    (G, M, K) by (K, T) gives (M, T), (M, T) by (T, N) gives (G, M, N). Without, (G, M, K) by (G, K, N) gives (G, M, N).
+    offs: where the G groups end, shape (G,). Shapes with it: (T, K) by (G, K, N) gives (T, N); (G, M, K) by (K, T)
+    gives (M, T); (M, T) by (T, N) gives (G, M, N). Without it: (G, M, K) by (G, K, N) gives (G, M, N).
     """
     if a.dim() != b.dim():
         size: tuple[int, ...] = (a.shape[-2], b.shape[-1])
@@ -42,7 +43,7 @@ ON_CPU: Mapping[Any, Callable[..., Any]] = {
     torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _optimizer_update_8bit_blockwise_cpu,
     torch.ops.bitsandbytes.optimizer_update_32bit.default: _optimizer_update_32bit_cpu,
 }
-OPERATORS_ON_CPU = frozenset(ON_CPU) - {torch.ops.bitsandbytes.gemm_4bit.default}  # whose own are operators of torch
+OPERATORS_ON_CPU = frozenset(ON_CPU) - {torch.ops.bitsandbytes.gemm_4bit.default}  # this one runs torch's own operators
 ANYWHERE: Mapping[Any, Callable[..., Any]] = {torch.ops.aten._grouped_mm.default: _grouped_mm}
 
 
@@ -58,9 +59,9 @@ def _gemm_4bit_on_cuda(
     absmax_code: torch.Tensor | None = None,
     absmax_offset: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`_dequant_linear_fallback` (backends/cuda/ops.py): the whole weight in the dtype of the input, a plain product.
+    """`_dequant_linear_fallback` (backends/cuda/ops.py): dequantize the whole weight, then a plain product.
 
-    Below 1536 tokens there is a fused kernel for some shapes and GPUs, which needs less.
+    Below 1536 tokens some shapes and GPUs take a fused kernel, which allocates less.
     """
     if absmax_8bit is not None and absmax_offset is not None:
         absmax = torch.empty_like(absmax_8bit, dtype=torch.float32).add(absmax_offset)
@@ -70,7 +71,7 @@ def _gemm_4bit_on_cuda(
 
 
 def _int8_quantize_on_cuda(A: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, Any]:
-    """A byte for each value and a scale for each row, after a search for outliers, of which none is found."""
+    """A byte for each value and a scale for each row, after a search for outliers that finds none."""
     scales = torch.empty(A.numel() // A.shape[-1], dtype=torch.float32)
     quantized = torch.empty(A.shape, dtype=torch.int8)
     outliers = None
@@ -86,16 +87,15 @@ ON_CUDA: Mapping[Any, Callable[..., Any]] = {
 }
 
 
-MIXED = frozenset(  # operators whose operands are brought to one dtype first
+MIXED = frozenset(  # operators that first convert their operands to one dtype
     getattr(torch.ops.aten, name + suffix).Tensor for name in ("add", "sub", "mul", "div") for suffix in ("", "_")
 )
 
 
 def workspace_bytes_on_cpu(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes of the copies that a pointwise operator over several dtypes makes on a CPU (TensorIterator.cpp).
+    """Return the bytes of copies that a pointwise operator over several dtypes makes on a CPU (TensorIterator.cpp).
 
-    Every operand of another dtype than the common one is copied into it, and so is a result that has another. CUDA's
-    kernels convert as they read and write.
+    An operand or result of another dtype than the common one is copied. CUDA's kernels convert as they read and write.
     """
     if func not in MIXED or not all(isinstance(value, torch.Tensor) for value in args[:2]):
         return 0
@@ -110,10 +110,10 @@ def workspace_bytes_on_cpu(func: Any, args: tuple[Any, ...]) -> int:
 
 
 def substitute(func: Any, *, on_cpu: bool) -> Callable[..., Any] | None:
-    """What to run in place of an operator; None for the operator itself."""
+    """Return what to run in place of an operator; None to run the operator itself."""
     return ANYWHERE.get(func) or (ON_CPU if on_cpu else ON_CUDA).get(func)
 
 
 def is_one_kernel(func: Any, *, on_cpu: bool) -> bool:
-    """Whether an operator that has a substitute is timed as one, and not as what the substitute runs."""
+    """Return whether an operator with a substitute is timed as one kernel, not as the operators of its substitute."""
     return not (on_cpu and func in OPERATORS_ON_CPU)

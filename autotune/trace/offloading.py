@@ -1,6 +1,7 @@
 """Activation offloading on tensors that have neither data nor a GPU: TRL's own hooks, with streams that do nothing.
 
-What they send to the host stays on record as the host's, and what they bring back is allocated anew. trl 1.16.
+Tensors that the hooks send to the host are recorded as the host's; tensors that they bring back are new allocations.
+trl 1.16.
 """
 
 import contextlib
@@ -16,15 +17,17 @@ from autotune.core.candidate import Candidate
 from autotune.core.step.profile import OFFLOADED
 from autotune.trace.recorder import Recorder
 
-STASH = 5  # tensors on their way to the host that TRL keeps on the device: its `max_fwd_stash_size`
+STASH = 5  # tensors that TRL keeps on the device while they are being sent: `max_fwd_stash_size`
 
 
 def reach(candidate: Candidate, *, scores_routers: bool) -> int:
-    """How many layers from one that frees a block to the one that made it.
+    """Return how many layers lie between the layer that makes a block and the layer that frees it, at most.
 
-    Of a layer that is checkpointed one tensor is sent to the host, so a stash is spread over many; of any other more
-    than a stash holds. Where every n-th is checkpointed the one before the last may have been, and the first two layers
-    are unlike those that follow. Of the losses of routers, one a layer, few are sent as well.
+    TRL frees a tensor once STASH later ones have been sent.
+    - A checkpointed layer sends one tensor, so the stash spans STASH layers. The losses of routers also send few.
+    - Any other layer sends more tensors than the stash holds, so a neighbour frees its blocks.
+    - With every n-th layer checkpointed, the layer before the last may be a checkpointed one, and the first two layers
+      differ from those that follow: three layers.
     """
     if not candidate.activation_offloading or (candidate.checkpointing == "off" and not scores_routers):
         return 1
@@ -34,7 +37,7 @@ def reach(candidate: Candidate, *, scores_routers: bool) -> int:
 
 
 class _Stream:
-    """Kernels run in order anyway."""
+    """A stream that does nothing: the traced kernels run in order."""
 
     def wait_stream(self, stream: Any) -> None: ...
 
@@ -59,15 +62,15 @@ class _HostTensor:
             recorder.made[place].owner = OFFLOADED
 
     def copy_(self, tensor: torch.Tensor, non_blocking: bool) -> None:
-        """What is sent has no data."""
+        """Sending does nothing: the tensor has no data."""
 
     def to(self, device: str, non_blocking: bool) -> torch.Tensor:
-        """The tensor as it is brought back, on the device."""
+        """Bring the tensor back to the device: a new allocation."""
         return self.tensor.clone()
 
 
 class _Torch:
-    """Torch as TRL's hooks see it: its pinned tensors are the host's."""
+    """Torch as TRL's hooks see it, with pinned tensors that are recorded as the host's."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
@@ -84,7 +87,7 @@ class _Torch:
 
 @contextlib.contextmanager
 def offloading_traced(trainer: Any, recorder: Recorder) -> Iterator[None]:
-    """Let a trainer offload activations while this is on."""
+    """Let a trainer offload activations inside this context."""
     with (
         patch.object(torch.UntypedStorage, "data_ptr", lambda storage: recorder.address_of(storage)),
         patch.object(torch.Tensor, "record_stream", lambda tensor, stream: None),
@@ -94,7 +97,7 @@ def offloading_traced(trainer: Any, recorder: Recorder) -> Iterator[None]:
             patch.object(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type="cpu")),
             patch.object(torch, "get_device_module", lambda kind: _DEVICE),
         ):
-            # TRL leaves tensors below a kilobyte where they are; here what is done must not depend on the shape.
+            # TRL keeps tensors below 1 KiB on the device. A trace must not depend on the shape, so it sends all.
             trainer.maybe_activation_offload_context = activation_offloading.get_act_offloading_ctx_manager(
                 trainer.model, min_offload_size=0
             )

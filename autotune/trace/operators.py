@@ -1,7 +1,7 @@
-"""The work of an operator that a trace has run: what kind it is of, and its sides in numbers.
+"""The work of an operator that a trace has run: its kind and its sides.
 
-Products and attention are told by their operators, whose arguments give the sides; of all others the bytes of what
-they read and write count. Leaves out what alike operators add up to (assembly.py) and how long they take.
+Matrix products and attention are recognised by their operators, whose arguments give the sides. Of every other operator
+only the bytes that it reads and writes count. Leaves out adding up equal operators (assembly.py) and time.
 
 torch 2.13, bitsandbytes 0.50. Symbols as in core/step/work.py.
 """
@@ -38,9 +38,9 @@ def _addmm(_: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *__: Any, **___: A
 
 
 def _grouped(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> tuple[int, ...]:
-    """Rows are dealt out to the groups: (T, K) by (G, K, N), or for a weight's gradient (K, T) by (T, N).
+    """A grouped product: (T, K) by (G, K, N), or for the gradient of a weight (K, T) by (T, N).
 
-    Taken as one product over all rows, which is as much arithmetic.
+    Each row belongs to one group, so it costs as much arithmetic as one product over all rows.
     """
     return 1, a.shape[-2], b.shape[-1], a.shape[-1]
 
@@ -64,13 +64,13 @@ BLOCKWISE: Mapping[str, Kind] = {
     "bitsandbytes::quantize_blockwise": "blockwise_quantize",
     "bitsandbytes::dequantize_blockwise": "blockwise_dequantize",
 }
-FREE = ("empty",)  # beginnings of the names of operators that run no kernel
+FREE = ("empty",)  # prefixes of operators that run no kernel
 ATTENTION = ("scaled_dot_product", "flash_attn", "flex_attention")  # in the names of operators
 ROWS_ONLY = frozenset({aten.embedding.default, aten.index.Tensor, aten.gather.default, aten.index_select.default})
 
 
 def work_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Done | None:
-    """What an operator did; None when it only looked at what is there."""
+    """Return the work of an operator; None for a view, which does none."""
     if product := PRODUCTS.get(func):
         kind, sides = product
         return Done(kind, dtype_of(args), sides(*args, **kwargs))
@@ -88,7 +88,7 @@ def work_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result:
 
 
 def work_of_one(func: Any, args: tuple[Any, ...], place: int) -> Done:
-    """The share of one parameter in an operator over lists of tensors, which reads and writes all of them."""
+    """Return the share of one parameter in an operator that reads and writes lists of tensors."""
     lists = [value for value in args if isinstance(value, list | tuple) and len(value) == len(args[0])]
     mine = [tensors[place] for tensors in lists if isinstance(tensors[place], torch.Tensor)]
     return Done("share", dtype_of(mine), tuple(2 * _bytes(tensor) for tensor in mine))
@@ -100,9 +100,9 @@ def dtype_of(values: Any) -> str:
 
 
 def _attention(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Done:
-    """Where it is causal a flag says so; a mask, or documents of their own, have all pairs computed.
+    """The work of attention. The flag `is_causal` tells causal attention; with a mask all pairs are computed.
 
-    FlashAttention 3 is called for causal attention alone, and has none.
+    FlashAttention 3 has no such flag here, because only causal attention calls it.
     """
     name = func._schema.name
     backward = "backward" in name
@@ -115,7 +115,7 @@ def _attention(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> D
 
 
 def _moved(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Iterator[int]:
-    """Bytes of each tensor that is read or written. A view of what is there does neither."""
+    """Bytes of each tensor that is read or written. A view does neither."""
     writes = func._schema.is_mutable
     inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
     there = {_storage(value) for value in inputs}
@@ -137,5 +137,5 @@ def _storage(value: torch.Tensor) -> int:
 
 
 def _bytes(value: torch.Tensor) -> int:
-    """What is looked at; values that are repeated by a stride of 0 are read once."""
+    """Bytes that a tensor covers; values repeated by a stride of 0 count once."""
     return min(value.numel() * value.element_size(), value.untyped_storage().nbytes())

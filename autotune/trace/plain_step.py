@@ -1,7 +1,7 @@
 """The step of trainers that keep the logits: `model(labels=...)` in place of TRL's fused head.
 
-TRL 1.16 always scores labels tile by tile. Other trainers on transformers, and older TRL, let the model make all of
-its logits and take the loss from them. Everything else of the step is the trainer's own (train/sft.py).
+TRL 1.16 always scores labels tile by tile. Other trainers and older TRL let the model compute all logits and take the
+loss from them. The rest of the step is the trainer's own (train/sft.py).
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from autotune.train import sft
 class LogitsTrainer(sft.Trainer):
     """The trainer with the model's own loss. Without `fused_lm_head=True` TRL's patched forward is the original.
 
-    keeps_outputs: whether the logits live until the backward pass ends, as in `out = model(...); out.loss.backward()`;
-    a trainer that returns the loss alone frees them before.
+    keeps_outputs: whether the logits live until the backward pass ends, as in `out = model(...); out.loss.backward()`.
+    A trainer that returns only the loss frees them earlier.
     """
 
     keeps_outputs = True

@@ -1,8 +1,8 @@
-"""Quantized layers of fake tensors: bitsandbytes' own modules, holding what its own quantization makes.
+"""Quantized layers of fake tensors: bitsandbytes' own modules with the tensors that its quantization makes.
 
-Its parameters are tensor subclasses, which torch cannot make of fake tensors. So the modules are made on `meta` without
-fake tensors, and their weights are plain fake parameters with the attributes that bitsandbytes and PEFT read.
-bitsandbytes 0.50, transformers 5.23, peft 0.21. Leaves out what its kernels do inside (kernels.py).
+bitsandbytes' parameters are tensor subclasses, which torch cannot make from fake tensors. So the modules are made on
+`meta`, and their weights become plain fake parameters with the attributes that bitsandbytes and PEFT read.
+bitsandbytes 0.50, transformers 5.23, peft 0.21. Leaves out what bitsandbytes' kernels allocate inside (kernels.py).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 
 def quantize(model: Any, config: BitsAndBytesConfig) -> None:
-    """Replace the linear layers that transformers would quantize on loading, in place."""
+    """Replace, in place, the linear layers that transformers would quantize on loading."""
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     modules = dict(model.named_modules())
     with _disable_current_modes():
@@ -36,7 +36,7 @@ def quantize(model: Any, config: BitsAndBytesConfig) -> None:
 
 
 def statistics(module: torch.nn.Module) -> list[torch.Tensor]:
-    """What a quantized layer keeps beside its parameters; nothing for other modules."""
+    """List the tensors that a quantized layer keeps beside its parameters; none for other modules."""
     if isinstance(module, nn.Linear8bitLt):
         return [module.weight.SCB]
     if not isinstance(module, nn.Linear4bit):
@@ -47,7 +47,7 @@ def statistics(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _nf4(weight: torch.Tensor, module: nn.Linear4bit) -> torch.nn.Parameter:
-    """What `Params4bit._quantize` leaves: two values a byte, and an 8-bit scale for each block."""
+    """Make what `Params4bit._quantize` makes: two values a byte, and an 8-bit scale for each block."""
     wanted = module.weight
     data, state = functional.quantize_4bit(
         weight.contiguous(),
@@ -69,7 +69,7 @@ def _nf4(weight: torch.Tensor, module: nn.Linear4bit) -> torch.nn.Parameter:
 
 
 def _int8(weight: torch.Tensor, module: nn.Linear8bitLt) -> torch.nn.Parameter:
-    """What `Int8Params._quantize` leaves: a byte a value, and a scale for each row."""
+    """Make what `Int8Params._quantize` makes: a byte a value, and a scale for each row."""
     data, scales, _ = functional.int8_vectorwise_quant(weight.contiguous().to(torch.float16))
     return _parameter(data, CB=data, SCB=scales, has_fp16_weights=False)
 

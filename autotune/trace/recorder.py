@@ -1,6 +1,6 @@
-"""The recorder: every storage that operators make while it is on, and when each dies.
+"""The recorder: notes every storage that operators allocate while it is on, and when each is freed.
 
-Leaves out what runs under it (trace.py) and what the record means (assembly.py).
+Leaves out what is recorded (trace.py) and what the record means (assembly.py).
 """
 
 import weakref
@@ -34,7 +34,7 @@ VIEWS = {  # half of a step's operators
 
 @dataclass(slots=True)
 class Made:
-    """A storage that was allocated. shape: number of the traced step whose shape it has."""
+    """A storage that was allocated. shape: number of the traced step whose shape decided its size."""
 
     bytes: int
     step: int
@@ -47,7 +47,7 @@ class Made:
 
 @dataclass(slots=True)
 class Ran:
-    """An operator that allocated: the storages it made, and those that died before the next one."""
+    """An operator that allocated. made: storages it allocated. died: storages freed before the next such operator."""
 
     step: int
     micro: int
@@ -70,25 +70,26 @@ class Worked:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Note every storage that an operator makes, and when it dies.
+    """Notes every storage that an operator allocates, and when it is freed.
 
-    labels: label positions of a micro-batch of each traced step; None on a device where none of it depends on them.
-    steady: the first step that is like all later ones: work is noted from it on, and what its first forward uses last.
+    masked: whether rows are padded. labels: label positions in a micro-batch of each traced step; None on a CPU, where
+    nothing depends on them. steady: the first step that equals all later ones. Work is noted from it on; in its first
+    forward, so is the last operator that uses each storage.
     """
 
     def __init__(self, *, masked: bool, labels: Sequence[int] | None, steady: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.masked, self.labels, self.steady = masked, labels, steady
         self.step, self.micro, self.phase = -1, 0, "load"
-        self.collated = -1  # step whose micro-batch was made last
+        self.collated = -1  # step whose micro-batch was collated last
         self.layer: int | None = None  # whose forward is running
         self.spans: list[tuple[int, int, int]] = []  # autograd sequence numbers of each layer's forward: first, end
         self.layer_of_parameter: dict[int, int] = {}
         self.made: list[Made] = []
         self.ran = [Ran(-1, 0, "load", None, "load", [], [])]
         self.worked: list[Worked] = []
-        self.used: dict[int, int] = {}  # what a forward made, by its place -> the last op of a forward that ran with it
-        self._substituting = False  # what runs stands in for an operator whose work is noted
+        self.used: dict[int, int] = {}  # storage of a forward -> the last operator of the forward that used it
+        self._substituting = False  # a substitute is running; the work of its operator is noted as a whole
         self.living: dict[int, int] = {}  # storage -> its place in `made`
         self._watched: dict[int, Any] = {}
         self._last_node = 0  # autograd sequence number after the last operator of the loss
@@ -96,9 +97,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # autograd asks for it more often than for all others together
+        if func is torch.ops.prim.device.default:  # autograd asks for this more often than it calls all other operators
             return args[0].fake_device
-        if func is aten._local_scalar_dense.default:  # a value is asked for, and there is none
+        if func is aten._local_scalar_dense.default:  # the step asks for a value; fake tensors have none
             dtype = args[0].dtype
             return not self.masked if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         if self.phase == "loss":
@@ -141,10 +142,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and the guard against it costs more than most operators do
+        return False  # nothing is compiled here, and dynamo's check costs more time than most operators
 
     def stop(self) -> None:
-        """Count what dies from here on to none of the steps."""
+        """End the record: what is freed from now on belongs to no step."""
         self.ran.append(Ran(self.step + 1, 0, "end", None, "stop", [], []))
 
     def _note_uses(self, args: tuple[Any, ...]) -> None:
@@ -154,7 +155,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.used[place] = len(self.ran) - 1
 
     def note_kernel(self, done: Done) -> None:
-        """Note what a kernel does that runs without an operator."""
+        """Note the work of a kernel that runs outside any operator."""
         if self.step >= self.steady:
             self.worked.append(Worked(self.step, self.micro, self._part, self._layers((), 1)[0], done))
 
@@ -172,7 +173,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _done(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> Iterator[tuple[int | None, Done]]:
-        """An operator's work by layer: one over all parameters does its share in each."""
+        """The work of an operator, by layer. An operator over all parameters does a share of it in each layer."""
         if args and isinstance(args[0], list | tuple) and self.phase in ("clip", "optimizer"):
             for place, tensor in enumerate(args[0]):
                 yield self._layer_of(tensor), work_of_one(func, args, place)
@@ -180,7 +181,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             yield self._layers(args, 1)[0], done
 
     def _take(self, size: int) -> None:
-        """Note memory that the operator which ran last needed only while it ran."""
+        """Note `size` bytes that the last operator needed only while it ran."""
         ran = self.ran[-1]
         ran.made.append(len(self.made))
         ran.died.append(len(self.made))
@@ -191,11 +192,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return int(tensor.untyped_storage()._cdata)
 
     def block_of(self, tensor: torch.Tensor) -> int | None:
-        """The place in `made` of what a tensor stores its data in."""
+        """The place in `made` of a tensor's storage; None if it was allocated before the record."""
         return self.living.get(self._key(tensor))
 
     def address_of(self, storage: torch.UntypedStorage) -> int:
-        """What stands for a storage's address: its own for good, and far enough from others for any offset into it."""
+        """A stand-in for a storage's address: it never changes, and any two lie further apart than a storage is long."""
         return self.living[int(storage._cdata)] << 48
 
     def _watch(self, storage: torch.UntypedStorage, layer: int | None, owner: str | None) -> None:
@@ -215,9 +216,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watched[place] = weakref.ref(storage, died)
 
     def _last(self) -> Ran:
-        """What a storage that dies now is freed by: the last operator, or the end of the backward.
+        """What frees a storage now: the last operator, or the end of the backward.
 
-        Functions that keep tensors as plain attributes free them with the whole graph, for all layers at once.
+        An autograd function that keeps tensors as plain attributes frees them with the whole graph, in all layers.
         """
         last = self.ran[-1]
         if self.phase == "backward" and last.layer is not None and torch._C._current_autograd_node() is None:
@@ -225,14 +226,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.ran[-1]
 
     def _owner(self, func: Any, args: tuple[Any, ...]) -> str | None:
-        """Autocast's copies of the weights are worth a name of their own."""
+        """Name autocast's copies of weights; None for anything else."""
         if func is not aten._to_copy.default:
             return None
         source = self.block_of(args[0])
         return "weight copies" if source is not None and self.made[source].owner in ("weights", "adapters") else None
 
     def _layers(self, args: tuple[Any, ...], outputs: int) -> list[int | None]:
-        """The decoder layer of each output."""
+        """The decoder layer of each output; None outside of the layers."""
         if self.phase == "backward":
             return [self._layer_of_node()] * outputs
         if self.phase in ("clip", "optimizer", "end") and args:  # these go over the parameters
@@ -242,9 +243,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [self.layer] * outputs
 
     def _note_loss(self, args: tuple[Any, ...]) -> None:
-        """Find the layer that a loss is about: a router's logits outlive their layer, and each has a loss of its own.
+        """Find the layer that an operator of the loss belongs to.
 
-        What uses no layer's tensors counts to the layer before it.
+        Each router has a loss of its own, made of logits that outlive their layer. An operator that uses no tensor of
+        a layer belongs to the layer of the operator before it.
         """
         blocks = (self.block_of(value) for value in args if isinstance(value, torch.Tensor))
         made = [self.made[place] for place in blocks if place is not None]
@@ -272,7 +274,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on fake tensors. The cache of FakeTensorMode would take longer to find a view than to make it."""
+    """Run an operator on fake tensors. Views are made directly: FakeTensorMode's cache is slower than that."""
     source = args[0] if args else None
     if func in VIEWS and type(source) is FakeTensor and source.constant is None:
         with in_kernel_invocation_manager(source.fake_mode):

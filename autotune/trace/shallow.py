@@ -1,6 +1,6 @@
 """The shallow model that is traced: which layers stand for all of them, and the module itself.
 
-Leaves out its weights: it is made where tensors have no data (trace.py).
+The module has no weights: it is built under fake tensors (trace.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,15 @@ from autotune.train import sft
 
 
 def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Positions that the sliding window of a configuration's model reaches back; None without one."""
+    """Return how many positions the model's sliding window reaches back; None without a window."""
     return architectures.sliding_window(AutoConfig.for_model(**config).get_text_config())
 
 
 def layer_kinds(config: Mapping[str, Any], *, every: int) -> list[Any]:
-    """What tells each decoder layer from others: modules, parameters, plain attributes, and its place in `every`."""
+    """Describe each decoder layer so that equal descriptions mean equal layers.
+
+    A description has the layer's modules, parameter shapes and plain attributes, and its number modulo `every`.
+    """
     known = AutoConfig.for_model(**config)
     text = known.get_text_config()
     with torch.device("meta"), no_init_weights():
@@ -43,7 +46,7 @@ def _traits(layer: torch.nn.Module) -> Iterator[Any]:
 
 
 def decoder_layers(model: Any, depth: int) -> torch.nn.ModuleList:
-    """The list of a model's decoder layers. Raises TraceError when there is none of so many."""
+    """Return the model's list of `depth` decoder layers. Raises TraceError when it has no such list."""
     lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
     layers = next(lists, None)
     if layers is None:
@@ -52,15 +55,15 @@ def decoder_layers(model: Any, depth: int) -> torch.nn.ModuleList:
 
 
 def shallow_model(config: Mapping[str, Any], depth: int, candidate: Candidate) -> Any:
-    """The module of a configuration with its first `depth` layers, quantized if the candidate asks for it."""
+    """Build the model of a configuration with its first `depth` layers, quantized as the candidate says."""
     known = AutoConfig.for_model(**config)
     text = known.get_text_config()
     layers, text.num_hidden_layers = text.num_hidden_layers, depth
     for name, value in vars(text).items():
-        if isinstance(value, list) and len(value) == layers:  # an entry for each layer
+        if isinstance(value, list) and len(value) == layers:  # one entry a layer
             setattr(text, name, value[:depth])
     dtype = getattr(torch, candidate.weights_dtype)
-    with no_init_weights():  # ties no weights either
+    with no_init_weights():  # this skips tying weights, too
         model = AutoModelForCausalLM.from_config(known, dtype=dtype, attn_implementation=candidate.attention)
     model.tie_weights()
     quantization = sft.quantization_config(candidate)

@@ -3,14 +3,18 @@
 The trainer is the worker's own (train/sft.py), with its real PEFT adapters, checkpointing, loss and optimizer, under
 torch's `FakeTensorMode`: no weights, no device. A recorder notes every storage that an operator makes and when it
 dies. A few optimizer steps of different shapes, on a model of a few layers, give the profile of a model of any depth
-(core/step/profile.py). Experts need no guess at how tokens are routed: transformers computes all of them in one grouped
-product, whose size is the tokens times the experts of each. Leaves out most of the memory that kernels take inside an
-operator: kernels.py, contracts.py and attention_kernels.py have what counts. Leaves out what torch.compile makes of the
-step: Inductor's code cannot run on fake tensors, so the step is traced as it is without it.
+(core/step/profile.py). A mixture of experts needs no guess at how tokens are routed: transformers computes all experts
+in one grouped product, whose size is the number of tokens times the experts that each token takes.
 
-torch 2.13, transformers 5.23, trl 1.16: torch swaps a module's fake parameters in place and cannot, hence `_apply`;
-transformers takes fake tensors for a graph being traced and then always builds a mask, hence `is_tracing`; a packed
-micro-batch is collated by its values, hence without fake tensors.
+Leaves out:
+- most of the memory that a kernel takes inside one operator; what matters of it is in kernels.py, contracts.py and
+  attention_kernels.py;
+- torch.compile: Inductor's code cannot run on fake tensors, so the step is traced without it.
+
+What is patched, and why (torch 2.13, transformers 5.23, trl 1.16):
+- `Module._apply`: torch would swap fake parameters in place, which fails;
+- `is_tracing`: transformers takes fake tensors for a graph that is being traced, and then always builds a mask;
+- collating runs without fake tensors, because a packed micro-batch is collated by its values.
 """
 
 import contextlib
@@ -55,7 +59,7 @@ from autotune.trace.shallow import decoder_layers, layer_kinds, shallow_model, s
 from autotune.train import sft
 from autotune.train.task import Measure, Task
 
-TAIL = 1  # step: accelerate collates a micro-batch ahead, and at the end there is none
+TAIL = 1  # steps after the last traced one: accelerate collates a micro-batch ahead, and the last step has none
 
 Prepare = Callable[[Any], Any]
 
@@ -64,9 +68,9 @@ Prepare = Callable[[Any], Any]
 class TraceRequest:
     """What decides a profile.
 
-    config: the model's, as transformers writes it. masked: whether rows are padded, so that attention needs a mask.
-    tiled, ragged, beyond_window: of the micro-batch's regime (core/step/regime.py).
-    capability: of the CUDA device that is asked about, which decides between kernels; None for a CPU.
+    config: the model's config.json. masked: whether rows are padded, so that attention needs a mask.
+    tiled, ragged, beyond_window: the regime of the micro-batch (core/step/regime.py).
+    capability: compute capability of the CUDA device, which decides between kernels; None for a CPU.
     loss: TRL's fused head, or a plain `model(labels=...)` step that keeps the logits, as other trainers do.
     """
 
@@ -83,7 +87,10 @@ class TraceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSetup:
-    """Which models to trace for a request: of `depth` layers at all shapes, and one period deeper at the first."""
+    """What to trace for a request: a model of `depth` layers at all shapes, then one period deeper at the first shape.
+
+    layers: of the whole model. leading, period: how its layers repeat (core/step/profile.py, `repetition`).
+    """
 
     request: TraceRequest
     layers: int
@@ -99,7 +106,7 @@ class TraceSetup:
 
 
 def set_up_trace(request: TraceRequest, *, depth: int | None = None) -> TraceSetup:
-    """Say what to trace of a model of `depth` layers; None takes the fewest that stand for all of them."""
+    """Choose the depth and the shapes to trace. depth: None takes the fewest layers that stand for all."""
     kinds = layer_kinds(request.config, every=request.candidate.every_n_layers)
     leading, period = repetition(kinds)
     reached = reach(request.candidate, scores_routers=_scores_routers(request.config))
@@ -119,9 +126,9 @@ def _scores_routers(config: Mapping[str, Any]) -> bool:
 
 
 def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare | None = None) -> Profile:
-    """Trace one optimizer step of a model of `depth` layers; None takes the fewest that stand for all of them.
+    """Trace one optimizer step. depth: layers of the traced model; None takes the fewest that stand for all.
 
-    prepare: what another script does to the model before it trains; adapters are added unless it has added them.
+    prepare: changes the model before it trains, as another script would; adapters are added unless it added them.
     Raises TraceError when the step's structure depends on its shape, or when its layers do not repeat.
     """
     setup = set_up_trace(request, depth=depth)
@@ -130,7 +137,7 @@ def trace(request: TraceRequest, *, depth: int | None = None, prepare: Prepare |
 
 
 def trace_all_shapes(setup: TraceSetup, prepare: Prepare | None = None) -> Profile:
-    """The first of a setup's two traces."""
+    """Trace `depth` layers at all shapes: the first of two traces."""
     record = _run(setup.request, setup.depth, setup.shapes, prepare)
     return assemble(record, setup.shapes, setup.depth, setup.period, setup.leading)
 
@@ -138,7 +145,7 @@ def trace_all_shapes(setup: TraceSetup, prepare: Prepare | None = None) -> Profi
 def trace_whole(request: TraceRequest, shape: tuple[int, int, int]) -> Profile:
     """Trace all layers and all micro-steps at one shape (B, S, N), where sizes are then constants.
 
-    It deduces nothing, and is what the laws are held against.
+    Nothing is deduced from fewer layers or other shapes, so tests hold the laws against it.
     """
     setup = set_up_trace(request)
     record = _run(request, setup.layers, (shape,), None, request.candidate.gradient_accumulation_steps)
@@ -146,13 +153,13 @@ def trace_whole(request: TraceRequest, shape: tuple[int, int, int]) -> Profile:
 
 
 def trace_deeper(setup: TraceSetup, prepare: Prepare | None = None) -> Profile:
-    """The second of a setup's two traces."""
+    """Trace one period more at the first shape: the second of two traces, which shows what each layer adds."""
     depth, shapes = setup.depth + setup.period, setup.shapes[:1]
     return assemble(_run(setup.request, depth, shapes, prepare), shapes, depth, setup.period, setup.leading)
 
 
 def traced_shapes(request: TraceRequest) -> Shapes:
-    """The shapes (B, S, N) of the steps. On a CPU TRL's head scores every position but the last of each row."""
+    """List the shapes (B, S, N) to trace. On a CPU TRL's head scores every position but the last of each row."""
     rows, _ = micro_batch(request.candidate, 1)
     regime = Regime(one_row=rows == 1, beyond_window=request.beyond_window, tiled=request.tiled, ragged=request.ragged)
     shapes = shapes_of(regime, sliding_window(request.config))
@@ -160,11 +167,11 @@ def traced_shapes(request: TraceRequest) -> Shapes:
 
 
 class _Traced(Exception):
-    """All that is to be traced has been."""
+    """Ends the training: everything has been traced."""
 
 
 class _Trainer(sft.Trainer):
-    """The trainer, telling the recorder where in the step it is, over given micro-batches."""
+    """The worker's trainer over given micro-batches; it tells the recorder which phase of the step runs."""
 
     def __init__(
         self, recorder: Recorder, micro_batches: Sequence[Sequence[int]], task: Task, **arguments: Any
@@ -216,7 +223,7 @@ class _Trainer(sft.Trainer):
 
 
 class _LogitsTrainer(_Trainer, LogitsTrainer):
-    """The same for a step that keeps the logits."""
+    """The same, for a step that keeps the logits."""
 
 
 class _Phases(TrainerCallback):  # type: ignore[misc]
@@ -245,9 +252,9 @@ def _run(
     depth: int,
     shapes: Shapes,
     prepare: Prepare | None,
-    most_micro_steps: int = 2,  # further ones are like the second
+    most_micro_steps: int = 2,  # all further micro-steps equal the second
 ) -> Recorder:
-    """Train one step of each shape, with the first shape before and the last one after them."""
+    """Train one step of each shape; WARMUP steps of the first shape go before, TAIL steps of the last one after."""
     candidate = request.candidate
     apart = keeps_documents_apart(candidate)
     on_cpu = request.capability is None
@@ -313,9 +320,9 @@ def _run(
 
 
 def _check_target_modules(model: Any, recipe: Recipe) -> None:
-    """Raise UsageError for names of modules that the model has not: PEFT passes over those beside one that it has.
+    """Raise UsageError for target modules that the model lacks. PEFT ignores them as long as one other name exists.
 
-    Raises NotPredicted for single layers, which a shallow model may not have.
+    Raises NotPredicted for adapters on single layers, which the shallow model may lack.
     """
     if recipe.lora_target_modules == ("all-linear",):
         return
@@ -338,13 +345,13 @@ def _check_target_modules(model: Any, recipe: Recipe) -> None:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """TRL wants one; the traced rows are tokens already."""
+    """A tokenizer of two words. TRL requires one, though the traced rows are tokens already."""
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1}, unk_token="a"))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>")
 
 
 def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
-    """Tell the recorder when each decoder layer's forward begins and ends, and when the last is over."""
+    """Tell the recorder when the forward of each decoder layer begins and ends, and when the loss begins."""
     for number, layer in enumerate(decoder_layers(model, depth)):
         _mark(layer, number, recorder, last=number == depth - 1)
 
@@ -357,15 +364,15 @@ def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
 
 
 def _mark(layer: Any, number: int, recorder: Recorder, *, last: bool) -> None:
-    """Note which autograd nodes a layer's forward makes; its backward is known by them.
+    """Note which autograd nodes a layer's forward makes: they tell later which layer's backward runs.
 
-    What stands between two layers counts to the one before it, what follows the last to none.
+    Operators between two layers count to the earlier one; operators after the last layer count to none.
     """
     first = 0
 
     def enter(*_: Any) -> None:
         nonlocal first
-        if recorder.phase == "forward":  # in the backward it is computed again
+        if recorder.phase == "forward":  # checkpointing calls it again in the backward
             recorder.layer, first = number, _get_sequence_nr()
 
     def leave(*_: Any) -> None:
@@ -394,8 +401,8 @@ def _name_weights(model: Any, recorder: Recorder) -> None:
 
 @contextlib.contextmanager
 def _patched() -> Iterator[None]:
-    """Let modules of fake parameters be moved, and transformers ask whether a mask is needed."""
-    made: Any = WeakIdKeyDictionary()  # shared parameters stay shared, and those that nobody holds die
+    """Let modules with fake parameters be moved, and let transformers decide whether a mask is needed."""
+    made: Any = WeakIdKeyDictionary()  # shared parameters stay shared; weak, so that unused ones are freed
 
     def apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torch.nn.Module:
         for child in module.children() if recurse else ():
@@ -423,7 +430,7 @@ def _patched() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """What dies in a cycle would die at a moment of chance."""
+    """Switch garbage collection off: it would free storages in reference cycles at random moments."""
     gc.collect()
     gc.disable()
     try:

@@ -1,9 +1,11 @@
-"""The real trainer, built from a task: TRL's `SFTTrainer` with a count of what it trains on and an order of steps.
+"""The real trainer, built from a task: TRL's `SFTTrainer`, which here counts tokens and can reorder steps.
 
-A trial and a run are the same trainer. A trial takes the steps of the same epoch in another, seeded order and stops
-earlier; the order is drawn over the whole dataset, because grouping a small part of it would understate what grouping
-gains. A comparison trains the same samples in each step, whatever the candidate. Leaves out processes and outcomes
-(worker.py).
+A trial and a run use the same trainer.
+- A run trains the epoch in the sampler's order.
+- A trial trains steps of the same epoch in another, seeded order, and stops earlier. The steps come from the whole
+  dataset, because grouping only a small part of it by length would understate the gain of grouping.
+- A comparison trains the same samples in each step, whatever the candidate.
+Leaves out processes and outcomes (worker.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,12 +31,12 @@ from autotune.train.task import Compare, Measure, Task, Train
 
 Integers = NDArray[np.int64]
 
-COUNTS = "autotune_counts"  # key of a micro-batch's counts on their way from the collator to the step
+COUNTS = "autotune_counts"  # key under which the collator adds a micro-batch's counts to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """One micro-batch: its rows, all its token positions (padding included), its tokens and its labels in the loss."""
+    """Counts of one micro-batch. positions: tokens and padding. useful: labels that reach the loss."""
 
     rows: int
     positions: int
@@ -43,9 +45,9 @@ class Counts:
 
 
 class CountingCollator:
-    """Count rows, positions and useful labels of each micro-batch where it is made, then pass it on.
+    """A collator that adds counts to each micro-batch.
 
-    The first label of a row never reaches the loss: nothing predicts it. Padding-free rows already mask theirs.
+    The first label of a row never reaches the loss, because nothing predicts it. Padding-free rows already mask it.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -63,7 +65,7 @@ class CountingCollator:
 
 
 class DrawnSteps(BatchRebalanceSampler):  # type: ignore[misc]  # transformers hands only this class on as batch sampler
-    """Micro-batches in a given order, over and over."""
+    """A batch sampler that yields the given micro-batches in their order, anew each time."""
 
     def __init__(self, micro_batches: Sequence[Sequence[int]]) -> None:
         self.micro_batches = micro_batches
@@ -76,7 +78,7 @@ class DrawnSteps(BatchRebalanceSampler):  # type: ignore[misc]  # transformers h
 
 
 class GroupedByLength(LengthGroupedSampler):  # type: ignore[misc]
-    """Transformers' grouping with an order of its own for each epoch, so that a run which resumes finds its place."""
+    """Transformers' grouping, seeded by epoch, so that a resumed run finds its place in the order."""
 
     def __init__(self, sampler: LengthGroupedSampler, seed: int) -> None:
         super().__init__(sampler.batch_size, lengths=sampler.lengths)
@@ -92,8 +94,8 @@ class GroupedByLength(LengthGroupedSampler):  # type: ignore[misc]
 class EpochSteps:
     """The full optimizer steps of one epoch, in the real sampler's order.
 
-    steps: rows of each micro-batch of each step. positions, tokens and useful: of each step, shape (steps,).
-    largest: positions of each step's largest micro-batch, shape (steps,).
+    steps: for each step, for each micro-batch, the numbers of its rows. positions, tokens, useful: counts of each step,
+    shape (steps,). largest: positions of each step's largest micro-batch, shape (steps,).
     """
 
     steps: Sequence[Sequence[Sequence[int]]]
@@ -104,18 +106,18 @@ class EpochSteps:
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer, with counts of every micro-batch and, for a trial, its own order of the epoch's steps."""
+    """TRL's trainer, which counts every micro-batch and, for a trial, reorders the steps of the epoch."""
 
     def __init__(self, task: Task, **arguments: Any) -> None:
         self.task = task
         self.step_counts: list[Counts] = []
         self.epoch: EpochSteps | None = None
         self.order: list[int] = []
-        self.shared_batches: Sequence[Sequence[int]] = ()  # of a comparison
+        self.shared_batches: Sequence[Sequence[int]] = ()  # micro-batches of a comparison
         super().__init__(**arguments)
         self.data_collator: Any = CountingCollator(
             self.data_collator
-        )  # after: TRL refuses one that it is given to pack
+        )  # set afterwards: TRL refuses a collator of ours when it packs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
         if isinstance(self.task.goal, Compare):
@@ -130,8 +132,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def _real_sampler(self) -> Sampler[Any]:
         """Transformers' sampler, seeded so that its order depends on the seed alone.
 
-        Grouping would follow the global generator, and batch rebalancing a seed of its own: with ours, rebalanced
-        steps hold the very samples of random steps.
+        Unseeded, grouping would use the global generator, and batch rebalancing a seed of its own. With our seed a
+        rebalanced step holds exactly the samples of the random step.
         """
         sampler: Sampler[Any] = super()._get_train_sampler(self.train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
@@ -141,7 +143,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return sampler
 
     def _lay_out(self, sampler: Sampler[Any]) -> EpochSteps:
-        """One epoch as `sampler` orders it; a last step that is not full is left out."""
+        """Lay out one epoch in the order of `sampler`. A last step that is not full is left out."""
         size, accumulation = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         if isinstance(sampler, BatchRebalanceSampler):
             micro_batches = [list(rows) for rows in sampler]
@@ -166,7 +168,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         )
 
     def share_samples(self, parts: Sequence[Dataset]) -> None:
-        """Train a step on each of the parts, as `fitting_accumulation` made room for."""
+        """Train one step on each part. `fitting_accumulation` has chosen the number of micro-steps."""
         arguments = (self.processing_class, self.args, self.args.packing, None, "train")
         parts = [self._prepare_dataset(part, *arguments) for part in parts]  # TRL packs a step's samples together
         self.train_dataset = concatenate_datasets(parts)
@@ -193,9 +195,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
 
 def row_counts(dataset: Any) -> tuple[Integers, Integers]:
-    """Tokens and useful labels of each row of a prepared dataset, each of shape (rows,).
+    """Count tokens and useful labels of each row of a prepared dataset: two arrays of shape (rows,).
 
-    A packed row masks the first label of every document in it (TRL's collator does), a plain one its own.
+    The first label of every document in a row is masked, by TRL's collator in packed rows; a plain row is one document.
     """
     tokens, useful = [], []
     for table in dataset.with_format("arrow").iter(batch_size=10_000):
@@ -214,9 +216,10 @@ def row_counts(dataset: Any) -> tuple[Integers, Integers]:
 
 
 def draw_order(largest: Integers, *, seed: int, worst_first: bool) -> list[int]:
-    """Order the epoch's steps for a trial: if asked the one with the least `largest` first, then the one with the most.
+    """Order the steps of an epoch for a trial.
 
-    The others are in a random order that does not depend on the sizes, so that candidates with the same batching meet
+    With `worst_first` the step with the smallest largest micro-batch comes first, then the step with the largest one.
+    The other steps are in a random order that does not depend on sizes, so that candidates with the same batching train
     the same steps. largest: positions of each step's largest micro-batch, shape (steps,).
     """
     order: list[int] = np.random.default_rng(seed).permutation(len(largest)).tolist()
@@ -232,11 +235,11 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
     if isinstance(task.goal, Compare):
         parts = drawn_parts(dataset, task)
         dataset = concatenate_datasets(parts)
-        goal = replace(task.goal, steps=len(parts))  # of a small dataset fewer than were asked for
+        goal = replace(task.goal, steps=len(parts))  # a small dataset has fewer steps than were asked for
         task = replace(task, goal=goal, candidate=fitting_accumulation(task.candidate, parts))
     candidate, recipe = task.candidate, task.recipe
     arguments, quantization, model = sft_config(task), quantization_config(candidate), task.model_path
-    if task.random_weights:  # TRL takes a model, too, and then nothing that says how to load one
+    if task.random_weights:  # TRL also takes a model object, and then refuses arguments for loading one
         model = draw_model(model, quantization_config=quantization, **arguments.model_init_kwargs)
         arguments.model_init_kwargs, quantization = None, None
     trainer = Trainer(
@@ -254,7 +257,7 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
 
 
 def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
-    """The samples of each step of a comparison: as many as were asked for, whatever the candidate."""
+    """Draw the samples of each step of a comparison: the effective batch size, whatever the candidate."""
     assert isinstance(task.goal, Compare)
     samples = task.recipe.effective_batch_size
     drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.goal.steps * samples]
@@ -266,9 +269,9 @@ def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
 
 
 def fitting_accumulation(candidate: Candidate, parts: Sequence[Dataset]) -> Candidate:
-    """A candidate with no more micro-steps than each part has rows: packed rows may be fewer than they are usually.
+    """Return the candidate with at most as many micro-steps as each part has rows; packing may leave few rows.
 
-    Raises ValueError when its micro-batches would then have more rows than it was tried with.
+    Raises ValueError when its micro-batches would then have more rows than in its trial.
     """
     if not candidate.packs:
         return candidate
@@ -287,7 +290,7 @@ def fitting_accumulation(candidate: Candidate, parts: Sequence[Dataset]) -> Cand
 
 
 def sft_config(task: Task) -> SFTConfig:
-    """TRL's configuration of a task."""
+    """Build TRL's configuration of a task."""
     candidate, recipe = task.candidate, task.recipe
     on_cpu = task.device == "cpu"
     return SFTConfig(
@@ -296,7 +299,7 @@ def sft_config(task: Task) -> SFTConfig:
         model_init_kwargs={
             "dtype": candidate.weights_dtype,
             "attn_implementation": candidate.attention,
-            "device_map": None if on_cpu else {"": 0},  # "auto" may offload without a word
+            "device_map": None if on_cpu else {"": 0},  # "auto" may offload to the host without saying so
             **({"use_kernels": True} if candidate.use_kernels else {}),
         },
         # data
@@ -344,7 +347,7 @@ def sft_config(task: Task) -> SFTConfig:
 
 
 def checkpointing_arguments(candidate: Candidate) -> dict[str, Any]:
-    """TRL reads the old names and its own key `selective`; transformers reads `every_n_layers`."""
+    """Build the checkpointing arguments. TRL reads the old names and its own key `selective`; transformers the rest."""
     keywords: dict[str, Any] = {"use_reentrant": False}
     if candidate.checkpointing == "selective":
         keywords["selective"] = True
@@ -357,7 +360,7 @@ def checkpointing_arguments(candidate: Candidate) -> dict[str, Any]:
 
 
 def max_steps(task: Task) -> int:
-    """`SFTConfig.max_steps`: a trial never ends for want of steps, whatever the recipe says; -1 trains the epochs."""
+    """Return `SFTConfig.max_steps`. A trial gets as many steps as it may need; -1 trains the epochs of the recipe."""
     if isinstance(task.goal, Measure):
         return max(task.recipe.max_steps or 0, task.goal.warmup_steps(task.device) + task.goal.most_steps)
     if isinstance(task.goal, Compare):
@@ -366,7 +369,7 @@ def max_steps(task: Task) -> int:
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
-    """PEFT's configuration of the recipe's adapters."""
+    """Build PEFT's configuration of the recipe's adapters."""
     modules = recipe.lora_target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
