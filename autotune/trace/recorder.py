@@ -196,7 +196,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.living.get(self._key(tensor))
 
     def address_of(self, storage: torch.UntypedStorage) -> int:
-        """A stand-in for a storage's address: it never changes, and any two lie further apart than a storage is long."""
+        """A stand-in for a storage's address. It never changes; any two lie further apart than a storage is long."""
         return self.living[int(storage._cdata)] << 48
 
     def _watch(self, storage: torch.UntypedStorage, layer: int | None, owner: str | None) -> None:
