@@ -27,8 +27,9 @@ from typing import Any
 from rows import append, now, read, refuse
 from table import References, Row, Table, load, next_trial, summarize
 
-from autotune.cli import settings as schemas
 from autotune.cli import usage
+from autotune.cli.requests import build_home, build_search
+from autotune.cli.settings import store_configs
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
@@ -204,13 +205,13 @@ def request_of(words: Sequence[str]) -> SearchRequest:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    schemas.store_configs(run_file={})
+    store_configs(run_file={})
     overrides = usage.check("search", words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings: Any = OmegaConf.to_object(compose("search", overrides=overrides))
     use_gpu = settings.hardware.device != "cpu"
-    hardware = probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
-    return schemas.build_search(settings, hardware=hardware, new=RESULTS)
+    hardware = probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
+    return build_search(settings, hardware=hardware, new=RESULTS)
 
 
 def _joined(words: Sequence[str], overrides: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ ORDER = tuple(
         "offloading assembly shallow hub_kernels trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
         "search": "journal predictions roofline proposer losses display repeats result request search",
-        "cli": "limits settings commands usage main",
+        "cli": "limits settings requests commands usage main",
     }.items()
     for name in names.split()
 )

@@ -13,9 +13,9 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, get_args, get_origin, get_type_hints
 
-from autotune.cli import settings as schemas
+from autotune.cli import settings as module_of_settings
 from autotune.cli.limits import Limit
-from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings
+from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, group_words
 
 WIDTH = 120  # columns of the help
 
@@ -127,7 +127,7 @@ def help_text(command: str | None = None) -> str:
         )
     found = COMMANDS[command]
     words = ("autotune", command, found.arguments, "[group=option ...]" if found.groups else "", "[key=value ...]")
-    groups = ((group, schemas.group_words(group)) for group in found.groups)
+    groups = ((group, group_words(group)) for group in found.groups)
     keys = ((f"{key.name}={_shown(key.default)}", _described(key)) for key in keys_of(found.settings).values())
     return "\n".join(
         (
@@ -195,7 +195,7 @@ def _default(item: "Field[Any]") -> Any:
 def _field_docs() -> dict[tuple[str, str], str]:
     """The docstring under each field of the settings, by class and field."""
     found = {}
-    for cls in ast.parse(inspect.getsource(schemas)).body:
+    for cls in ast.parse(inspect.getsource(module_of_settings)).body:
         if not isinstance(cls, ast.ClassDef):
             continue
         for field, doc in zip(cls.body, cls.body[1:], strict=False):

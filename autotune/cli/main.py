@@ -19,10 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import __version__
-from autotune.cli import settings as schemas
 from autotune.cli import usage
 from autotune.cli.commands import COMMANDS, help_text
-from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
+from autotune.cli.requests import build_estimate, build_home, build_run, build_search, directory_name
+from autotune.cli.settings import (
+    EstimateSettings,
+    ProbeSettings,
+    RunSettings,
+    SearchSettings,
+    TrainingSettings,
+    find_problems,
+    store_configs,
+)
 from autotune.errors import AutotuneError, UsageError
 from autotune.models.catalogue import CONF
 
@@ -80,7 +88,7 @@ def _compose_and_call(command: str, words: Sequence[str]) -> None:
     rest = [word for word in words if word not in overrides]  # Hydra's flags with their values
     multirun = flags.multirun or "hydra.mode=MULTIRUN" in overrides
     values, problems = _take_file(overrides, multirun=multirun) if command == "run" else ({}, [])
-    schemas.store_configs(run_file=values)
+    store_configs(run_file=values)
     if not (flags.hydra_help or flags.shell_completion):
         overrides = usage.check(
             command,
@@ -159,7 +167,7 @@ def _complete(words: Sequence[str]) -> None:
         os.environ["COMP_LINE"] = " ".join((program, *behind)) + " " * (line.endswith(" ") or not behind)
     else:
         command = "probe"  # installing is the same for all
-    schemas.store_configs(run_file={})
+    store_configs(run_file={})
     _call_hydra(command, ["-sc", *words])
 
 
@@ -177,7 +185,7 @@ def _job(work: Callable[[Any], str]) -> Callable[["DictConfig"], None]:
             _say(f"job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
         try:
             settings: Any = OmegaConf.to_object(config)
-            if problems := schemas.problems(settings):  # of a combination that only a sweep makes
+            if problems := find_problems(settings):  # of a combination that only a sweep makes
                 raise UsageError(*problems)
             with contextlib.redirect_stdout(sys.stderr):  # a library that prints must not spoil the result
                 shown = work(settings)
@@ -195,7 +203,7 @@ def probe(settings: ProbeSettings) -> str:
     """Measure this machine."""
     from autotune.machine.probe import probe, summary_lines
 
-    hardware = _doubted(probe(home=schemas.build_home(settings), refresh=settings.refresh, progress=_say))
+    hardware = _doubted(probe(home=build_home(settings), refresh=settings.refresh, progress=_say))
     return _shown(settings, hardware.to_dict(), summary_lines(hardware))
 
 
@@ -210,7 +218,7 @@ def estimate(settings: EstimateSettings) -> str:
 
     hydra = HydraConfig.get()
     hardware, at_hand = _planned_hardware(settings)
-    found = estimate(schemas.build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=_say)
+    found = estimate(build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=_say)
     if hydra.mode is RunMode.MULTIRUN:
         lines = report.table_lines(found, with_heading=not _headed)
         _headed.append(hydra.job.num)
@@ -232,11 +240,11 @@ def search(settings: SearchSettings) -> str:
 
     hydra = HydraConfig.get()
     name = f"{datetime.now():%Y%m%d-%H%M%S}-" + "-".join(
-        schemas.short_name(path or "") for path in (settings.model.path, settings.data.path)
+        directory_name(path or "") for path in (settings.model.path, settings.data.path)
     )
     if hydra.mode is RunMode.MULTIRUN:
         name += f"-{hydra.job.num}"  # launchers may start several jobs in one second
-    request = schemas.build_search(settings, hardware=_hardware(settings), new=Path("runs") / name)
+    request = build_search(settings, hardware=_hardware(settings), new=Path("runs") / name)
     result = search(request, display=SearchDisplay(Console(stderr=True)))
     return _shown(settings, result, summary_lines(result))
 
@@ -251,7 +259,7 @@ def run(settings: RunSettings) -> str:
     from autotune.train.run import run, summary_lines
 
     overrides = HydraConfig.get().overrides.task
-    request = schemas.build_run(settings, hardware=_hardware(settings), overrides=overrides)
+    request = build_run(settings, hardware=_hardware(settings), overrides=overrides)
     result = run(request, display=RunDisplay(Console(stderr=True)))
     return _shown(settings, result, summary_lines(result))
 
@@ -270,7 +278,7 @@ def _planned_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
     if settings.hardware.file is not None:
         return load_hardware(Path(settings.hardware.file).expanduser()), False
     use_gpu = settings.hardware.device != "cpu"
-    return probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say), True
+    return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say), True
 
 
 def _hardware(settings: TrainingSettings) -> "Hardware":
@@ -284,7 +292,7 @@ def _hardware(settings: TrainingSettings) -> "Hardware":
     if settings.hardware.file is not None:
         return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
     use_gpu = settings.hardware.device != "cpu"
-    return _doubted(probe(home=schemas.build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say))
+    return _doubted(probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say))
 
 
 def _doubted(hardware: "Hardware") -> "Hardware":

@@ -1,31 +1,24 @@
-"""What each command can be told: types, units, defaults and limits, and the way from there to core types.
+"""The keys of each command: their types, units, defaults and limits.
 
-`conf/` chooses, these dataclasses type and default, Hydra composes, the builders at the end turn the result into core
-types; no Hydra object travels further. The docstring under a field is its help text (commands.py reads it there).
-Names and defaults of `recipe.*` and `candidate.*` are those of core/recipe.py and core/candidate.py; a test holds that.
+The files of `conf/` choose values, these dataclasses give types and defaults, and Hydra composes both. requests.py then
+turns the settings into core types. The docstring under a field is its help text: commands.py reads it from this file.
+`recipe.*` and `candidate.*` have the names and defaults of core/recipe.py and core/candidate.py. A test compares them.
 
-Hydra's and OmegaConf's ways that shape this file (hydra-core 1.3.8, omegaconf 2.3.1): the classes are not frozen,
-because a frozen dataclass cannot be a primary schema; words are `str` with a limit, because `Literal` is refused; lists
-stand where core has tuples.
+Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
+- The classes are not frozen, because a frozen dataclass cannot be a primary schema.
+- Words are `str` with a limit, because OmegaConf refuses `Literal`.
+- Lists stand where core has tuples.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_args
 
 from autotune.cli.limits import Limit, number, one_of
 from autotune.core import candidate as knobs
-from autotune.core.candidate import Candidate, Fidelity
-from autotune.core.recipe import METHODS, Recipe
-from autotune.errors import UsageError
+from autotune.core.candidate import Fidelity
+from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
-
-if TYPE_CHECKING:
-    from autotune.core.hardware import Hardware
-    from autotune.predict.estimate import EstimateRequest
-    from autotune.search.request import SearchRequest
-    from autotune.train.run import RunRequest
 
 # Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
@@ -258,7 +251,7 @@ def group_words(group: str) -> str:
     return ", ".join(options(group)) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
 
 
-def problems(settings: ProbeSettings) -> list[str]:
+def find_problems(settings: ProbeSettings) -> list[str]:
     """List what is wrong with composed settings: values outside their limit, and what is missing."""
     found = [
         f"{key}={value}: must be {limit.words}"
@@ -284,110 +277,6 @@ def problems(settings: ProbeSettings) -> list[str]:
     return found
 
 
-def build_home(settings: ProbeSettings) -> Path:
-    """The directory of the caches, with `~` expanded."""
-    return Path(settings.home).expanduser()
-
-
-def build_recipe(settings: RecipeSettings) -> Recipe:
-    """The recipe, as core knows it."""
-    return Recipe(**{**vars(settings), "lora_target_modules": tuple(settings.lora_target_modules)})
-
-
-def build_fixed(settings: CandidateSettings) -> dict[str, Any]:
-    """The knobs that were set, and only those."""
-    return {knob: value for knob, value in vars(settings).items() if value is not None}
-
-
-def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand: bool) -> "EstimateRequest":
-    """The estimate that was asked for. at_hand: whether the hardware is this machine.
-
-    Raises UsageError with everything that `problems` finds.
-    """
-    if found := problems(settings):
-        raise UsageError(*found)
-
-    from autotune.predict.estimate import EstimateRequest
-
-    return EstimateRequest(
-        model=_expand(settings.model.path or ""),
-        config=dict(settings.model.config) or None,
-        data=_expand(settings.data.path) if settings.data.path else None,
-        columns=dict(settings.data.columns),
-        recipe=build_recipe(settings.recipe),
-        fixed=build_fixed(settings.candidate),
-        loss="full_logits" if settings.loss == "full_logits" else "fused",
-        hardware=hardware,
-        at_hand=at_hand,
-        seed=settings.seed,
-        price_per_hour=settings.price_per_hour,
-        home=build_home(settings),
-    )
-
-
-def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -> "SearchRequest":
-    """The search that was asked for; `new` is its directory unless `out` says.
-
-    Raises UsageError with everything that `problems` finds.
-    """
-    model, data = _model_and_data(settings)
-
-    from autotune.search.request import SearchRequest
-
-    recipe, fixed = build_recipe(settings.recipe), build_fixed(settings.candidate)
-    return SearchRequest(
-        model=model,
-        data=data,
-        columns=dict(settings.data.columns),
-        recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a fixed method is what is asked for
-        fidelity=settings.fidelity,
-        fixed=fixed,
-        hardware=hardware,
-        minutes=settings.budget.minutes,
-        trials=settings.budget.trials,
-        sampler=settings.sampler.name,
-        seed=settings.seed,
-        out=Path(settings.out).expanduser() if settings.out else new,
-        home=build_home(settings),
-    )
-
-
-def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequence[str]) -> "RunRequest":
-    """The run that was asked for. overrides: the words of the command line that won over the run file.
-
-    Raises UsageError with everything that `problems` finds, or when the file was made for another kind of device.
-    """
-    model, data = _model_and_data(settings)
-    if settings.device not in (None, hardware.kind):
-        raise UsageError(
-            f"device={settings.device}: the configuration was made for another device than this one ({hardware.kind}, "
-            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
-        )
-
-    from autotune.train.run import RunRequest
-
-    return RunRequest(
-        model=model,
-        data=data,
-        columns=dict(settings.data.columns),
-        recipe=build_recipe(settings.recipe),
-        candidate=Candidate(**build_fixed(settings.candidate)),
-        seed=settings.seed,
-        out=Path(settings.out or "run").expanduser(),
-        home=build_home(settings),
-        hardware=hardware,
-        overrides=tuple(overrides),
-    )
-
-
-def short_name(path: str) -> str:
-    """Name a model or dataset in a few letters that a directory can have: the last part of its path or hub id."""
-    last = Path(path).resolve().name if path in (".", "..") else Path(path).name
-    for suffix in (".jsonl", ".json", ".csv", ".parquet"):
-        last = last.removesuffix(suffix)
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last)
-
-
 def store_configs(run_file: Mapping[str, Any]) -> None:
     """Make the settings, and the values of a run's file, known to Hydra by the names that conf/ takes them by."""
     from hydra.core.config_store import ConfigStore
@@ -398,16 +287,6 @@ def store_configs(run_file: Mapping[str, Any]) -> None:
     store.store(name="search_schema", node=SearchSettings)
     store.store(name="run_schema", node=RunSettings)
     store.store(name="run_file", node=dict(run_file))
-
-
-def _model_and_data(settings: TrainingSettings) -> tuple[str, str]:
-    if found := problems(settings):
-        raise UsageError(*found)
-    return _expand(settings.model.path or ""), _expand(settings.data.path or "")
-
-
-def _expand(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Limit | None]]:

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli import settings as schemas
 from autotune.cli.commands import COMMANDS, Key, keys_of
-from autotune.cli.settings import FREE_FORM, ProbeSettings
+from autotune.cli.settings import FREE_FORM, ProbeSettings, find_problems
 from autotune.errors import UsageError
 from autotune.models.catalogue import CONF
 
@@ -219,7 +218,7 @@ class _Reader:
             return
         finally:
             HydraConfig.instance().cfg = None
-        found = schemas.problems(settings) if to_be_used else []
+        found = find_problems(settings) if to_be_used else []
         self.problems += [problem for problem in found if problem.partition("=")[0] not in self.faulty]
 
     def _read_group(self, text: str, override: "Override", options: Sequence[str]) -> list[str]:

@@ -7,23 +7,23 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from autotune.cli import settings as schemas
 from autotune.cli.commands import COMMANDS
-from autotune.cli.settings import RunSettings, SearchSettings
+from autotune.cli.requests import build_home
+from autotune.cli.settings import RunSettings, SearchSettings, find_problems, options, store_configs
 from autotune.models.catalogue import CONF
 
 OPTIONS = [
     (command, group, option)
     for command, found in COMMANDS.items()
     for group in found.groups
-    for option in schemas.options(group)
+    for option in options(group)
 ]
 SEARCH = ["model=tiny", "data=demo"]
 
 
 def composed(command: str, *overrides: str, run_file: dict[str, Any] | None = None) -> Any:
     """The settings that a command line gives, as Hydra composes them."""
-    schemas.store_configs(run_file=run_file or {})
+    store_configs(run_file=run_file or {})
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_object(compose(command, overrides=list(overrides)))
 
@@ -33,7 +33,7 @@ def test_every_option_composes(command: str, group: str, option: str) -> None:
     """An option gives settings of the command's own type, and no value of it breaks a rule."""
     settings = composed(command, *SEARCH, f"{group}={option}")
     assert type(settings) is COMMANDS[command].settings
-    assert [problem for problem in schemas.problems(settings) if "is missing" not in problem] == []
+    assert [problem for problem in find_problems(settings) if "is missing" not in problem] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,7 +46,7 @@ def test_every_group_belongs_to_a_command() -> None:
     """No folder of conf/ is left without a use, and every group has at least one option."""
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
     assert folders == {group for command in COMMANDS.values() for group in command.groups}
-    assert all(schemas.options(group) for group in folders)
+    assert all(options(group) for group in folders)
 
 
 def test_model_and_data_have_no_default() -> None:
@@ -82,7 +82,7 @@ def test_a_run_file_loses_to_the_command_line() -> None:
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """AUTOTUNE_HOME names the cache, else it is ~/.cache/autotune."""
     monkeypatch.setenv("AUTOTUNE_HOME", "/somewhere")
-    assert schemas.build_home(composed("probe")) == Path("/somewhere")
+    assert build_home(composed("probe")) == Path("/somewhere")
     monkeypatch.delenv("AUTOTUNE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
-    assert schemas.build_home(composed("probe")) == Path("/home/me/.cache/autotune")
+    assert build_home(composed("probe")) == Path("/home/me/.cache/autotune")

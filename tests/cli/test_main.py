@@ -200,6 +200,14 @@ def test_mistakes_end_before_anything_is_done(work: Work, capsys: pytest.Capture
     assert len(err.splitlines()) == 4
 
 
+def test_a_mistake_that_only_one_job_makes_ends_that_job_alone(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two values of a sweep may be wrong together though each is right: that job says so before it measures."""
+    assert main([*SEARCH, "-m", "budget.minutes=3,null"]) == 2
+    assert [request.minutes for request in work.asked if not isinstance(request, dict)] == [3.0]
+    assert len(work.asked) == 2  # one probe, one search
+    assert "budget.minutes and budget.trials are both null" in capsys.readouterr().err
+
+
 def test_mistakes_in_the_file_and_on_the_line_come_together(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """A run file's problems and the command line's are one message."""
     Path("run.yaml").write_text(RUN_FILE + "sede: 3\n")

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from autotune.cli import settings as schemas
-from autotune.cli.settings import group_words
+from autotune.cli.settings import group_words, store_configs
 from autotune.cli.usage import check, load_run_file, nearest
 from autotune.errors import UsageError
 
@@ -17,7 +16,7 @@ MODELS = f"expected {group_words('model')}"
 @pytest.fixture(autouse=True)
 def _configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    schemas.store_configs(run_file={})
+    store_configs(run_file={})
 
 
 def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[str]:

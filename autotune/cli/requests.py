@@ -1,0 +1,126 @@
+"""Turn the settings of a command into the request that its work takes, made of core types.
+
+The settings must have passed `settings.find_problems`. No Hydra object travels further than this. The builders import
+the modules that hold the requests only when they are called, because those import torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.cli.settings import (
+    CandidateSettings,
+    EstimateSettings,
+    ProbeSettings,
+    RecipeSettings,
+    RunSettings,
+    SearchSettings,
+)
+from autotune.core.candidate import Candidate
+from autotune.core.recipe import Recipe
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.core.hardware import Hardware
+    from autotune.predict.estimate import EstimateRequest
+    from autotune.search.request import SearchRequest
+    from autotune.train.run import RunRequest
+
+
+def build_home(settings: ProbeSettings) -> Path:
+    """Return the directory of the caches, with `~` expanded."""
+    return Path(settings.home).expanduser()
+
+
+def build_recipe(settings: RecipeSettings) -> Recipe:
+    """Build core's recipe."""
+    return Recipe(**{**vars(settings), "lora_target_modules": tuple(settings.lora_target_modules)})
+
+
+def build_fixed(settings: CandidateSettings) -> dict[str, Any]:
+    """List the knobs that the user set, with their values."""
+    return {knob: value for knob, value in vars(settings).items() if value is not None}
+
+
+def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand: bool) -> "EstimateRequest":
+    """Build the request of an estimate. at_hand: whether `hardware` is this machine."""
+    from autotune.predict.estimate import EstimateRequest
+
+    return EstimateRequest(
+        model=_path(settings.model.path),
+        config=dict(settings.model.config) or None,
+        data=_path(settings.data.path) if settings.data.path else None,
+        columns=dict(settings.data.columns),
+        recipe=build_recipe(settings.recipe),
+        fixed=build_fixed(settings.candidate),
+        loss="full_logits" if settings.loss == "full_logits" else "fused",
+        hardware=hardware,
+        at_hand=at_hand,
+        seed=settings.seed,
+        price_per_hour=settings.price_per_hour,
+        home=build_home(settings),
+    )
+
+
+def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -> "SearchRequest":
+    """Build the request of a search. new: its run directory, unless `out` names one."""
+    from autotune.search.request import SearchRequest
+
+    recipe, fixed = build_recipe(settings.recipe), build_fixed(settings.candidate)
+    return SearchRequest(
+        model=_path(settings.model.path),
+        data=_path(settings.data.path),
+        columns=dict(settings.data.columns),
+        recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a method that is fixed is asked for
+        fidelity=settings.fidelity,
+        fixed=fixed,
+        hardware=hardware,
+        minutes=settings.budget.minutes,
+        trials=settings.budget.trials,
+        sampler=settings.sampler.name,
+        seed=settings.seed,
+        out=Path(settings.out).expanduser() if settings.out else new,
+        home=build_home(settings),
+    )
+
+
+def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequence[str]) -> "RunRequest":
+    """Build the request of a run. overrides: the words of the command line, which won over the run file.
+
+    Raises UsageError when the file was made for another kind of device.
+    """
+    if settings.device not in (None, hardware.kind):
+        raise UsageError(
+            f"device={settings.device}: the configuration was made for another device than this one ({hardware.kind}, "
+            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
+        )
+
+    from autotune.train.run import RunRequest
+
+    return RunRequest(
+        model=_path(settings.model.path),
+        data=_path(settings.data.path),
+        columns=dict(settings.data.columns),
+        recipe=build_recipe(settings.recipe),
+        candidate=Candidate(**build_fixed(settings.candidate)),
+        seed=settings.seed,
+        out=Path(settings.out or "run").expanduser(),
+        home=build_home(settings),
+        hardware=hardware,
+        overrides=tuple(overrides),
+    )
+
+
+def directory_name(path: str) -> str:
+    """Shorten the path or hub id of a model or dataset to its last part, with only characters that suit a directory."""
+    last = Path(path).resolve().name if path in (".", "..") else Path(path).name
+    for suffix in (".jsonl", ".json", ".csv", ".parquet"):
+        last = last.removesuffix(suffix)
+    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last)
+
+
+def _path(text: str | None) -> str:
+    """Expand a leading `~`; leave any other text as it is, because it may be the name of an option or a hub id."""
+    assert text is not None  # find_problems refuses settings that lack it
+    return str(Path(text).expanduser()) if text.startswith("~") else text
