@@ -16,7 +16,7 @@ PACKAGE = Path(autotune.__file__).parent
 ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
-        "": "errors files cache",
+        "": "errors formats files cache",
         "core": "units recipe outcome hardware gpu_specs workload candidate",
         "core.step": "work regime profile",
         "core.batches": "packing batches",
@@ -33,7 +33,7 @@ ORDER = tuple(
         "offloading assembly shallow hub_kernels trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
         "search": "journal predictions roofline proposer losses display repeats result request search",
-        "cli": "limits settings requests commands usage main",
+        "cli": "limits settings requests keys commands schema usage main",
     }.items()
     for name in names.split()
 )

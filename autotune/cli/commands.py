@@ -1,20 +1,17 @@
-"""The commands, the keys that each can be told, and the help that lists them.
+"""The commands, and the help that lists their keys.
 
-Everything is read off the settings (types, defaults, rules, and the docstring under each field) and off the files of
-conf/. Leaves out judging what was told (usage.py). Imports no Hydra, which alone would cost a quarter of a second.
+The help is made of the settings (keys.py) and of the files of conf/. Imports no Hydra, because that alone would take a
+quarter of a second.
 """
 
-import ast
-import inspect
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from autotune.cli import settings as module_of_settings
-from autotune.cli.limits import Limit
+from autotune.cli.keys import Key, keys_of
 from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, group_words
 
 WIDTH = 120  # columns of the help
@@ -22,7 +19,7 @@ WIDTH = 120  # columns of the help
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command. groups: those of conf/ that it takes an option of."""
+    """One command. groups: the groups of conf/ that it takes an option from."""
 
     settings: type[ProbeSettings]
     arguments: str
@@ -67,46 +64,6 @@ Each command is a Hydra application:
 Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 1 could not be done; 2 the input is wrong;
 130 after Ctrl-C.
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One key that can be set. hint: its type, without None when it may be null."""
-
-    name: str
-    hint: Any
-    optional: bool
-    default: Any
-    doc: str
-    limit: Limit | None
-
-    @property
-    def is_mapping(self) -> bool:
-        """Whether it takes names of the user's own."""
-        return get_origin(self.hint) is dict
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The words that it takes; empty when it takes others too."""
-        if isinstance(self.hint, type) and issubclass(self.hint, Enum):
-            return tuple(member.name for member in self.hint)
-        return self.limit.choices if self.limit is not None else ()
-
-    @property
-    def expected(self) -> str:
-        """What it takes, in words."""
-        if self.choices:
-            words = "one of " + ", ".join(self.choices)
-        else:
-            kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-            composed = "a mapping such as '{a: b}'" if self.is_mapping else "a list such as [a,b]"
-            words = kinds.get(self.hint, composed) + (f", {self.limit.words}" if self.limit is not None else "")
-        return f"{words}, or null" if self.optional else words
-
-
-def keys_of(settings: type[ProbeSettings]) -> dict[str, Key]:
-    """List the keys of a command by their dotted names, in the order of the settings."""
-    return {key.name: key for key in _keys(settings, "", _field_docs())}
 
 
 def help_text(command: str | None = None) -> str:
@@ -162,43 +119,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, str) and "${" in value:
-        return "DIR"  # an interpolation says nothing to people; the docstring does
+        return "DIR"  # people would not understand the interpolation; the docstring explains it
     if isinstance(value, list):
         return f"[{','.join(value)}]"
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def _keys(settings: type[Any], prefix: str, docs: Mapping[tuple[str, str], str]) -> Iterator[Key]:
-    hints = get_type_hints(settings)
-    owners = {name: cls.__name__ for cls in reversed(settings.__mro__) for name in vars(cls).get("__annotations__", {})}
-    for item in fields(settings):
-        hint = hints[item.name]
-        if is_dataclass(hint):
-            yield from _keys(hint, f"{prefix}{item.name}.", docs)  # type: ignore[arg-type]
-            continue
-        inner = [argument for argument in get_args(hint) if argument is not type(None)]
-        optional = type(None) in get_args(hint)
-        yield Key(
-            name=f"{prefix}{item.name}",
-            hint=inner[0] if optional else hint,
-            optional=optional,
-            default=_default(item),
-            doc=docs[owners[item.name], item.name],
-            limit=item.metadata.get("limit"),
-        )
-
-
-def _default(item: "Field[Any]") -> Any:
-    return item.default_factory() if item.default_factory is not MISSING else item.default
-
-
-def _field_docs() -> dict[tuple[str, str], str]:
-    """The docstring under each field of the settings, by class and field."""
-    found = {}
-    for cls in ast.parse(inspect.getsource(module_of_settings)).body:
-        if not isinstance(cls, ast.ClassDef):
-            continue
-        for field, doc in zip(cls.body, cls.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-                found[cls.name, ast.unparse(field.target)] = str(doc.value.value)
-    return found

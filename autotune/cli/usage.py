@@ -1,8 +1,8 @@
-"""Every mistake on a command line at once.
+"""Find every mistake on a command line, and in a run file, at once.
 
-Hydra stops at its first error, so overrides are read here before it composes: keys against the settings, options
-against the groups, values against types and rules, and a run file in the same way. Free forms (`model=owner/name`,
-`data=FILE`) become keys that Hydra knows. Leaves out composing for real and doing (main.py).
+Hydra stops at its first error. So the overrides are read here before Hydra composes them: keys are compared with the
+settings, options with the groups of conf/, values with types and limits. A run file is read by the same rules. Free
+forms (`model=owner/name`, `data=FILE`) become keys that Hydra knows. main.py then composes for real and does the work.
 """
 
 import difflib
@@ -11,22 +11,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli.commands import COMMANDS, Key, keys_of
+from autotune.cli.commands import COMMANDS
+from autotune.cli.keys import Key, keys_of
 from autotune.cli.settings import FREE_FORM, ProbeSettings, find_problems
 from autotune.errors import UsageError
+from autotune.formats import RUN_FORMAT, format_problem
 from autotune.models.catalogue import CONF
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-SUFFIXES = {"data": (".json", ".jsonl", ".csv", ".parquet"), "hardware": (".json",)}  # a file even without a slash
+SUFFIXES = {"data": (".json", ".jsonl", ".csv", ".parquet"), "hardware": (".json",)}  # these name a file, with no slash
 SEARCH_PATH = "hydra.searchpath="
 _REFUSED = object()
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name that `word` most likely stands for: by its last part (epochs: recipe.epochs), by how it begins
-    (a100: a100_40gb), or as a whole."""
+    """Find the known name that `word` most likely stands for; None when nothing is near.
+
+    Its last part may be enough (`epochs` for `recipe.epochs`), or its beginning (`a100` for `a100_40gb`).
+    """
     names = list(known)
     parts = {name.rpartition(".")[2]: name for name in reversed(names)}
     last = word.rpartition(".")[2]
@@ -40,7 +44,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read a run file, or `run.yaml` in a directory: the values that are right, and a problem for each that is not."""
+    """Read a run file, or the `run.yaml` of a directory. Returns the values that are right and a list of problems."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -54,6 +58,9 @@ def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{path}: cannot be read: {' '.join(str(error).split())}"]
     if not isinstance(loaded, dict):
         return {}, [f"{path}: holds a {type(loaded).__name__}, expected the keys of a run (autotune run --help)"]
+    if (refusal := format_problem(loaded, newest=RUN_FORMAT, where=str(path))) is not None:
+        return {}, [refusal]  # a newer file may mean something else by any of its keys
+    loaded.pop("format", None)  # a number here; `format=json` can only stand on the command line
     for group in ("model", "data"):
         if isinstance(loaded.get(group), str):
             loaded[group] = {"path": loaded[group]}
@@ -61,7 +68,7 @@ def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     problems = []
     for name, value in _flat(loaded, judge.keys):
-        if value is False and name in judge.keys:  # YAML 1.1 reads a bare `off` or `no` so
+        if value is False and name in judge.keys:  # YAML 1.1 reads `off` and `no` as false, unless they are quoted
             value = next((word for word in judge.keys[name].choices if word in ("off", "no")), value)
         if found := judge.problems(name, value):
             problems += [f"{path}: {problem}" for problem in found]
@@ -82,9 +89,9 @@ def check(
 ) -> list[str]:
     """Rewrite the overrides of a command for Hydra. Raises UsageError with every problem.
 
-    before: problems that are known already, of a run's file; what that file says, Hydra's config store must have.
+    before: problems of a run file, found by load_run_file. The file's values must be in Hydra's config store already.
     config_name, config_dir, multirun: Hydra's flags of these names.
-    to_be_used: what is missing, or wrong in the composed whole, is a problem too.
+    to_be_used: whether the command will do its work; then a missing key is a problem too.
     """
     from hydra import initialize_config_dir
 
@@ -107,13 +114,12 @@ class _Judge:
         self.keys = keys_of(self.settings)
 
     def mapping(self, name: str) -> Key | None:
-        """The key with names of the user's own that `name` is or lies in."""
-        return next(
-            (key for key in self.keys.values() if key.is_mapping and f"{name}.".startswith(f"{key.name}.")), None
-        )
+        """The key that takes names of the user's own and that `name` is, or is a part of; None without one."""
+        mappings = (key for key in self.keys.values() if key.is_mapping)
+        return next((key for key in mappings if f"{name}.".startswith(f"{key.name}.")), None)
 
     def problems(self, name: str, value: Any) -> list[str]:
-        """What is wrong with `name=value`. An interpolation is left to Hydra."""
+        """List what is wrong with `name=value`. Interpolations (`${...}`) are left to Hydra."""
         inside = [key for key in self.keys if key.startswith(f"{name}.")]
         if inside and isinstance(value, dict):
             return [problem for part, item in value.items() for problem in self.problems(f"{name}.{part}", item)]
@@ -131,7 +137,7 @@ class _Judge:
         return [f"{said}: expected {key.expected}{_hint(nearest(str(value), key.choices))}"]
 
     def _converted(self, name: str, value: Any) -> Any:
-        """The value as OmegaConf converts it to the key's type, or _REFUSED."""
+        """Convert a value to the key's type as OmegaConf does. Returns _REFUSED when OmegaConf refuses it."""
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
@@ -144,7 +150,7 @@ class _Judge:
 
 
 class _Reader:
-    """Reads overrides one by one, collecting problems. Lives inside an initialized Hydra, whose groups it asks for."""
+    """Reads overrides one by one and collects problems. Needs an initialized Hydra, which knows the groups' options."""
 
     def __init__(self, command: str, *, config_name: str, multirun: bool) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -156,10 +162,10 @@ class _Reader:
         self.search_path: list[str] = []
         self.parser = OverridesParser.create()
         self.problems: list[str] = []
-        self.faulty: set[str] = set()  # groups that a problem names: they are not called missing as well
+        self.faulty: set[str] = set()  # groups with a problem; they are not reported as missing too
 
     def look_in(self, config_dir: str | None, overrides: Sequence[str]) -> None:
-        """Look for options where --config-dir and hydra.searchpath point, too."""
+        """Add the directories of --config-dir and hydra.searchpath to those that options come from."""
         places = []
         if config_dir is not None and Path(config_dir).is_dir():
             places.append(f"file://{Path(config_dir).resolve()}")
@@ -171,13 +177,13 @@ class _Reader:
         self.search_path = [f"{SEARCH_PATH}[{','.join(places)}]"] if places else []
 
     def read(self, text: str) -> list[str]:
-        """The texts that Hydra is to get for one override; none, and a problem, when it is wrong."""
+        """Rewrite one override for Hydra, as one or more texts. A wrong one gives no text and adds a problem."""
         from hydra.errors import HydraException
 
         name, _, value = text.partition("=")
         is_path = value and name in FREE_FORM and name in self.judge.groups and Path(value).exists()
         if is_path and value not in self._options(name):
-            return _free_form(name, [value])  # a path may hold anything, also what Hydra's grammar refuses
+            return _free_form(name, [value])  # a path may hold characters that Hydra's grammar refuses
         try:
             override = self.parser.parse_override(text)
         except HydraException:
@@ -193,11 +199,11 @@ class _Reader:
             return self._refuse(name, f"{text}: only a group can be left out")
         if problems := [problem for value in self._values(override) for problem in self.judge.problems(name, value)]:
             return self._refuse(name, *problems)
-        # A mapping takes new names only by force; any other key exists, where Hydra would refuse a +.
+        # Hydra adds a new name to a mapping only after `++`, and refuses `+` before any other key, since that exists.
         return [f"{'++' if self.judge.mapping(name) else ''}{name}={override.get_value_string()}"]
 
     def compose(self, overrides: Sequence[str], *, to_be_used: bool) -> None:
-        """Compose what was right, to see what is wrong in the whole: in presets, and by omission."""
+        """Compose the overrides that are right, to find wrong values in presets and, if asked, missing keys."""
         from hydra import compose
         from hydra.core.hydra_config import HydraConfig
         from hydra.errors import HydraException
@@ -206,7 +212,11 @@ class _Reader:
 
         parsed = (self.parser.parse_override(text) for text in overrides if not text.startswith(SEARCH_PATH))
         singles = [single for override in parsed for single in _singles(override)[:1]]
-        singles += [*self.search_path, "hydra.job.num=0", "hydra.job.id=0"]  # values may name them: ${hydra:job.num}
+        singles += [
+            *self.search_path,
+            "hydra.job.num=0",
+            "hydra.job.id=0",
+        ]  # values may use ${hydra:job.num}
         try:
             config = compose(self.config_name, overrides=singles, return_hydra_config=True)
             HydraConfig.instance().set_config(config)
@@ -267,7 +277,7 @@ def _is_free_form(group: str, value: Any) -> bool:
 
 
 def _free_form(group: str, values: Sequence[str]) -> list[str]:
-    """Leave the group's option out and put the values where the option would have put its own."""
+    """Remove the group and set the key that its option would have set. Several values stay one sweep."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     quoted = ",".join(QuotedString(text=value, quote=Quote.single).with_quotes() for value in values)
@@ -275,7 +285,7 @@ def _free_form(group: str, values: Sequence[str]) -> list[str]:
 
 
 def _singles(override: "Override") -> list[str]:
-    """The override for each single value that its sweep can give; none for those that only a sweeper can tell."""
+    """Split a sweep into one override for each value. An interval or a glob gives none: only a sweeper knows them."""
     from hydra.core.override_parser.types import ValueType
 
     if not override.is_sweep_override():
@@ -286,7 +296,7 @@ def _singles(override: "Override") -> list[str]:
 
 
 def _flat(values: Mapping[Any, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of dotted name and value, down to the keys that exist."""
+    """Yield dotted names with their values. A mapping that is itself the value of a key stays whole."""
     for part, value in values.items():
         name = f"{prefix}{part}"
         if isinstance(value, dict) and name not in keys:

@@ -225,6 +225,16 @@ def test_a_run_file_as_people_write_it(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_file_of_a_newer_format_is_not_read_further(tmp_path: Path) -> None:
+    """Its other keys may mean something else, so they are neither taken nor judged."""
+    file = tmp_path / "run.yaml"
+    file.write_text("format: 2\nsede: 3\nseed: 3\n")
+    says = "the file is newer than this autotune, which reads formats up to 1; update autotune"
+    assert load_run_file(file) == ({}, [f"{file}: format=2: {says}"])
+    file.write_text("format: 1\nseed: 3\n")
+    assert load_run_file(file) == ({"seed": 3}, [])
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
