@@ -1,12 +1,11 @@
 """Directories and files of the cache that are whole or not there.
 
-A directory is filled under a temporary name, sealed with a list of its files, then renamed into place; whoever finds
-the seal broken makes the directory anew. Leaves out what the directories hold and how their names are chosen.
+A directory is filled under a temporary name, sealed with a list of its files, then renamed into place. Whoever finds
+the seal broken builds the directory again. Leaves out what the directories hold and how their names are chosen.
 """
 
 import errno
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -16,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from autotune import files
 from autotune.errors import AutotuneError, UsageError
 
 SEAL = "sealed.json"
-STALE_SECONDS = 24 * 3600  # a temporary directory this old belonged to a process that was killed
+STALE_SECONDS = 24 * 3600  # a temporary directory of this age belonged to a process that was killed
 CHUNK_BYTES = 2**20
 
 
@@ -37,7 +37,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def checksums(directory: Path) -> dict[str, int]:
-    """CRC-32 of every file of a sealed directory, as it was sealed."""
+    """Read the CRC-32 of every file of a sealed directory, taken when it was sealed."""
     seal = json.loads((directory / SEAL).read_text(encoding="utf-8"))
     return {name: facts[2] for name, facts in seal.items()}
 
@@ -50,7 +50,7 @@ def build(directory: Path, fill: Callable[[Path], None]) -> Path:
     """
     if is_whole(directory):
         return directory
-    with _cache_problems_told(directory):
+    with _errors_explained(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(directory)
         fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -64,9 +64,10 @@ def build(directory: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def remember(path: Path, question: Any, answer: Callable[[], Any], progress: Callable[[str], None]) -> Any:
-    """The answer to a question, as plain JSON values: out of the file `path`, else found by `answer` and kept there.
+    """Return the answer to a question, as plain JSON values: from the file `path`, else from `answer`, kept there.
 
-    The file holds the question too. One that is damaged, or of another question, is made anew, and `progress` told.
+    The file holds the question too. If the file is damaged or holds another question, it is made anew and `progress`
+    says so.
     """
     question = json.loads(json.dumps(question))
     try:
@@ -84,28 +85,21 @@ def remember(path: Path, question: Any, answer: Callable[[], Any], progress: Cal
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name beside `path`, then rename it into place."""
-    with _cache_problems_told(path):
+    """Write a file of the cache, whole or not at all. Raises UsageError when the cache cannot be written."""
+    with _errors_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        files.write_text(path, text)
 
 
 @contextmanager
-def _cache_problems_told(path: Path) -> Iterator[None]:
-    """Say in the user's words that the cache is full or not writable; any other error goes on as it is."""
+def _errors_explained(path: Path) -> Iterator[None]:
+    """Raise our own errors where the cache is full or not writable; any other error passes unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise AutotuneError(f"home: no room left for {path}; free some, or name another by home=DIR") from error
-        nowhere = error.errno == errno.ENOENT and not path.parent.exists()  # /proc takes no directories, and says so
+        nowhere = error.errno == errno.ENOENT and not path.parent.exists()  # /proc lets nobody make a directory
         if nowhere or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             reason = error.strerror
             raise UsageError(f"home: cannot write {path.parent} ({reason}); name another place by home=DIR") from error
@@ -121,7 +115,7 @@ def _move_into_place(fresh: Path, directory: Path) -> None:
         fresh.rename(directory)
     except OSError:
         if not is_whole(directory):
-            raise  # else another process was faster, and what it built serves as well
+            raise  # otherwise another process was faster, and its directory is as good
 
 
 def _seal(directory: Path) -> None:

@@ -1,8 +1,12 @@
-"""Files that are written whole or not at all, and a directory that one process takes for itself."""
+"""Files that are written whole or not at all, and a directory that one process takes for itself.
+
+Leaves out what the cache adds (cache.py): directories, checksums, and messages about its place.
+"""
 
 import fcntl
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,11 +16,12 @@ from autotune.errors import UsageError
 def lock(out: Path) -> IO[str]:
     """Take a directory for this process until the file that this returns is closed.
 
-    Raises UsageError when another process has it.
+    The kernel gives the lock back when the process ends, also after `kill -9`. On a file system without locks nobody is
+    kept out. Raises UsageError when another process has the directory.
     """
     stream = (out / ".lock").open("w")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back, also after kill -9
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         stream.close()
         raise UsageError(f"out={out}: another process is writing there; wait for it or name another out") from None
@@ -31,10 +36,14 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    """Write a text file under a temporary name beside its own, then rename it: it is whole or not there."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut may leave the new name with an empty file
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

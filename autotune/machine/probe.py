@@ -7,7 +7,6 @@ and the choice of a GPU (gpus.py).
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from autotune import cache
 from autotune.core.hardware import Hardware, RateDtype, RatePoint, What, find_doubts, noise_of
 from autotune.core.units import format_bytes, format_duration, format_rate
 from autotune.errors import UsageError
@@ -44,7 +44,7 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
         progress(f"measuring {now['name']}, under a minute")
         measured, throttled = _measure(gpus, host, progress)
         hardware = _join(now, measured, gpus, host, throttled)
-        _write(path, hardware)
+        cache.write_text(path, json.dumps(hardware.to_dict(), indent=1) + "\n")
     return hardware
 
 
@@ -269,10 +269,3 @@ def _read_cache(path: Path, progress: Callable[[str], None]) -> Hardware | None:
     except UsageError as error:
         progress(f"{path} is damaged and measured anew: {error.problems[0]}")
         return None
-
-
-def _write(path: Path, hardware: Hardware) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(hardware.to_dict(), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
