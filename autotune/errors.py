@@ -1,7 +1,7 @@
-"""What can go wrong because of what was asked, as exceptions that list every problem at once.
+"""Exceptions for what the user asked and cannot have. Each lists every problem at once.
 
-What is expected of a trial (out of memory, a timeout) is a value, in core/outcome.py, not an exception.
-Only the command line (cli/main.py) prints these and turns them into exit codes.
+Leaves out the failures that a trial may meet (out of memory, a timeout): those are values, in core/outcome.py. Only the
+command line (cli/main.py) prints these exceptions and turns them into exit codes.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,16 @@ from typing import ClassVar
 
 
 class AutotuneError(Exception):
-    """Something that the user can act on; `problems` holds one line for each thing that is wrong."""
+    """Something that the user can act on. `problems` holds one line for each problem."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__(*problems)  # all of them, so that it can be pickled and raised in another process
         self.problems: Sequence[str] = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class UsageError(AutotuneError):
@@ -33,10 +36,10 @@ class NotPredicted(AutotuneError):
 
 
 class TrainingFailed(AutotuneError):
-    """A training run ended without its result; each problem says why and what to try."""
+    """A training run ended before it was done; each problem says why and what to try."""
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in a line; where its first line only announces the next, both."""
+    """Return the first line of an exception's text; the first two where the first ends in a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -16,7 +16,7 @@ PACKAGE = Path(autotune.__file__).parent
 ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
-        "": "errors formats files cache",
+        "": "errors formats files cache child",
         "core": "units recipe outcome hardware gpu_specs workload candidate",
         "core.step": "work regime profile",
         "core.batches": "packing batches",

@@ -7,30 +7,23 @@ libraries; trials, runs and the next description reuse them. Leaves out how rows
 
 import json
 import math
-import os
-import pickle
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune import cache
+from autotune.child import Unanswered, ask
 from autotune.core.recipe import Recipe
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
-from autotune.data.tokenization import TokenizationJob
-from autotune.errors import AutotuneError, UsageError
+from autotune.data.tokenization import TokenizationJob, tokenize
+from autotune.errors import AutotuneError
 from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
 
 Progress = Callable[[str], None]
@@ -40,7 +33,6 @@ SAMPLED_ABOVE = 200_000  # rows; about two minutes of tokenizing on two cores
 LONGEST_SHARE = 0.001  # of every sample are the rows of most characters: the worst batch is made of them
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
-LAST_LINES = 12
 BAR = re.compile(
     r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:"
     r"\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) "
@@ -158,69 +150,35 @@ def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> 
 
 
 def _tokenize_apart(job: TokenizationJob, out: Path, progress: Progress) -> None:
-    """Run tokenization.py in a process of its own and pass on its progress. Raises what it reports."""
-    environment = {
-        **os.environ,
+    """Tokenize in a process of its own and pass on its progress. Raises UsageError with what tokenization refuses."""
+    variables = {
         "CUDA_VISIBLE_DEVICES": "",  # tokenizing must not claim memory that the trials measure
-        "HF_HUB_OFFLINE": "1",  # all that it reads is here already
+        "HF_HUB_OFFLINE": "1",  # every file that it reads was fetched before
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [sys.executable, "-m", "autotune.data.tokenization", str(out)]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # stays open: its end tells the process that we are gone
-            stdout=said,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stderr is not None
-        try:
-            process.stdin.write(pickle.dumps(job))
-            last = _follow(process.stderr, progress)
-            code = process.wait()
-        except BrokenPipeError:
-            code, last = process.wait(), [process.stderr.read().decode(errors="replace")]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            process.stdin.close()
-            process.stderr.close()
-        said.seek(0)
-        problems = said.read().decode()
-    if code == UsageError.exit_code and problems:
-        raise UsageError(*json.loads(problems))
-    if code:
-        raise AutotuneError(f"tokenizing {job.source.name} failed (exit code {code})", *last)
+    try:
+        ask(tokenize, job, out, variables=variables, on_output=_Output(progress).read)
+    except Unanswered as ended:
+        raise AutotuneError(
+            f"tokenizing {job.source.name} failed (exit code {ended.code})", *ended.last_lines
+        ) from None
 
 
-def _follow(stream: IO[bytes], progress: Progress) -> list[str]:
-    """Turn the bars and warnings on a process's stderr into lines of progress until it ends; return its last lines."""
-    last: deque[str] = deque(maxlen=LAST_LINES)
-    told = time.monotonic()
-    for line in _lines(stream):
+class _Output:
+    """Turns the progress bars and warnings of tokenization into lines of progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._told_at = time.monotonic()
+
+    def read(self, line: str) -> None:
+        """Follow one line: a state of a bar at most once in PROGRESS_SECONDS, a warning of TRL always."""
         if bar := BAR.match(line):
-            if time.monotonic() - told >= PROGRESS_SECONDS:
-                told = time.monotonic()
-                progress(f"{bar['what'].lower()}: {int(bar['done']):,} of {int(bar['all']):,} rows")
-        elif line:
-            last.append(line)
-            if warning := WARNING.search(line):
-                progress(f"TRL warns: {warning[0]}")
-    return list(last)
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """Split at carriage returns too, as soon as they come: bars are redrawn with them."""
-    rest = b""
-    while chunk := os.read(stream.fileno(), 2**16):
-        *lines, rest = re.split(rb"[\r\n]", rest + chunk)
-        yield from (line.decode(errors="replace").strip() for line in lines)
-    yield rest.decode(errors="replace").strip()
+            if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+                self._told_at = time.monotonic()
+                self._progress(f"{bar['what'].lower()}: {int(bar['done']):,} of {int(bar['all']):,} rows")
+        elif warning := WARNING.search(line):
+            self._progress(f"TRL warns: {warning[0]}")
 
 
 def _hash(facts: Mapping[str, object]) -> str:

@@ -1,18 +1,13 @@
 """Tokenize a dataset exactly as TRL does, and keep the rows.
 
 The rows are those of a real `SFTTrainer`, built around a model that is thrown away, so chat template, end tokens and
-masks are TRL's own. describe.py starts it as a process of its own (`python -m autotune.data.tokenization`): importing
-TRL takes seconds and, through bitsandbytes, claims memory on a GPU that the trials need. Leaves out truncation and
-packing, which are a candidate's.
+masks are TRL's own. describe.py runs this in a process of its own: importing TRL takes seconds and, through
+bitsandbytes, claims memory on a GPU that the trials need. Leaves out truncation and packing, which belong to a
+candidate.
 """
 
 import json
-import os
-import pickle
-import signal
-import sys
 import tempfile
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,30 +196,3 @@ def _refusals(job: TokenizationJob, tokenizer: Any, dialect: Dialect, error: Exc
             if len(problems) == PROBLEMS_SHOWN:
                 break
     return problems or [f"{job.source.name}: TRL cannot tokenize it: {first_line(error)}"]
-
-
-def _end_with_parent() -> None:
-    """Kill this process and those it started as soon as whoever holds the other end of stdin is gone."""
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # not sys.stdin: its lock would be held when this process ends
-            pass
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def main() -> int:
-    """Tokenize the pickled job on stdin into the directory argv[1]; print problems as JSON and return 2."""
-    job = pickle.load(sys.stdin.buffer)
-    _end_with_parent()
-    try:
-        tokenize(job, Path(sys.argv[1]))
-    except UsageError as error:
-        print(json.dumps(list(error.problems)), flush=True)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,24 +1,17 @@
-"""The process that measures a device, both ends of it: what it does, and how probe.py starts it and listens.
+"""Measuring a device in a process of its own, so that the only CUDA context of a probe goes away with it.
 
-It is short-lived, so that the only CUDA context of a probe goes away with it. It tells its news as lines of JSON on
-what was its standard output, {"progress": text}, then {"result": ...} or {"failed": text}. It ends when its standard
-input closes, so it never outlives its parent, and the parent ends it when it takes too long.
+Leaves out how such a process is started and followed (autotune/child.py), what it times (operations.py) and how it
+times (rates.py).
 """
 
-import json
 import logging
 import os
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import IO, Any
+from dataclasses import dataclass
 
-from autotune.core.hardware import RatePoint
+from autotune.child import Unanswered, ask
 from autotune.errors import AutotuneError
 from autotune.machine import nvml
 from autotune.machine.malloc import keep_pages
@@ -26,19 +19,18 @@ from autotune.machine.operations import cpu_bench, cuda_bench, list_points
 from autotune.machine.rates import Rates, measure, prepare_jobs
 
 BUDGET_S = 45.0
-PREPARE_SHARE = 0.4  # of the budget that is left once the libraries are there, for running everything a first time
-LIMIT_S = 120.0  # then the process is ended
+PREPARE_SHARE = 0.4  # of the budget left once the libraries are imported: for running each operation a first time
+LIMIT_S = 120.0  # after which the process is killed
 MEMORY_SHARE = 8  # the tensors of one operation take at most this part of the free memory
-CONTEXT_LIMIT_BYTES = 4 * 2**30  # more than any CUDA context: then somebody else took memory meanwhile
-
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from autotune.machine.process import main; main()"
+CONTEXT_LIMIT_BYTES = 4 * 2**30  # more than any CUDA context: a larger figure holds memory of another process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to measure. uuid: of the GPU, None for the CPU. free_bytes: of the host's memory.
+    """What to measure.
 
-    budget_s: no round of measurements begins that would end later, but two there are always.
+    uuid: of the GPU, None for the CPU. free_bytes: of the host's memory.
+    budget_s: no round of measurements begins that would end later than this, except the first two.
     """
 
     uuid: str | None
@@ -49,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What the process found out; the first four are None on a CPU."""
+    """What was measured. The first four fields are None on a CPU."""
 
     memory_bytes: int | None
     compute_capability: tuple[int, int] | None
@@ -61,98 +53,21 @@ class Measurement:
 
 def measure_in_process(request: Request, *, progress: Callable[[str], None], limit_s: float = LIMIT_S) -> Measurement:
     """Measure in a new process and wait for it. Raises AutotuneError when it fails, dies or takes too long."""
-    command = [sys.executable, "-c", _START, json.dumps(sys.path), json.dumps(asdict(request))]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment(request)
-        )
-        timer = threading.Timer(limit_s, process.kill)
-        timer.start()
-        started, said = time.monotonic(), {}
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if not line.startswith(b"{"):
-                    continue  # a start-up hook of this Python talks
-                said = json.loads(line)
-                if "progress" not in said:
-                    break
-                progress(said["progress"])
-            else:
-                process.wait()
-        finally:
-            timer.cancel()
-            process.kill()
-            with process:  # closes the pipes and reaps it
-                pass
-        if "result" in said:
-            return _measurement(said["result"])
-        why = _explain(said.get("failed"), process.returncode, time.monotonic() - started, limit_s, errors)
-        advice = f"; see what nvidia-smi says, or {nvml.TO_USE_THE_CPU}" if request.uuid else ""
-        raise AutotuneError(why + advice)
-
-
-def _environment(request: Request) -> dict[str, str]:
-    """What must be set before the process starts.
-
-    One device is to be seen, and bitsandbytes must not look for kernels on the hub (it does when `kernels` is
-    installed).
-    """
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": request.uuid or "", "HF_HUB_OFFLINE": "1"}
-
-
-def _measurement(values: Mapping[str, Any]) -> Measurement:
-    rates = dict(values["rates"])
-    points = tuple(RatePoint(**{**point, "shape": tuple(point["shape"])}) for point in rates.pop("points"))
-    capability = values["compute_capability"]
-    return Measurement(
-        **{
-            **values,
-            "rates": Rates(points=points, **rates),
-            "compute_capability": None if capability is None else (capability[0], capability[1]),
-        }
-    )
-
-
-def _explain(failed: str | None, code: int, seconds: float, limit_s: float, errors: IO[bytes]) -> str:
-    errors.seek(0)
-    last = next((line for line in reversed(errors.read().decode(errors="replace").splitlines()) if line.strip()), "")
-    if failed is not None:
-        return f"measuring failed: {failed}"
-    if seconds >= limit_s:
-        return f"measuring took more than {limit_s:.0f} s: stop what else runs on this machine and try again"
-    if code == -9:
-        return "measuring was killed: most likely the kernel or a control group ran out of memory; free some"
-    return f"the measuring process ended with code {code}: {last.strip() or 'it said nothing'}"
-
-
-def main() -> None:
-    """Run the measuring process: argv[2] is the Request."""
-    started = time.perf_counter()
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes with the errors
-    logging.disable(logging.WARNING)  # bitsandbytes 0.50 warns at every int8 product in bf16, which takes time
-
-    def send(**news: Any) -> None:
-        channel.write(json.dumps(news) + "\n")
-        channel.flush()
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        request = Request(**json.loads(sys.argv[2]))
-        result = _measure(request, started=started, progress=lambda text: send(progress=text))
-    except AutotuneError as error:
-        send(failed=str(error))
-        raise
-    except Exception as error:
-        send(failed=f"{type(error).__name__}: {error}")
-        raise
-    send(result=asdict(result))
+        measured: Measurement = ask(
+            measure_device, request, variables=_variables(request), progress=progress, limit_s=limit_s
+        )
+    except Unanswered as ended:
+        advice = f"; see what nvidia-smi says, or {nvml.TO_USE_THE_CPU}" if request.uuid else ""
+        raise AutotuneError(_explain(ended, limit_s) + advice) from None
+    return measured
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent closes its end, or dies
-    os._exit(1)
+def measure_device(request: Request, *, progress: Callable[[str], None]) -> Measurement:
+    """Measure the only device that this process sees. Raises whatever torch and NVML raise."""
+    started = time.perf_counter()
+    logging.disable(logging.WARNING)  # bitsandbytes 0.50 warns at every int8 product in bf16, which takes time
+    return _measure(request, started=started, progress=progress)
 
 
 def _measure(request: Request, *, started: float, progress: Callable[[str], None]) -> Measurement:
@@ -160,7 +75,7 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
 
     total = capability = workspace_bytes = context_bytes = None
     if request.uuid is None:
-        keep_pages()  # so that operators are timed, and not the kernel's zeroing of memory
+        keep_pages()  # so that operators are timed without the kernel's zeroing of memory
         torch.set_num_threads(min(torch.get_num_threads(), request.cores))
         bench, points, used_before = cpu_bench(request.free_bytes // MEMORY_SHARE), list_points("cpu"), 0
     else:
@@ -170,7 +85,7 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
         capability = torch.cuda.get_device_capability()
         workspace_bytes = _workspace_bytes()
         bench, points = cuda_bench(free // MEMORY_SHARE), list_points("cuda", tf32=capability >= (8, 0))
-    with suppress(ImportError, RuntimeError):  # takes seconds; what fails here fails again, with its layers
+    with suppress(ImportError, RuntimeError):  # takes seconds; what fails here fails again with its layers
         import bitsandbytes  # noqa: F401
     deadline = started + request.budget_s
     until = time.perf_counter() + PREPARE_SHARE * (deadline - time.perf_counter())
@@ -189,8 +104,28 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
     )
 
 
+def _variables(request: Request) -> Mapping[str, str]:
+    """Environment variables of the measuring process.
+
+    It sees one device. Without the hub, bitsandbytes does not look for kernels there, as it does when the package
+    `kernels` is installed.
+    """
+    return {"CUDA_VISIBLE_DEVICES": request.uuid or "", "HF_HUB_OFFLINE": "1"}
+
+
+def _explain(ended: Unanswered, limit_s: float) -> str:
+    if ended.reason is not None:
+        return f"measuring failed: {ended.reason}"
+    if ended.timed_out:
+        return f"measuring took more than {limit_s:.0f} s: stop what else runs on this machine and try again"
+    if ended.code == -9:
+        return "measuring was killed: most likely the kernel or a control group ran out of memory; free some"
+    last = ended.last_lines[-1] if ended.last_lines else "it said nothing"
+    return f"the measuring process ended with code {ended.code}: {last}"
+
+
 def _workspace_bytes() -> int:
-    """What cuBLAS and cuBLASLt keep of torch's allocator once a product of each kind has run."""
+    """Bytes of torch's allocator that cuBLAS and cuBLASLt keep once a product of each kind has run."""
     import torch
 
     before = torch.cuda.memory_allocated()
@@ -206,7 +141,10 @@ def _workspace_bytes() -> int:
 
 
 def _context_bytes(uuid: str, used_before: int, torch_bytes: int) -> int | None:
-    """This process's device memory beside torch's: as NVML lists it, else what the device holds more than before."""
+    """Bytes of device memory that this process takes outside torch's allocator; None when that cannot be told.
+
+    NVML lists the memory of each process. Where it does not, the growth of the device's used memory stands in.
+    """
     used = nvml.process_bytes(uuid, os.getpid())
     if used is None:
         used = nvml.read_memory(uuid).used - used_before

@@ -8,15 +8,13 @@ it (profiles.py).
 import contextlib
 import io
 import logging
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from autotune.child import end_with_parent
 from autotune.core.step.profile import Profile, with_growth
 from autotune.errors import NotPredicted, UsageError
 from autotune.train.fork_server import start_fork_server
@@ -125,25 +123,13 @@ def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | Non
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that are gone afterwards, whatever happens. None of them has children, which would outlive it."""
     context = start_fork_server(NO_GPU)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         try:
             yield pool
         except BaseException:
             for process in (pool._processes or {}).values():
                 process.kill()
             raise
-
-
-def _die_with_parent() -> None:
-    """End this process with the one that asked for it: an interrupt may come before the pool knows of it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

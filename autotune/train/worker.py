@@ -11,16 +11,15 @@ Events are dictionaries with the key `event`:
     outcome     {outcome: as core.outcome.outcome_to_dict}, always the last of a task
 """
 
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+from autotune.child import end_with_parent
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, outcome_to_dict
 from autotune.train.task import Device, Task
 
@@ -50,7 +49,7 @@ def begin() -> None:
     """Lead a process group, leave Ctrl-C to the parent, and end with the parent."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
 
 
 def perform(task: Task, connection: Connection) -> Outcome:
@@ -99,16 +98,3 @@ def _redirect_output(log_path: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-
-
-def _end_with_parent() -> None:
-    """End this process group as soon as the process that asked for it is gone, even by `kill -9`."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch(sentinel: int) -> None:
-        wait([sentinel])
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -1,6 +1,5 @@
 """Describing a workload: rows are tokenized once, kept, sampled where they are many, and made anew when damaged."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,28 +132,15 @@ def test_a_process_that_dies_is_told_with_its_last_lines(
         describe_file(home, write(tmp_path / "a.jsonl", [{"text": "never seen before"}]))
 
 
-def test_progress_is_read_off_the_bars() -> None:
-    """Bars redraw a line with carriage returns; each becomes a line of text, once a second at most."""
-    from autotune.data.describe import _follow
+def test_progress_is_read_off_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar becomes a line of text, once a second at most; a warning of TRL is passed on; other output is not."""
+    from autotune.data import describe
 
-    reader, writer = os.pipe()
-    os.write(
-        writer,
-        b"\rTokenizing train dataset (num_proc=2):  12%|# | 12/1000 [00:00<?, ? examples/s]"
-        b"\r\nsome warning\nThe tokenized prompt is not a prefix\n",
-    )
-    os.close(writer)
     lines: list[str] = []
-    with os.fdopen(reader, "rb", buffering=0) as stream, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autotune.data.describe.PROGRESS_SECONDS", 0.0)
-        assert _follow(stream, lines.append) == ["some warning", "The tokenized prompt is not a prefix"]
+    output = describe._Output(lines.append)
+    bar = "Tokenizing train dataset (num_proc=2):  12%|# | 12/1000 [00:00<?, ? examples/s]"
+    output.read(bar)
+    monkeypatch.setattr(describe, "PROGRESS_SECONDS", 0.0)
+    for line in (bar, "some warning", "The tokenized prompt is not a prefix"):
+        output.read(line)
     assert lines == ["tokenizing: 12 of 1,000 rows", "TRL warns: The tokenized prompt is not a prefix"]
-
-
-def test_nothing_of_tokenization_is_imported_early() -> None:
-    """Importing the module costs nothing, so that describe can name a TokenizationJob without loading TRL."""
-    code = (
-        "import sys, autotune.data.describe\n"
-        "print(sorted({'torch', 'trl', 'datasets', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

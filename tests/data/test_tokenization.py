@@ -1,10 +1,6 @@
 """Tokenizing: the rows are TRL's own, and what cannot be tokenized is told."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -260,16 +256,3 @@ def test_a_base_model_gets_questions_as_strings(tiny: ModelFacts, tmp_path: Path
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert tokenizer.decode(row["input_ids"]) == "Question: 2 + 2?\nAnswer: 4<|im_end|>"
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == " 4<|im_end|>"
-
-
-def test_the_other_process_ends_with_its_parent(tiny: ModelFacts, tmp_path: Path) -> None:
-    """Nothing is left behind when autotune is killed: the closed pipe is noticed."""
-    code = "import sys, time; from autotune.data import tokenization; tokenization._end_with_parent(); time.sleep(60)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, start_new_session=True, stdout=subprocess.DEVNULL
-    )
-    assert process.stdin is not None
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.stdin.close()
-    assert process.wait(timeout=20) == -signal.SIGKILL

@@ -1,12 +1,9 @@
-"""The measuring process: it answers, and whatever happens to it or to its parent, nothing is left behind."""
+"""The measuring process: it answers, and what goes wrong in it is said in words. Ctrl-C: tests/test_child.py."""
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +13,14 @@ import torch
 from autotune.errors import AutotuneError
 from autotune.machine import process
 from autotune.machine.operations import Point, cpu_bench
-from autotune.machine.process import Request, _context_bytes, _measure, measure_in_process
+from autotune.machine.process import (
+    Measurement,
+    Request,
+    _context_bytes,
+    _measure,
+    measure_device,
+    measure_in_process,
+)
 from tests.fakes_nvml import GIB, FakeGpu, FakeNvml
 
 CPU = Request(uuid=None, cores=1, free_bytes=2**31, budget_s=1.0)
@@ -26,9 +30,36 @@ def ignore(line: str) -> None:
     pass
 
 
-def starting(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let the process run other code: what it is, and what it says, is the edge here."""
-    monkeypatch.setattr(process, "_START", textwrap.dedent(code))
+def few_points(kind: str) -> list[Point]:
+    return [
+        Point(what="matmul", dtype="bfloat16", shape=(64, 64, 64)),
+        Point(what="nf4_matmul", dtype="bfloat16", shape=(8, 64, 128)),
+        Point(what="copy", dtype="float32", shape=(1000,)),
+    ]
+
+
+def measure_few_points(request: Request, *, progress: Any) -> Measurement:
+    """Runs in the child: the real measuring, of three small rates."""
+    process.list_points = few_points  # type: ignore[assignment]
+    print("a library talks")
+    return measure_device(request, progress=progress)
+
+
+def hang(request: Request, *, progress: Any) -> None:
+    time.sleep(600)
+
+
+def leave(request: Request, *, progress: Any) -> None:
+    print("half", file=sys.stderr)
+    os._exit(1)
+
+
+def be_killed(request: Request, *, progress: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(request: Request, *, progress: Any) -> None:
+    raise RuntimeError("no kernel image")
 
 
 def children() -> list[int]:
@@ -36,60 +67,34 @@ def children() -> list[int]:
 
 
 def test_a_real_measurement_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rates cross the process border unchanged, this process never imports what that one needs, and it is gone."""
+    """Rates cross the process border unchanged, and the process is gone."""
     before = children()
-    starting(
-        monkeypatch,
-        """
-        import json, sys; sys.path[:] = json.loads(sys.argv[1])
-        from autotune.machine import process, operations
-        process.list_points = lambda kind: [
-            operations.Point(what=what, dtype="bfloat16", shape=shape)
-            for what, shape in (("matmul", (64, 64, 64)), ("nf4_matmul", (8, 64, 128)), ("copy", (1000,)))
-        ]
-        measure = process._measure
-        process._measure = lambda *args, **kwargs: print("a library talks") or measure(*args, **kwargs)
-        process.main()
-        """,
-    )
+    monkeypatch.setattr(process, "measure_device", measure_few_points)
     lines: list[str] = []
     measured = measure_in_process(Request(uuid=None, cores=1, free_bytes=2**31, budget_s=600), progress=lines.append)
-    assert [(p.what, p.shape) for p in measured.rates.points] == [
-        ("matmul", (64, 64, 64)),
-        ("nf4_matmul", (8, 64, 128)),
-        ("copy", (1000,)),
-    ]
+    assert [(p.what, p.shape) for p in measured.rates.points] == [(p.what, p.shape) for p in few_points("cpu")]
     assert all(point.per_second > 0 for point in measured.rates.points)
     assert (measured.memory_bytes, measured.context_bytes) == (None, None)
     assert lines[0] == "round 1 of 5, 3 rates"
     assert children() == before
 
 
-def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In time, and with the reason."""
-    before = children()
-    starting(monkeypatch, "import time; time.sleep(600)")
-    started = time.monotonic()
-    with pytest.raises(AutotuneError, match="more than 1 s"):
-        measure_in_process(CPU, progress=ignore, limit_s=1.0)
-    assert time.monotonic() - started < 30
-    assert children() == before
-
-
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("what", "words"),
     [
-        ("import sys; print('half', file=sys.stderr); sys.exit('the end')", "ended with code 1: the end"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed: most likely .* out of memory"),
-        ("""print('{"failed": "RuntimeError: no kernel image"}')""", "measuring failed: RuntimeError: no kernel image"),
-        ("""print('{"progress": "round 1"}')""", "ended with code 0: it said nothing"),
+        (hang, "measuring took more than 8 s"),
+        (leave, "ended with code 1: half"),
+        (be_killed, "was killed: most likely .* out of memory"),
+        (fail, "measuring failed: RuntimeError: no kernel image"),
     ],
 )
-def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
-    """A clean failure with the last words of the process."""
-    starting(monkeypatch, code)
+def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch, what: Any, words: str) -> None:
+    """It is ended in time, with the reason, and nothing is left of it."""
+    before = children()
+    monkeypatch.setattr(process, "measure_device", what)
     with pytest.raises(AutotuneError, match=words):
-        measure_in_process(CPU, progress=ignore)
+        measure_in_process(CPU, progress=ignore, limit_s=8.0 if what is hang else 120.0)
+    assert children() == before
 
 
 def test_a_torch_without_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,50 +102,6 @@ def test_a_torch_without_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(AutotuneError, match=r"measuring failed: .*"):
         measure_in_process(Request(uuid="GPU-none", cores=1, free_bytes=2**31), progress=ignore)
-
-
-def test_progress_that_raises_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in the parent, say."""
-    before = children()
-    starting(monkeypatch, """import time; print('{"progress": "x"}', flush=True); time.sleep(600)""")
-
-    def interrupt(line: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure_in_process(CPU, progress=interrupt)
-    assert children() == before
-
-
-def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
-    """Also when the parent is killed, which runs no clean-up."""
-    begun = tmp_path / "begun"
-    child_code = f"""if True:
-        import json, pathlib, sys, time; sys.path[:] = json.loads(sys.argv[1])
-        from autotune.machine import process
-        process._measure = lambda *args, **kwargs: (pathlib.Path({str(begun)!r}).touch(), time.sleep(600))
-        process.main()
-    """
-    code = f"""if True:
-        from autotune.machine import process
-        process._START = {child_code!r}
-        process.measure_in_process(process.Request(uuid=None, cores=1, free_bytes=1), progress=print)
-    """
-    parent = subprocess.Popen([sys.executable, "-c", code])
-    child = _wait_for(lambda: next(iter(psutil.Process(parent.pid).children()), None))
-    _wait_for(begun.exists)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    _wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-
-
-def _wait_for(condition: Any) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
 @pytest.fixture
