@@ -47,7 +47,8 @@ from autotune.models.architectures import sliding_window
 from autotune.models.catalogue import CONF, catalogued_config
 from autotune.trace.plain_step import LogitsTrainer
 from autotune.trace.profiles import ProfileRequest, describe_request, key_of, request_of
-from autotune.trace.trace import TraceRequest, trace
+from autotune.trace.request import TraceRequest
+from autotune.trace.trace import trace
 from autotune.train import sft
 
 DEFAULTS = AllocatorSettings(expandable_segments=False)

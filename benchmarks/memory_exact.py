@@ -192,7 +192,9 @@ def compare(case: Case) -> dict[str, Any]:
     """Trace shallow, as `autotune estimate` asks for it, and whole, as the candidate trains; what differs, in bytes."""
     from transformers import AutoConfig
 
-    from autotune.trace.trace import TraceRequest, sliding_window, trace, trace_whole
+    from autotune.trace.request import TraceRequest
+    from autotune.trace.shallow import sliding_window
+    from autotune.trace.trace import trace, trace_whole
 
     depth = {DEPTH_NAME.get(case.model, "num_hidden_layers"): case.layers}
     config = AutoConfig.for_model(case.model, **{**MODELS[case.model], "vocab_size": 2000, **depth}).to_dict()

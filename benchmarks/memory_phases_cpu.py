@@ -79,7 +79,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
     """The peaks of the phases, in bytes, as an estimate has them."""
-    from autotune.trace.trace import TraceRequest, trace
+    from autotune.trace.request import TraceRequest
+    from autotune.trace.trace import trace
 
     request, batch = request_and_batch(case, facts)
     profile = trace(TraceRequest(**request.asked))

@@ -110,7 +110,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
     """The peak of live bytes as the trace has it."""
     from autotune.core.memory.law import memory_law, peak
-    from autotune.trace.trace import TraceRequest, trace
+    from autotune.trace.request import TraceRequest
+    from autotune.trace.trace import trace
 
     started = time.perf_counter()
     request, batch = request_and_batch(case, facts)
@@ -129,7 +130,7 @@ def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Ba
     """What a case asks of the trace, and its micro-batch as the loss on a CPU sees it."""
     from transformers import AutoConfig
 
-    from autotune.trace.trace import sliding_window
+    from autotune.trace.shallow import sliding_window
 
     config = AutoConfig.from_pretrained(facts.path).to_dict()
     rows, positions = micro_batch(case.candidate, case.positions)

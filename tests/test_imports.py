@@ -30,7 +30,7 @@ ORDER = tuple(
         "data": "forms source tokenization describe",
         "train": "task random_weights sft measure preload fork_server worker workers display run",
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
-        "offloading assembly shallow hub_kernels trace tracer profiles",
+        "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
         "search": "journal predictions roofline proposer losses display repeats result request search",
         "cli": "limits settings requests keys commands schema usage main",

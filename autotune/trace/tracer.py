@@ -105,7 +105,8 @@ class _NotTraced(Exception):
 def _all_shapes(asked: dict[str, Any]) -> Profile:
     """The first of a request's two traces. Runs in a process that traces."""
     with _told():
-        from autotune.trace.trace import TraceRequest, set_up_trace, trace_all_shapes
+        from autotune.trace.request import TraceRequest
+        from autotune.trace.trace import set_up_trace, trace_all_shapes
 
         return trace_all_shapes(set_up_trace(TraceRequest(**asked)))
 
@@ -113,7 +114,8 @@ def _all_shapes(asked: dict[str, Any]) -> Profile:
 def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | None:
     """The second, and its shape; None where the first holds all layers. Runs in a process that traces."""
     with _told():
-        from autotune.trace.trace import TraceRequest, set_up_trace, trace_deeper
+        from autotune.trace.request import TraceRequest
+        from autotune.trace.trace import set_up_trace, trace_deeper
 
         setup = set_up_trace(TraceRequest(**asked))
         return None if setup.is_whole else (trace_deeper(setup), setup.shapes[0])

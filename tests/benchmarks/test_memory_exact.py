@@ -21,7 +21,7 @@ from memory_exact import (
 from autotune.core.recipe import METHODS
 from autotune.core.step.profile import Profile, monomials
 from autotune.trace.profiles import ProfileRequest, reduced
-from autotune.trace.trace import TraceRequest
+from autotune.trace.request import TraceRequest
 from tests.core.memory.test_law import replayed
 from tests.core.step.test_profile import step
 

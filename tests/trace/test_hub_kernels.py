@@ -16,7 +16,8 @@ from autotune.core.step.profile import monomials
 from autotune.trace.assembly import TraceError
 from autotune.trace.hub_kernels import MULTIPROCESSORS, LigerRmsNorm, use_hub_kernels
 from autotune.trace.recorder import Recorder
-from autotune.trace.trace import TraceRequest, trace
+from autotune.trace.request import TraceRequest
+from autotune.trace.trace import trace
 from tests.trace.test_trace import request
 
 B, S, D = 2, 256, 64

@@ -14,7 +14,8 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile, monomials
 from autotune.core.time.common_steps import mixture
 from autotune.core.time.law import TimeLaw, time_law
-from autotune.trace.trace import TraceRequest, trace
+from autotune.trace.request import TraceRequest
+from autotune.trace.trace import trace
 
 ROWS, LENGTH = 2, 48
 CONFIG = LlamaConfig(

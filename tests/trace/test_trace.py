@@ -18,7 +18,8 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.profile import MONOMIALS, monomials
 from autotune.core.step.regime import Regime, micro_batch, shapes_of
 from autotune.trace.assembly import fit
-from autotune.trace.trace import TraceRequest, trace, trace_whole
+from autotune.trace.request import TraceRequest
+from autotune.trace.trace import trace, trace_whole
 
 CONFIG = LlamaConfig(
     vocab_size=600, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2

@@ -18,7 +18,8 @@ from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
 from autotune.errors import NotPredicted, UsageError
 from autotune.trace import tracer
-from autotune.trace.trace import TraceRequest, trace
+from autotune.trace.request import TraceRequest
+from autotune.trace.trace import trace
 
 PATIENCE_S = 120.0
 CALL = "from autotune.cli.main import main; sys.exit(main(sys.argv[1:]))"
