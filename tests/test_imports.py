@@ -17,7 +17,7 @@ ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
         "": "errors formats files cache child",
-        "core": "units recipe outcome hardware gpu_specs workload candidate",
+        "core": "units decode recipe outcome hardware gpu_specs workload candidate",
         "core.step": "work regime profile",
         "core.batches": "packing batches",
         "core.space": "context legality fidelity pins step_shapes enumerate opening",

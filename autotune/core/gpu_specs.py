@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.hardware import Hardware, Peaks, RateDtype, read_dataclass
+from autotune.core.decode import decode
+from autotune.core.hardware import Hardware, Peaks, RateDtype
 from autotune.core.units import GIB, MIB
 from autotune.errors import UsageError
 
@@ -104,7 +105,7 @@ class GpuSpec:
 
 def read_gpu_spec(values: Mapping[str, Any], *, where: str = "hardware.gpu") -> GpuSpec:
     """Read a specification. Raises UsageError listing all that is wrong, each with its place."""
-    spec = read_dataclass(values, GpuSpec, where=where)
+    spec = decode(values, GpuSpec, where=where, least={})
     major, _, minor = spec.compute_capability.partition(".")
     if not (major.isdigit() and minor.isdigit()):
         raise UsageError(f"{where}.compute_capability: got {spec.compute_capability!r}, expected as in '8.0'")

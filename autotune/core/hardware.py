@@ -7,17 +7,15 @@ Symbols: M tokens, K features in, N features out of a linear layer; B rows, H he
 A rate is work per second; `amount_of` says what counts as work, so seconds of one operation are work / rate.
 """
 
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from statistics import median
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from autotune.core.decode import decode
 from autotune.errors import UsageError
 
-Facts = TypeVar("Facts")
 Kind = Literal["cuda", "cpu"]
 What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
@@ -50,6 +48,7 @@ RateDtype = Literal["float32", "tf32", "bfloat16", "float16", "uint8"]
 ITEM_BYTES: Mapping[RateDtype, int] = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 NOISE_LIMIT = 0.10  # above it two candidates that differ by a tenth cannot be told apart in a few repeats
 CPU_SHARE_LIMIT = 0.90  # below it other processes held the cores; a barrier then waits for whole time slices
+LEAST: Mapping[str, float] = {"cores": 1, "memory_bytes": 1, "host_memory_bytes": 1, "per_second": 1e-9}
 SLOWDOWNS = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 
 
@@ -191,21 +190,11 @@ class Hardware:
     @classmethod
     def from_dict(cls, values: Any, *, where: str = "hardware") -> "Hardware":
         """Read back what `to_dict` wrote. Raises UsageError listing all that is wrong, each with its place."""
-        hardware = read_dataclass(values, cls, where=where)
+        hardware = decode(values, cls, where=where, least=LEAST)
         if hardware.kind == "cuda" and hardware.compute_capability is None:
             problem = f"{where}.compute_capability: missing, expected a list of 2: it decides which kernels a GPU runs"
             raise UsageError(problem)
         return hardware
-
-
-def read_dataclass(values: Any, cls: type[Facts], *, where: str) -> Facts:
-    """Read plain values as one of our dataclasses. Raises UsageError listing all that is wrong, each with its place."""
-    problems: list[str] = []
-    facts = _decode_dataclass(values, cls, where, problems)
-    if problems:
-        raise UsageError(*problems)
-    assert isinstance(facts, cls)
-    return facts
 
 
 def amount_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
@@ -248,66 +237,3 @@ def find_doubts(*, noise: float | None, cpu_share: float | None, throttled: Sequ
     if slow := [reason for reason in throttled or () if reason in SLOWDOWNS]:
         doubts.append(f"the GPU slowed itself down ({', '.join(slow)}): check its cooling and power supply")
     return tuple(doubts)
-
-
-def _decode(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
-    """Turn plain JSON values into what a type hint says, noting each mismatch; its result counts only without any."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _decode(value, next(a for a in arguments if a is not type(None)), where, problems)
-    if is_dataclass(hint):
-        return _decode_dataclass(value, typing.cast("type[Any]", hint), where, problems)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        if arguments[-1] is Ellipsis:
-            return tuple(_decode(v, arguments[0], f"{where}[{i}]", problems) for i, v in enumerate(value))
-        if len(value) == len(arguments):
-            return tuple(_decode(v, a, where, problems) for v, a in zip(value, arguments, strict=True))
-    if origin is Mapping and isinstance(value, Mapping):
-        return {str(key): _decode(v, arguments[1], f"{where}.{key}", problems) for key, v in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    problems.append(f"{where}: got {value!r:.60}, expected {_expected(hint)}")
-    return None
-
-
-def _decode_dataclass(value: Any, cls: type[Any], where: str, problems: list[str]) -> Any:
-    if not isinstance(value, Mapping):
-        problems.append(f"{where}: got {value!r:.60}, expected an object with the fields of {cls.__name__}")
-        return None
-    before = len(problems)
-    hints = get_type_hints(cls)
-    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls)}
-    problems += [f"{where}.{key}: unknown, expected one of {', '.join(known)}" for key in value if key not in known]
-    problems += [
-        f"{where}.{name}: missing, expected {_expected(hints[name])}"
-        for name, required in known.items()
-        if required and name not in value
-    ]
-    decoded = {k: _decode(v, hints[k], f"{where}.{k}", problems) for k, v in value.items() if k in known}
-    for key, number in decoded.items():
-        least = _LEAST.get(key, 0)
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and not number >= least:
-            problems.append(f"{where}.{key}: got {number!r}, expected at least {least}")
-    return cls(**decoded) if len(problems) == before else None
-
-
-_LEAST: Mapping[str, float] = {"cores": 1, "memory_bytes": 1, "host_memory_bytes": 1, "per_second": 1e-9}
-
-
-def _expected(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else _expected(a) for a in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        return "a list" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}"
-    if origin is Mapping:
-        return "an object of strings"
-    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, str(hint))

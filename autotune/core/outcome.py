@@ -6,9 +6,12 @@ seconds per position r = sum(t_k) / sum(p_k); the epoch's rate is U / (r P), wha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
+
+from autotune.core.decode import decode
+from autotune.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +143,11 @@ def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
     return {"kind": outcome.kind, **asdict(outcome)}
 
 
-def outcome_from_dict(values: dict[str, Any]) -> Outcome:
-    """Read back what `outcome_to_dict` wrote. Raises KeyError or TypeError on anything else."""
-    rest = dict(values)
-    cls = _KINDS[rest.pop("kind")]
-    if cls is Measured:
-        for name in ("steps", "warmup_steps"):
-            rest[name] = tuple(Step(**step) for step in rest[name])
-        rest["reference_flops_per_s"] = tuple(rest["reference_flops_per_s"])
-    outcome: Outcome = cls(**rest)
+def outcome_from_dict(values: Any, *, where: str = "outcome") -> Outcome:
+    """Read back what `outcome_to_dict` wrote. Raises UsageError with every problem of anything else."""
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if kind not in _KINDS:
+        raise UsageError(f"{where}.kind: got {kind!r}, expected one of {', '.join(_KINDS)}")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    outcome: Outcome = decode(rest, _KINDS[kind], where=where)
     return outcome

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import cache
+from autotune.core.decode import decode
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
 
@@ -31,8 +32,8 @@ def kept_facts(
     kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}-{FORMAT}.json"
     try:
         known = json.loads(kept.read_text(encoding="utf-8"))
-        return ModelFacts(**{**known, "attention": tuple(known["attention"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return decode(known, ModelFacts, where=str(kept))
+    except (OSError, ValueError, UsageError):
         progress(f"reading the configuration of {name}")
         facts = read()
         cache.write_text(kept, json.dumps(asdict(facts)))

@@ -75,7 +75,7 @@ class Journal:
                 )
             except FileNotFoundError:
                 shutil.rmtree(folder)
-            except (ValueError, TypeError, KeyError) as error:
+            except (UsageError, ValueError, TypeError) as error:
                 raise UsageError(f"{folder}: cannot be read ({error}); remove it, or name another out") from error
         return trials
 

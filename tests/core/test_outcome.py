@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from autotune.core.outcome import (
     outcome_from_dict,
     outcome_to_dict,
 )
+from autotune.errors import UsageError
 
 steps = st.builds(
     Step,
@@ -115,8 +117,16 @@ def test_every_kind_survives_json(outcome: Outcome) -> None:
     assert outcome_from_dict(json.loads(json.dumps(values))) == outcome
 
 
-@pytest.mark.parametrize("values", [{"kind": "guessed"}, {"kind": "timed_out", "limit_s": 1.0}, {}])
-def test_anything_else_is_refused(values: dict[str, object]) -> None:
-    """A torn or foreign line is no outcome."""
-    with pytest.raises((KeyError, TypeError)):
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"kind": "guessed"}, "outcome.kind: got 'guessed', expected one of measured, out_of_memory"),
+        ({}, "outcome.kind: got None"),
+        ([], "outcome.kind: got None"),
+        ({"kind": "timed_out", "limit_s": 1.0}, "outcome.wall_s: missing, expected a number"),
+    ],
+)
+def test_anything_else_is_refused(values: object, problem: str) -> None:
+    """A torn or foreign line is no outcome, and the error says where."""
+    with pytest.raises(UsageError, match=f"^{re.escape(problem)}"):
         outcome_from_dict(values)

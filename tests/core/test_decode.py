@@ -1,0 +1,85 @@
+"""Plain values into dataclasses: what is taken, and that every problem is told with its place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+
+from autotune.core.decode import decode
+from autotune.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    x: float
+    name: str = "origin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    points: tuple[Point, ...]
+    pair: tuple[int, int]
+    kind: Literal["line", "arc"] = "line"
+    best: Point | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    closed: bool = False
+    count: int = field(init=False, default=0)
+
+
+def test_plain_values_become_what_the_hints_say() -> None:
+    """Lists become tuples, objects dataclasses, whole numbers floats; what has a default may be left out."""
+    values = {"points": [{"x": 1}, {"x": 2.5, "name": "b"}], "pair": [1, 2], "best": {"x": 3}, "notes": {"a": "b"}}
+    decoded = decode(values, Curve, where="c")
+    points = (Point(x=1.0), Point(x=2.5, name="b"))
+    assert decoded == Curve(points=points, pair=(1, 2), best=Point(x=3.0), notes={"a": "b"})
+    assert isinstance(decoded.points[0].x, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "problems"),
+    [
+        ([], ["c: got [], expected an object with the fields of Curve"]),
+        (
+            {"points": [{"x": "1"}, 7], "pair": [1], "count": 3, "best": {"y": 1}},
+            [
+                "c.count: unknown, expected one of points, pair, kind, best, notes, closed",
+                "c.points[0].x: got '1', expected a number",
+                "c.points[1]: got 7, expected an object with the fields of Point",
+                "c.pair: got [1], expected a list of 2",
+                "c.best.y: unknown, expected one of x, name",
+                "c.best.x: missing, expected a number",
+            ],
+        ),
+        (
+            {"pair": [1, True], "kind": "dot", "notes": {"a": 1}, "closed": 1},
+            [
+                "c.points: missing, expected a list",
+                "c.pair: got True, expected a whole number",
+                "c.kind: got 'dot', expected one of line, arc",
+                "c.notes.a: got 1, expected a string",
+                "c.closed: got 1, expected true or false",
+            ],
+        ),
+    ],
+)
+def test_every_problem_has_its_place(values: Any, problems: list[str]) -> None:
+    """Where, what was given, what is expected; a truth value is no number."""
+    with pytest.raises(UsageError) as error:
+        decode(values, Curve, where="c")
+    assert list(error.value.problems) == problems
+
+
+def test_numbers_may_have_a_least_value() -> None:
+    """By the name of the field, 0 for other names; NaN is below everything. Without such limits any number goes."""
+    values = {"points": [{"x": -1}, {"x": float("nan")}], "pair": [1, 2]}
+    decode(values, Curve, where="c")
+    with pytest.raises(UsageError) as error:
+        decode(values, Curve, where="c", least={})
+    assert list(error.value.problems) == [
+        "c.points[0].x: got -1.0, expected at least 0",
+        "c.points[1].x: got nan, expected at least 0",
+    ]
+    decode({"x": 1}, Point, where="p", least={"x": 1})
+    with pytest.raises(UsageError, match="at least 1"):
+        decode({"x": 0.5}, Point, where="p", least={"x": 1})
