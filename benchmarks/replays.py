@@ -25,7 +25,8 @@ from autotune.core.trials.budget import ROUNDS
 from autotune.core.trials.standings import ranked
 from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
-from autotune.search.proposer import SAMPLERS, Proposer
+from autotune.search.proposer import Proposer
+from autotune.search.samplers import SAMPLERS
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
 PREDICTS = "roofline"

@@ -32,7 +32,7 @@ ORDER = tuple(
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
-        "search": "journal predictions roofline proposer losses display repeats result request search",
+        "search": "journal predictions samplers roofline proposer losses display repeats result request search",
         "cli": "limits settings requests keys commands schema usage main",
     }.items()
     for name in names.split()

@@ -19,6 +19,7 @@ from autotune.core import candidate as knobs
 from autotune.core.candidate import Fidelity
 from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
+from autotune.search.samplers import SAMPLERS
 
 # Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
@@ -182,7 +183,7 @@ class BudgetSettings:
 class SamplerSettings:
     """How a search proposes."""
 
-    name: str = one_of(("roofline", "tpe", "gp", "random", "grid"), "roofline")
+    name: str = one_of(SAMPLERS, "roofline")
     """what proposes the next candidate"""
 
 

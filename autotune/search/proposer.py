@@ -27,7 +27,6 @@ from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler
 
-SAMPLERS = ("roofline", "tpe", "gp", "random", "grid")
 STARTUP_TRIALS = 6  # told trials before TPE or GP model anything; the opening is about as long
 TRIAL_STEPS = 8  # of a usual trial, the warm-up among them
 STARTING_S = 3.0  # of a trial: building the model and the trainer

@@ -11,6 +11,7 @@ from autotune.cli.commands import COMMANDS
 from autotune.cli.requests import build_home
 from autotune.cli.settings import RunSettings, SearchSettings, find_problems, options, store_configs
 from autotune.models.catalogue import CONF
+from autotune.search.samplers import SAMPLERS
 
 OPTIONS = [
     (command, group, option)
@@ -34,6 +35,13 @@ def test_every_option_composes(command: str, group: str, option: str) -> None:
     settings = composed(command, *SEARCH, f"{group}={option}")
     assert type(settings) is COMMANDS[command].settings
     assert [problem for problem in find_problems(settings) if "is missing" not in problem] == []
+
+
+def test_every_sampler_has_its_option() -> None:
+    """The files of conf/sampler/ and the names that a search knows are the same."""
+    assert sorted(options("sampler")) == sorted(SAMPLERS)
+    for name in SAMPLERS:
+        assert composed("search", *SEARCH, f"sampler={name}").sampler.name == name
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,7 +11,8 @@ from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
-from autotune.search.proposer import SAMPLERS, Proposer
+from autotune.search.proposer import Proposer
+from autotune.search.samplers import SAMPLERS
 from tests.stand_ins import measured, speeds
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, method="full")
