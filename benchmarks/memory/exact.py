@@ -1,0 +1,336 @@
+"""Laws deduced from shallow traces against traces of whole models, to the byte; needs neither a GPU nor weights.
+
+    python -m benchmarks.memory.exact [--only WORDS] [--out FILE] [--jobs 2]
+
+The product is every architecture x method x checkpointing x accumulation x device, at a small width, which sizes do
+not care about. Every row draws the other knobs and its shape, which is none of those that its law is traced at; a few
+rows have the depth of a well-known model. The law comes as `autotune estimate` makes it: of the reduced request, from
+two depths, a few shapes and at most two micro-steps. The truth is of the row's own candidate and device, with all
+layers and all micro-steps, at its shape. Compared are the peak, what it holds, and what lives where each phase ends.
+Rows are appended to FILE, and those that are there for the same versions and format of profiles are not run again. They
+are in random order but for the deep ones, so that few hours give a sample; the summary says how many there are of all.
+With `--json` one object for all rows of FILE is printed.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from autotune.core.batches.batches import Batch
+from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
+from autotune.core.memory.law import memory_law, peak
+from autotune.core.recipe import METHODS, Recipe
+from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
+from autotune.core.step.regime import micro_batch
+from autotune.machine.installed import installed
+from autotune.trace.profiles import MEMORY, STACK, request_of
+from benchmarks.memory.cases import ARCHITECTURES, SMALL, Loss
+from benchmarks.pools import quiet_pool
+from benchmarks.rows import append, own_rows, today
+
+RESULTS = Path(__file__).parents[1] / "results" / "memory_exact.jsonl"
+Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
+TRACES_PER_PROCESS = 40  # a process keeps what the libraries cache
+
+MODELS: dict[str, dict[str, Any]] = {
+    **ARCHITECTURES,
+    "deepseek_v3": {
+        **SMALL,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 64,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 128,
+    },
+}
+DEPTH_NAME = {"gpt2": "n_layer"}
+DEPTHS = {  # of the product: further layers than are traced; gemma3 repeats after six, so it is whole
+    "qwen2": 12,
+    "qwen3": 12,
+    "llama": 14,
+    "mistral": 12,
+    "gemma2": 13,
+    "gemma3_text": 26,
+    "phi3": 13,
+    "gpt2": 12,
+    "qwen3_moe": 12,
+    "deepseek_v3": 12,
+}
+# Layers of Qwen2.5-0.5B, Qwen3-1.7B, Llama 3 8B, Mistral-7B, Gemma 2 2B, Phi-3-mini, GPT-2 XL, Qwen3-30B-A3B and
+# DeepSeek-V3.
+WHOLE = {
+    "qwen2": 24,
+    "qwen3": 28,
+    "llama": 32,
+    "mistral": 32,
+    "gemma2": 26,
+    "phi3": 32,
+    "gpt2": 48,
+    "qwen3_moe": 48,
+    "deepseek_v3": 61,
+}
+CHECKPOINTINGS = ("off", "selective", "full", "every_n")
+EVERY = {"llama": 3, "gemma2": 3, "gemma3_text": 3}  # layers; 2 elsewhere
+EAGER_ONLY = ("gemma2",)  # transformers 5.23 has no other attention for it, and nothing for selective to save
+ACCUMULATIONS = (1, 4)
+CAPABILITIES = ((7, 5), (8, 0), (8, 6), (9, 0), (10, 0))  # one of each kind of attention kernels
+NUMBERS = (("float32", "bf16"), ("float32", "no"), ("bfloat16", "bf16"), ("bfloat16", "no"))
+ROWS = {  # rows of a micro-batch and positions of each; far from what is traced, short of a sliding window and beyond
+    "one": ((1, 100), (1, 777), (1, 4096)),
+    "several": ((2, 100), (3, 777), (8, 512), (8, 4096)),
+    "padded": ((2, 100), (5, 640), (8, 2048)),
+    "packed": ((1, 100), (2, 384), (4, 2048)),
+}
+SCORED = 0.7  # of the positions of a row, where the loss chooses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row. positions: of each row of the micro-batch. capability: of the CUDA device, None for a CPU."""
+
+    model: str
+    layers: int
+    candidate: Candidate
+    positions: int
+    padded: bool
+    loss: Loss
+    capability: tuple[int, int] | None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Plain values that tell cases apart."""
+        values = asdict(self)
+        return {**values, "capability": list(self.capability) if self.capability else None}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, S, N) of the micro-batch as the model sees it."""
+        rows, positions = micro_batch(self.candidate, self.positions)
+        chooses = self.capability is not None and self.loss == "fused"
+        return rows, positions, rows * (int(SCORED * positions) if chooses else positions - 1)
+
+    @property
+    def name(self) -> str:
+        """One line that `--only` looks for words in."""
+        device = "cpu" if self.capability is None else "cuda {}.{}".format(*self.capability)
+        return f"{self.model} {self.layers} {device} {self.loss} {'padded ' * self.padded}{short_name(self.candidate)}"
+
+
+def cases() -> list[Case]:
+    """The product, and whole models; each row's other knobs are drawn by its own seed. The deep ones are last."""
+    whole = [case for model in WHOLE for case in _whole(model)]
+    all_of_it = [
+        _case(model, DEPTHS[model], *knobs)
+        for model in MODELS
+        for knobs in product((False, True), METHODS, _checkpointings(model), ACCUMULATIONS)
+    ]
+    random.Random(0).shuffle(all_of_it)
+    return all_of_it + whole
+
+
+def _whole(model: str) -> Iterator[Case]:
+    modes = _checkpointings(model)
+    for number, method in enumerate(METHODS):
+        place = number + list(WHOLE).index(model)
+        yield _case(
+            model, WHOLE[model], place % 2 == 0, method, modes[place % len(modes)], ACCUMULATIONS[place // 2 % 2]
+        )
+
+
+def _checkpointings(model: str) -> list[str]:
+    return [mode for mode in CHECKPOINTINGS if not (mode == "selective" and model in EAGER_ONLY)]
+
+
+def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, accumulation: int) -> Case:
+    draw = random.Random(f"{model} {layers} {cuda} {method} {checkpointing} {accumulation}").choice
+    kind = draw(list(ROWS))
+    rows, positions = draw(ROWS[kind])
+    optimizers = OPTIMIZERS if cuda else [name for name in OPTIMIZERS if not name.startswith("paged")]
+    weights_dtype, mixed_precision = draw(NUMBERS)
+    attentions = ["eager"] * (checkpointing != "selective") + ["sdpa", "sdpa"] * (model not in EAGER_ONLY)
+    packed = kind == "packed"
+    return Case(
+        model=model,
+        layers=layers,
+        candidate=Candidate(
+            max_length=positions,
+            packed_length=positions if packed else None,
+            batching="pack_bfd" if packed else "random",
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=accumulation,
+            method=method,
+            checkpointing=checkpointing,
+            every_n_layers=EVERY.get(model, 2) if checkpointing == "every_n" else 1,
+            activation_offloading=draw((False, False, cuda)),
+            attention=draw(attentions),
+            optimizer=draw(optimizers),
+            weights_dtype=weights_dtype,
+            mixed_precision=mixed_precision,
+        ),
+        positions=positions,
+        padded=kind == "padded",
+        loss=draw(("fused", "fused", "full_logits")),
+        capability=draw(CAPABILITIES) if cuda else None,
+    )
+
+
+def compare(case: Case) -> dict[str, Any]:
+    """Trace shallow, as `autotune estimate` asks for it, and whole, as the candidate trains; what differs, in bytes."""
+    from transformers import AutoConfig
+
+    from autotune.trace.request import TraceRequest
+    from autotune.trace.shallow import sliding_window
+    from autotune.trace.trace import trace, trace_whole
+
+    depth = {DEPTH_NAME.get(case.model, "num_hidden_layers"): case.layers}
+    config = AutoConfig.for_model(case.model, **{**MODELS[case.model], "vocab_size": 2000, **depth}).to_dict()
+    rows, positions, labels = shape = case.shape
+    recipe = Recipe(method=case.candidate.method)
+    request = request_of(
+        Batch(rows=rows, positions=positions, labels=labels),
+        case.candidate,
+        config=config,
+        recipe=recipe,
+        window=sliding_window(config),
+        masked=case.padded,
+        loss=case.loss,
+        capability=case.capability,
+    )
+    reduced = TraceRequest(**request.asked)
+    began = time.process_time()
+    profile = trace(reduced)
+    traced = time.process_time()
+    real = replace(reduced, candidate=case.candidate, recipe=recipe, capability=case.capability)
+    whole = Step(trace_whole(real, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
+    law = memory_law(profile, layers=case.layers, accumulation=case.candidate.gradient_accumulation_steps)
+    deduced = peak(law, monomials(*shape))
+    step = Step(deepen(profile, case.layers), monomials(*shape), case.candidate.gradient_accumulation_steps)
+    ends = {
+        f"{micro} {phase}{' again' * again}": _difference(
+            step.ends.get((min(micro, profile.micro_steps), phase, again), {}), held
+        )
+        for (micro, phase, again), held in whole.ends.items()
+    }
+    return {
+        "shape": shape,
+        "traced_layers": profile.layers,
+        "peak_bytes": whole.peak_bytes,
+        "peak_difference": deduced.bytes - whole.peak_bytes,
+        "items_difference": min((_difference(deduced.items, held) for held in whole.peaks), key=len),
+        "ends": len(ends),
+        "ends_differences": {moment: found for moment, found in ends.items() if found},
+        "law_s": round(traced - began, 1),
+        "whole_s": round(time.process_time() - traced, 1),
+    }
+
+
+class Step:
+    """A profile of full depth gone through op by op, at one shape.
+
+    peaks: bytes by owner at each moment at which most live, the host's left out. ends: by owner, the host's as well,
+    when the last operator of a phase has run, and when the step is over. What that operator frees is not gone yet:
+    the last micro-step frees more than others do.
+    """
+
+    def __init__(self, profile: Profile, shape: Sequence[int], accumulation: int) -> None:
+        sizes = [sum(x * y for x, y in zip(block.size, shape, strict=True)) for block in profile.blocks]
+        for place in blocks_per_micro_step(profile):
+            sizes[place] = sizes[place] * accumulation // profile.micro_steps
+        live: Counter[str] = Counter()
+        self.peak_bytes, self.peaks = 0, list[Mapping[str, int]]()
+        ends: list[tuple[tuple[int, str], Mapping[str, int]]] = []
+        for op in profile.ops:
+            for place in op.allocates:
+                live[profile.blocks[place].owner] += sizes[place]
+            total = sum(held for owner, held in live.items() if owner not in ON_THE_HOST)
+            if op.allocates and total >= self.peak_bytes:
+                self.peaks = [*(self.peaks if total == self.peak_bytes else ()), dict(live)]
+                self.peak_bytes = total
+            if ends and ends[-1][0] == (op.micro, op.phase):
+                ends.pop()
+            ends.append(((op.micro, op.phase), dict(live)))
+            for place in op.frees:
+                live[profile.blocks[place].owner] -= sizes[place]
+        ends.append(((profile.micro_steps, "over"), dict(live)))
+        self.peaks = [{owner: held for owner, held in peak.items() if owner not in ON_THE_HOST} for peak in self.peaks]
+        self.ends: dict[Moment, Mapping[str, int]] = {}
+        for (micro, phase), held in ends:  # a micro-step ends, and later the optimizer's step does
+            again = (micro, phase, False) in self.ends
+            self.ends[micro, phase, again] = held
+
+
+def _difference(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    owners = {*one, *other}
+    return {owner: gap for owner in sorted(owners) if (gap := one.get(owner, 0) - other.get(owner, 0))}
+
+
+def is_exact(row: Mapping[str, Any]) -> bool:
+    """Whether the law says what the whole trace says, to the byte."""
+    return not (row["peak_difference"] or row["items_difference"] or row["ends_differences"])
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many rows there are of all, in each architecture too, how many are exact, and the largest differences."""
+    there, wanted = Counter(row["case"]["model"] for row in rows), Counter(case.model for case in cases())
+    ends = [gap for row in rows for found in row["ends_differences"].values() for gap in found.values()]
+    return {
+        "count": len(rows),
+        "of": wanted.total(),
+        "architectures": {model: {"count": there[model], "of": wanted[model]} for model in MODELS},
+        "exact": sum(map(is_exact, rows)),
+        "largest_peak_difference": max((abs(row["peak_difference"]) for row in rows), default=0),
+        "largest_end_difference": max(map(abs, ends), default=0),
+    }
+
+
+def main() -> None:
+    """Compare what is not in the file yet, append; then say how many rows are exact."""
+    arguments = _arguments()
+    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
+    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
+    asked = [case for case in cases() if all(word in case.name for word in arguments.only.split())]
+    waiting = [case for case in asked if case.key not in done]
+    with quiet_pool(arguments.jobs, tasks_each=TRACES_PER_PROCESS) as pool:
+        for case, found in pool.imap_unordered(_attempt, waiting):
+            if isinstance(found, str):
+                print(f"failed: {case.name}: {found}", flush=True)
+                continue
+            row = {"date": today(), "name": case.name, "case": case.key, **found, **about}
+            append(arguments.out, row)
+            if not arguments.json:
+                print("exact" if is_exact(row) else "DIFFERS", row["peak_difference"], case.name, flush=True)
+    rows = own_rows(arguments.out, about, tuple(about))
+    print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
+
+
+def _attempt(case: Case) -> tuple[Case, dict[str, Any] | str]:
+    try:
+        return case, compare(case)
+    except Exception as error:
+        return case, f"{type(error).__name__}: {error}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="words that the names of the rows hold, such as 'gemma2 cuda lora'")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are appended to")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
