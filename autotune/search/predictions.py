@@ -8,9 +8,8 @@ trial to say. How fast candidates are is predicted as well, for a sampler that c
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +29,7 @@ from autotune.predict.experience import Taught
 from autotune.predict.forecaster import Forecaster
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
     "dataloader_num_workers": 0,
@@ -54,6 +54,21 @@ class Miss:
     limit_bytes: int
     peak_bytes: int | None
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Whether a candidate fits, as predicted and corrected by the trials so far.
+
+    needed_bytes: what was compared with the limit, 0 where nothing could be predicted. Of a candidate that fits, this
+    is all that it needs. host_bytes: what it needs of the host's memory, where that is why it does not fit. problem:
+    why something could not be predicted.
+    """
+
+    fits: bool
+    needed_bytes: int = 0
+    host_bytes: int | None = None
+    problem: NotPredicted | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,9 +96,9 @@ class Predictions:
     _calibrations: dict[str, MemoryCalibration] = field(default_factory=dict)
     _measured: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # (predicted, measured) by method
     _failed_bytes: dict[str, int] = field(default_factory=dict)  # least peak of a method that ran out of memory
-    _memories: dict[Candidate, MemoryEstimate | None] = field(default_factory=dict)
-    _peaks: dict[Candidate, Peak | None] = field(default_factory=dict)
-    _host_bytes: dict[Candidate, int | None] = field(default_factory=dict)
+    _memories: dict[Candidate, MemoryEstimate | NotPredicted] = field(default_factory=dict)
+    _peaks: dict[Candidate, Peak | NotPredicted] = field(default_factory=dict)
+    _host_bytes: dict[Candidate, int] = field(default_factory=dict)
     # Seconds of a step, as timing.SPENT, of candidates without anything that the prediction leaves out.
     _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
@@ -93,45 +108,46 @@ class Predictions:
         """What a trial may take of the device, on a CPU of the host's memory."""
         return self.forecaster.room.limit_bytes
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate is predicted to fit. The first of its kind costs a trace, which takes seconds."""
-        fits, _ = self._judge(candidate)
-        return fits
+    def predict(self, candidate: Candidate) -> Prediction:
+        """Predict whether a candidate fits. For the first of its kind a step is traced, which takes seconds.
 
-    def fits_untraced(self, candidate: Candidate) -> bool:
-        """Whether it is known without a new trace that a candidate is predicted to fit."""
-        return self.forecaster.is_traced(candidate) and self.fits(candidate)
-
-    def _judge(self, candidate: Candidate) -> tuple[bool, int]:
-        """Whether a candidate is predicted to fit, and the bytes compared with the limit; 0 where none are predicted.
-
-        Of one that fits, those bytes are all that it needs.
+        What cannot be predicted counts as fitting: a trial will say. That, and what asks too much of the host, is
+        reported once.
         """
-        peak = self._peak(candidate)
-        if peak is None:
-            return True, 0
+        found = self._judge(candidate)
+        if found.problem is not None:
+            self._say_not_predicted(candidate, found.problem)
+        if found.host_bytes is not None:
+            free_bytes = self.forecaster.room.host_free_bytes or 0
+            self._say_once(
+                f"host {candidate.method}",
+                f"candidates like {short_name(candidate)} need {format_bytes(found.host_bytes)} of the host's memory, "
+                f"and {format_bytes(free_bytes)} are free: they are not tried",
+            )
+        return found
+
+    def is_known_to_fit(self, candidate: Candidate) -> bool:
+        """Whether a candidate is predicted to fit, and that without a new trace. Reports nothing."""
+        return self.forecaster.is_traced(candidate) and self._judge(candidate).fits
+
+    def _judge(self, candidate: Candidate) -> Prediction:
+        """Compare what a candidate needs with the limits."""
+        peak, room = self._peak(candidate), self.forecaster.room
+        if isinstance(peak, NotPredicted):
+            return Prediction(fits=True, problem=peak)
         needed = self._needed(candidate, peak)
         failed = peak.bytes >= self._failed_bytes.get(candidate.method, peak.bytes + 1)
-        if failed or needed > self.limit_bytes or not self._fits_host(candidate):
-            return False, needed
-        if self.forecaster.room.on_cpu:  # nothing fragments there, and no other phase is taken to need more
-            return True, needed
+        if failed or needed > self.limit_bytes:
+            return Prediction(fits=False, needed_bytes=needed)
+        if (host_bytes := self._host(candidate)) > room.host_limit_bytes:
+            return Prediction(fits=False, needed_bytes=needed, host_bytes=host_bytes)
+        if room.on_cpu:  # nothing fragments there, and no other phase is taken to need more
+            return Prediction(fits=True, needed_bytes=needed)
         memory = self._memory(candidate)
-        if memory is not None:  # other phases, and fragmentation
-            needed += memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes
-        return needed <= self.limit_bytes, needed
-
-    def _fits_host(self, candidate: Candidate) -> bool:
-        """Whether the host has what a candidate asks of it; that it has not is said once for a method."""
-        needed, room = self._host(candidate), self.forecaster.room
-        if needed is None or room.host_free_bytes is None or needed <= room.host_free_bytes:
-            return True
-        self._say_once(
-            f"host {candidate.method}",
-            f"candidates like {short_name(candidate)} need {format_bytes(needed)} of the host's memory, and "
-            f"{format_bytes(room.host_free_bytes)} are free: they are not tried",
-        )
-        return False
+        if isinstance(memory, NotPredicted):
+            return Prediction(fits=True, needed_bytes=needed, problem=memory)
+        needed += memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes  # other phases, fragmentation
+        return Prediction(fits=needed <= self.limit_bytes, needed_bytes=needed)
 
     def speeds(
         self, candidates: Sequence[Candidate], *, first: Sequence[Candidate] = (), until: float = math.inf
@@ -146,8 +162,13 @@ class Predictions:
         self.forecaster.trace_ahead(dict.fromkeys(timed), first=list(map(_timed, first)), until=until)
         parts: dict[Candidate, TimeParts | None] = {}
         for candidate, alike in zip(candidates, timed, strict=True):
-            if alike not in parts:
-                parts[alike] = self._predicted(candidate, partial(self.forecaster.time_parts, alike))
+            if alike in parts:
+                continue
+            try:
+                parts[alike] = self.forecaster.time_parts(alike)
+            except NotPredicted as error:
+                parts[alike] = None
+                self._say_not_predicted(candidate, error)
         found = {alike: each for alike, each in parts.items() if each is not None}
         seconds = dict(zip(found, self.forecaster.step_seconds(list(found.values())), strict=True)) if found else {}
         nothing = np.full(len(SPENT), np.nan)
@@ -187,25 +208,25 @@ class Predictions:
         ]
 
     def learn(self, trial: Trial) -> None:
-        """Calibrate with a trial, and note it where the prediction missed.
+        """Calibrate with a trial, and note it where the prediction missed. Predicts its candidate if nothing did yet.
 
         Trials are learned once each, in their order: a miss is judged by what the trials before it had taught, so no
         later one overturns it, and a search that goes on finds the same.
         """
         peak, method = self._peak(trial.candidate), trial.candidate.method
-        if peak is None or trial.role == "repeat":  # a repeat need not meet the worst batch
+        if isinstance(peak, NotPredicted) or trial.role == "repeat":  # a repeat need not meet the worst batch
             return
         if isinstance(trial.outcome, Measured):
             pairs = self._measured.setdefault(method, [])
             pairs.append((float(peak.bytes + self._workspaces), float(trial.outcome.peak_bytes)))
             self._calibrations[method] = calibrate_memory(pairs)
         elif isinstance(trial.outcome, OutOfMemory):
-            fits, needed = self._judge(trial.candidate)
-            if fits:
+            predicted = self._judge(trial.candidate)
+            if predicted.fits:
                 self.misses.append(
                     Miss(
                         number=trial.number,
-                        predicted_bytes=needed,
+                        predicted_bytes=predicted.needed_bytes,
                         limit_bytes=self.limit_bytes,
                         peak_bytes=trial.outcome.peak_bytes,
                         message=trial.outcome.message,
@@ -216,7 +237,7 @@ class Predictions:
     def estimate(self, candidate: Candidate) -> Mapping[str, Any] | None:
         """What the trace says of a candidate that was looked at, as plain values; None for any other."""
         peak = self._peaks.get(candidate)
-        if peak is None:
+        if not isinstance(peak, Peak):
             return None
         return {
             "peak_allocated_bytes": peak.bytes,
@@ -243,34 +264,37 @@ class Predictions:
         """Torch's counter of allocated bytes has those of cuBLAS among them."""
         return self.forecaster.room.workspace_bytes
 
-    def _peak(self, candidate: Candidate) -> Peak | None:
+    def _peak(self, candidate: Candidate) -> Peak | NotPredicted:
         if candidate not in self._peaks:
-            self._peaks[candidate] = self._predicted(candidate, lambda: self.forecaster.peak(candidate))
+            self._peaks[candidate] = _attempt(self.forecaster.peak, candidate)
         return self._peaks[candidate]
 
-    def _memory(self, candidate: Candidate) -> MemoryEstimate | None:
+    def _memory(self, candidate: Candidate) -> MemoryEstimate | NotPredicted:
         if candidate not in self._memories:
-            self._memories[candidate] = self._predicted(candidate, lambda: self.forecaster.memory(candidate))
+            self._memories[candidate] = _attempt(self.forecaster.memory, candidate)
         return self._memories[candidate]
 
-    def _host(self, candidate: Candidate) -> int | None:
+    def _host(self, candidate: Candidate) -> int:
+        """What the host must hold, of a candidate whose peak was predicted."""
         if candidate not in self._host_bytes:
-            self._host_bytes[candidate] = self._predicted(candidate, lambda: self.forecaster.host_bytes(candidate))
+            self._host_bytes[candidate] = self.forecaster.host_bytes(candidate)
         return self._host_bytes[candidate]
 
-    def _predicted(self, candidate: Candidate, predict: Callable[[], Any]) -> Any:
-        """What `predict` says; None when it cannot, and then the reason is told once."""
-        try:
-            return predict()
-        except NotPredicted as error:
-            name = short_name(candidate)
-            self._say_once(str(error), f"candidates like {name} are not predicted: {error}")
-            return None
+    def _say_not_predicted(self, candidate: Candidate, problem: NotPredicted) -> None:
+        self._say_once(str(problem), f"candidates like {short_name(candidate)} are not predicted: {problem}")
 
     def _say_once(self, about: str, line: str) -> None:
         if about not in self._said:
             self._said.add(about)
             self.progress(line)
+
+
+def _attempt(predict: Callable[[Candidate], T], candidate: Candidate) -> T | NotPredicted:
+    """What `predict` answers, or why it cannot."""
+    try:
+        return predict(candidate)
+    except NotPredicted as error:
+        return error
 
 
 def _timed(candidate: Candidate) -> Candidate:

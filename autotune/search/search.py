@@ -184,7 +184,7 @@ class _Sitting:
         last: Trial | None = None
         for candidate in fallbacks:
             known = self._known(candidate)
-            if known is None and candidate is not fallbacks[-1] and not self.predictions.fits(candidate):
+            if known is None and candidate is not fallbacks[-1] and not self.predictions.predict(candidate).fits:
                 continue
             if known is None and (last or role != "baseline") and not self.budget.allows(self._tried()):
                 break
@@ -225,7 +225,7 @@ class _Sitting:
         )
         proposer.tell(self._tried())
         while self._has_room():
-            candidate = proposer.propose(self.predictions.fits)
+            candidate = proposer.propose(lambda candidate: self.predictions.predict(candidate).fits)
             self.ruled_out = len(proposer.ruled_out)
             if candidate is None:
                 hopeless = f"of the {proposer.hopeless:,} candidates that are left none is expected to win"
@@ -266,7 +266,7 @@ class _Sitting:
 
     def _try(self, candidate: Candidate, role: Role, goal: Measure | None = None, **repeat: int) -> Trial:
         """Measure a candidate and write down what became of it. repeat: `of` and `round` of a repeat."""
-        self.predictions.fits(candidate)  # whatever is tried was predicted before
+        self.predictions.predict(candidate)  # a prediction is made before the trial
         number = self.journal.begin(candidate, role, **repeat)
         folder = self.journal.folder(number)
         self.display.begin(number, role, candidate)
@@ -396,8 +396,8 @@ class _Sitting:
             calibrations=dict(self.predictions.calibrations),
             misses=tuple(self.predictions.misses),
             known=known,
-            receipts=receipts(best, known, self.predictions.fits_untraced) if best in known else (),
-            runner_up=runner_up(best, known, self.predictions.fits_untraced),
+            receipts=receipts(best, known, self.predictions.is_known_to_fit) if best in known else (),
+            runner_up=runner_up(best, known, self.predictions.is_known_to_fit),
             ruled_out=self.ruled_out,
             wall_s={
                 "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),

@@ -230,7 +230,7 @@ def settings_of(
     found = {DEFAULTS: defaults}
     for rows in divisors(SAMPLES)[::-1]:
         largest = replace(defaults, per_device_train_batch_size=rows, gradient_accumulation_steps=SAMPLES // rows)
-        if plan.fits(largest):
+        if plan.predict(largest).fits:
             found[LARGEST] = largest
             break
     for name, knobs in published.items():

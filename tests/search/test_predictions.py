@@ -63,7 +63,7 @@ def test_the_host_must_have_what_is_asked_of_it(
     """To the byte, where its free memory is known; a refusal is explained once."""
     said: list[str] = []
     found = plan(replace(hardware, host_free_bytes=free), said)
-    assert [found.fits(candidate(per_device_train_batch_size=rows)) for rows in (1, 2)] == [fits, fits]
+    assert [found.predict(candidate(per_device_train_batch_size=rows)).fits for rows in (1, 2)] == [fits, fits]
     assert len([line for line in said if "of the host's memory" in line]) == (0 if fits else 1)
 
 
@@ -72,14 +72,26 @@ def test_on_a_gpu_every_phase_and_fragmentation_count(replayed: list[Candidate])
     needed = OTHER_PHASES["loading"] + 2**20
     for missing, fits in ((0, True), (1, False)):
         hardware = replace(A100, memory_bytes=2**34, used_by_others_bytes=int(0.9 * 2**34) - needed + missing)
-        assert plan(hardware).fits(candidate()) is fits
+        assert plan(hardware).predict(candidate()).fits is fits
     assert len(replayed) == 2
 
 
 def test_on_a_cpu_nothing_is_replayed(replayed: list[Candidate]) -> None:
     """There is no allocator that could fragment, so the law alone answers."""
-    assert plan(CPU).fits(candidate())
+    assert plan(CPU).predict(candidate()).fits
     assert replayed == []
+
+
+@pytest.mark.parametrize("is_traced", [True, False])
+def test_a_query_neither_traces_nor_reports(
+    replayed: list[Candidate], monkeypatch: pytest.MonkeyPatch, is_traced: bool
+) -> None:
+    """What is known without a trace is answered, what the host cannot hold without a word; the rest is not known."""
+    monkeypatch.setattr(Forecaster, "is_traced", lambda forecaster, candidate: is_traced)
+    said: list[str] = []
+    assert plan(A100, said).is_known_to_fit(candidate()) is is_traced
+    assert not plan(replace(A100, host_free_bytes=1), said).is_known_to_fit(candidate())
+    assert (len(replayed), said) == (is_traced, [])
 
 
 def trial(number: int, outcome: Outcome, **changes: Any) -> Trial:

@@ -22,7 +22,7 @@ from autotune.core.workload import Workload
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.display import SearchDisplay
-from autotune.search.predictions import Predictions
+from autotune.search.predictions import Prediction, Predictions
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
@@ -305,7 +305,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Workers, "perform", perform)
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
-    monkeypatch.setattr(Predictions, "fits", lambda plan, candidate: True)
+    monkeypatch.setattr(Predictions, "predict", lambda predictions, candidate: Prediction(fits=True))
     file = tmp_path / "t.jsonl"
     pins = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
     monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
