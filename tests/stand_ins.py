@@ -47,7 +47,6 @@ def measured() -> Measured:
         warmup_steps=(),
         ended_by="steps",
         reference_flops_per_s=(1.0, 1.0),
-        padding_drawn=0.0,
         padding_epoch=0.0,
         load_s=0.0,
         wall_s=1.0,

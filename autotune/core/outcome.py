@@ -48,7 +48,7 @@ class Measured:
     reference_flops_per_s: a fixed matrix product timed right before and right after, to see the machine drift.
     ended_by: `precision` (the rate is known well enough), `outpaced` (another is faster), `budget` (its time was up) or
     `steps` (no more to measure).
-    padding_drawn, padding_epoch: share of positions that is padding in the measured steps and in the whole epoch.
+    padding_epoch: share of the whole epoch's positions that is padding.
     """
 
     kind: ClassVar[str] = "measured"
@@ -63,7 +63,6 @@ class Measured:
     warmup_steps: tuple[Step, ...]
     ended_by: str
     reference_flops_per_s: tuple[float, float]
-    padding_drawn: float
     padding_epoch: float
     load_s: float
     wall_s: float
@@ -114,6 +113,7 @@ class Diverged:
 
 Outcome = Measured | OutOfMemory | TimedOut | Crashed | Diverged
 _KINDS: dict[str, type[Any]] = {cls.kind: cls for cls in (Measured, OutOfMemory, TimedOut, Crashed, Diverged)}
+_GONE = frozenset({"padding_drawn"})  # fields that earlier versions wrote
 
 
 def epoch_rate(steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> Rate:
@@ -148,6 +148,6 @@ def outcome_from_dict(values: Any, *, where: str = "outcome") -> Outcome:
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if kind not in _KINDS:
         raise UsageError(f"{where}.kind: got {kind!r}, expected one of {', '.join(_KINDS)}")
-    rest = {name: value for name, value in values.items() if name != "kind"}
+    rest = {name: value for name, value in values.items() if name not in {"kind", *_GONE}}
     outcome: Outcome = decode(rest, _KINDS[kind], where=where)
     return outcome

@@ -48,7 +48,6 @@ MEASURED = Measured(
     warmup_steps=(step(3.0, 30),),
     ended_by="precision",
     reference_flops_per_s=(1e9, 1.1e9),
-    padding_drawn=0.1,
     padding_epoch=0.12,
     load_s=0.5,
     wall_s=9.0,
@@ -115,6 +114,11 @@ def test_every_kind_survives_json(outcome: Outcome) -> None:
     values = outcome_to_dict(outcome)
     assert next(iter(values)) == "kind"
     assert outcome_from_dict(json.loads(json.dumps(values))) == outcome
+
+
+def test_a_field_that_an_earlier_version_wrote_is_passed_over() -> None:
+    """Searches that an earlier version began go on, and recorded tables stay readable."""
+    assert outcome_from_dict({**outcome_to_dict(MEASURED), "padding_drawn": 0.1}) == MEASURED
 
 
 @pytest.mark.parametrize(
