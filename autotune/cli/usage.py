@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import data
 from autotune.cli.commands import COMMANDS
 from autotune.cli.keys import Key, keys_of
 from autotune.cli.settings import FREE_FORM, ProbeSettings, find_problems
@@ -21,7 +22,7 @@ from autotune.models.catalogue import CONF
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-SUFFIXES = {"data": (".json", ".jsonl", ".csv", ".parquet"), "hardware": (".json",)}  # these name a file, with no slash
+SUFFIXES = {"data": data.SUFFIXES, "hardware": (".json",)}  # these name a file, with no slash
 SEARCH_PATH = "hydra.searchpath="
 _REFUSED = object()
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.data import SUFFIXES
 from autotune.data.forms import EXPECTED, FIELDS, BadRow, Dialect, Form, Kind, convert, form_of, kind_of
 from autotune.demo import CONVERSATIONS
-from autotune.errors import UsageError
+from autotune.errors import UsageError, first_line
 
 OPTIONS = ("demo",)
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
 # Words in a file's name by which the hub tells splits that are not for training.
 HELD_OUT = re.compile(r"(^|[^a-z])(test|testing|valid|validation|val|dev|eval|evaluation)([^a-z]|$)")
@@ -177,7 +177,7 @@ def load_hub_dataset(hub_id: str, config: str | None) -> Any:
     except ConnectionError:
         why = "is neither a file here nor in the cache, and the hub cannot be reached"
     except Exception as error:  # whatever a dataset raises, its name is the user's
-        why = f"cannot be loaded ({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})"
+        why = f"cannot be loaded ({first_line(error)})"
     raise UsageError(f"data={hub_id}: {why}; a configuration is named by {hub_id}:configuration")
 
 
@@ -307,7 +307,7 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
                 number += 1
                 yield Row(where=f"{file.name} row {number}", fields=fields)
     except (pa.ArrowException, OSError) as error:
-        yield Row(where=file.name, problem=f"is not parquet ({str(error).splitlines()[0]})")
+        yield Row(where=file.name, problem=f"is not parquet ({first_line(error)})")
 
 
 def _hash(files: tuple[Path, ...]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median, stdev
 
 from autotune.core.hardware import RateDtype, RatePoint, What
+from autotune.errors import first_line
 from autotune.machine.operations import Bench, Operations, Point, largest_bytes
 
 ROUNDS = 5
@@ -75,7 +76,7 @@ def prepare_jobs(
                 seconds = min(bench.time(work, 1) for _ in range(2))
         except (ImportError, NotImplementedError, RuntimeError) as error:
             bench.time(operations.launch(), 1)  # raises when it was the device that broke
-            left_out[f"{point.what} in {point.dtype}: {(str(error).strip().splitlines() or ['?'])[0]:.120}"] += 1
+            left_out[f"{point.what} in {point.dtype}: {first_line(error):.120}"] += 1
             continue
         fastest[curve] = max(fastest.get(curve, 0.0), point.amount / seconds)
         if seconds > SLOWEST_S:
