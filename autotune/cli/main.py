@@ -99,6 +99,8 @@ def _compose_and_call(command: str, words: Sequence[str]) -> None:
             multirun=multirun,
             to_be_used=not (flags.cfg or flags.info),
         )
+    if not (flags.hydra_help or flags.shell_completion or flags.cfg or flags.info):
+        _say_what_was_not_tested()
     # Flags last: --info takes a value or none, and would take an override that follows it.
     _call_hydra(command, [*overrides, *rest])
 
@@ -304,6 +306,13 @@ def _doubted(hardware: "Hardware") -> "Hardware":
 
 def _shown(settings: ProbeSettings, result: Any, lines: Sequence[str]) -> str:
     return json.dumps(result) if settings.format == "json" else "\n".join(lines)
+
+
+def _say_what_was_not_tested() -> None:
+    from autotune.machine.installed import untested
+
+    for line in untested():
+        _say(f"{line}; predictions and rules may be off")
 
 
 def _say(line: str) -> None:

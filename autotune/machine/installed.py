@@ -1,16 +1,19 @@
-"""The installed stack, as plain facts: what importlib and PATH say, without importing any of it."""
+"""The installed libraries, as plain facts: read from their metadata and from PATH, without importing any of them."""
 
 import os
 import shutil
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+
+from packaging.requirements import Requirement
 
 from autotune.core.space.context import Installed
 
-__all__ = ["Installed", "installed"]
+__all__ = ["Installed", "installed", "untested"]
 
+OURS = "autotune-sft"
 DISTRIBUTIONS = (
-    "autotune-sft",
+    OURS,
     "torch",
     "transformers",
     "trl",
@@ -30,7 +33,7 @@ COMPILERS = ("g++", "clang++")  # what torch's inductor looks for on Linux when 
 
 @cache
 def installed() -> Installed:
-    """Read the facts of this interpreter's environment; they do not change while it runs."""
+    """Read the facts of this interpreter's environment, once: they do not change while it runs."""
     versions = {name: found for name in DISTRIBUTIONS if (found := _version(name)) is not None}
     return Installed(
         versions=versions,
@@ -41,6 +44,27 @@ def installed() -> Installed:
     )
 
 
+def untested() -> tuple[str, ...]:
+    """List the libraries whose version was not tested: `tested with trl 1.16, found 1.17.0`.
+
+    The tested versions are the bounds in pyproject.toml, read from this package's metadata; without it there are none.
+    """
+    try:
+        requirements = [Requirement(text) for text in requires(OURS) or ()]
+    except PackageNotFoundError:
+        return ()
+    found = ((each, _version(each.name)) for each in requirements if each.marker is None)
+    return tuple(
+        f"tested with {each.name} {_floor(each)}, found {version}"
+        for each, version in found
+        if version is not None and not each.specifier.contains(version, prereleases=True)
+    )
+
+
+def _floor(requirement: Requirement) -> str:
+    return next(bound.version for bound in requirement.specifier if bound.operator == ">=")
+
+
 def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
@@ -49,5 +73,5 @@ def _version(distribution: str) -> str | None:
 
 
 def _owners(module: str) -> set[str]:
-    """Distributions that provide a module: FlashAttention 4 shares its module's name with 2."""
+    """Distributions that provide a module. FlashAttention 4 and 2 have modules of the same name."""
     return {name.replace("_", "-") for name in packages_distributions().get(module, ())}

@@ -245,6 +245,20 @@ def test_cfg_shows_and_does_nothing(work: Work, capsys: pytest.CaptureFixture[st
     assert work.asked == []
 
 
+def test_untested_versions_are_told_once(
+    work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a command that works, for all jobs of a sweep together; not where something is only shown."""
+    monkeypatch.setattr("autotune.machine.installed.untested", lambda: ("tested with trl 1.16, found 1.17.0",))
+    for words in (SEARCH, [*SEARCH, "-m", "seed=1,2"]):
+        assert main(words) == 0
+        said = capsys.readouterr().err
+        assert said.count("tested with trl 1.16, found 1.17.0; predictions and rules may be off\n") == 1
+    assert main([*SEARCH, "--cfg", "job"]) == 0
+    assert main(["search", "--help"]) == 0
+    assert "tested with" not in capsys.readouterr().err
+
+
 def test_info_and_config_dir(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """--info and --config-dir are Hydra's: options of one's own are found, and shown where they come from."""
     folder = Path("conf/experiment")
