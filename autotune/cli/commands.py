@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Command] = {
     "estimate": Command(
         settings=EstimateSettings,
         arguments="model=...",
-        summary="predicts the memory of one configuration on any machine; needs no GPU and no weights",
+        summary="predicts memory and time of one configuration on any machine; needs no GPU and no weights",
         groups=("model", "data", "hardware", "recipe"),
     ),
     "search": Command(
@@ -48,7 +48,7 @@ COMMANDS: Mapping[str, Command] = {
     "run": Command(
         settings=RunSettings,
         arguments="FILE",
-        summary="trains with FILE, the run.yaml of a search or its directory; the command line wins over it",
+        summary="trains with FILE: the run.yaml of a search, or its directory; the command line wins over the file",
         groups=("model", "data", "hardware", "recipe"),
     ),
 }
@@ -58,8 +58,8 @@ Each command is a Hydra application:
   -m              one job for each combination of values: -m recipe.method=full,lora
   --cfg job       print the configuration instead of using it
   --info          where the configuration comes from
-  --config-dir D  options and presets of your own, in the layout of conf/
-  --hydra-help    everything else; tab completion: eval "$(autotune -sc install=bash)"
+  --config-dir D  a folder with options and presets of your own, laid out like conf/
+  --hydra-help    all other flags; tab completion: eval "$(autotune -sc install=bash)"
 
 Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 1 could not be done; 2 the input is wrong;
 130 after Ctrl-C.
@@ -77,7 +77,7 @@ def help_text(command: str | None = None) -> str:
                 "",
                 *_columns((name, found.summary) for name, found in COMMANDS.items()),
                 "",
-                "autotune COMMAND --help lists what a command can be told; autotune --version prints the version.",
+                "autotune COMMAND --help lists the keys of a command; autotune --version prints the version.",
                 "",
                 HYDRA,
             )

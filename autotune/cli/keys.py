@@ -15,7 +15,7 @@ from autotune.cli.settings import ProbeSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key that can be set. hint: its type, without None when it may be null."""
+    """One key that can be set. hint: its type, without None. optional: whether it may be null."""
 
     name: str
     hint: Any
@@ -26,19 +26,19 @@ class Key:
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it takes names of the user's own."""
+        """Whether it is a mapping with names of the user's own."""
         return get_origin(self.hint) is dict
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it takes; empty when it takes others too."""
+        """The words that it takes; empty if it takes any other value too."""
         if isinstance(self.hint, type) and issubclass(self.hint, Enum):
             return tuple(member.name for member in self.hint)
         return self.limit.choices if self.limit is not None else ()
 
     @property
     def expected(self) -> str:
-        """What it takes, in words."""
+        """Say what it takes."""
         if self.choices:
             words = "one of " + ", ".join(self.choices)
         else:

@@ -1,4 +1,4 @@
-"""Which values of a key make sense, beside its type: the fields of settings.py carry these rules as metadata."""
+"""Limits: which values of a key make sense. The fields of settings.py carry them as metadata."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """Which values of a key make sense, beside its type."""
+    """Which values of a key make sense, in addition to its type."""
 
     choices: tuple[str, ...] = ()
     above: float | None = None
@@ -16,7 +16,7 @@ class Limit:
     at_most: float | None = None
 
     def allows(self, value: str | float) -> bool:
-        """Whether `value`, already of the key's type, is one of the choices or within the limits."""
+        """Whether `value` is one of the choices, or within the limits. It must have the key's type already."""
         if isinstance(value, str):
             return value in self.choices
         lower = -math.inf if self.at_least is None else self.at_least
@@ -26,7 +26,7 @@ class Limit:
 
     @property
     def words(self) -> str:
-        """The limit as people read it: `one of a, b`, `above 0 and at most 1`."""
+        """The limit in words: `one of a, b`, or `above 0 and at most 1`."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
         limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
@@ -34,10 +34,10 @@ class Limit:
 
 
 def one_of(choices: tuple[str, ...], default: str | None = None) -> Any:
-    """A field that holds one of `choices`."""
+    """Make a field that holds one of `choices`."""
     return field(default=default, metadata={"limit": Limit(choices=choices)})
 
 
 def number(default: float | None = None, **limits: Any) -> Any:
-    """A field that holds a number within `limits` (the names are those of Limit)."""
+    """Make a field that holds a number. limits: the fields of Limit, such as `at_least=1`."""
     return field(default=default, metadata={"limit": Limit(**limits)})

@@ -21,10 +21,10 @@ from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
 from autotune.search.samplers import SAMPLERS
 
-# Those of transformers.trainer_utils.SchedulerType (5.23) that fine-tuning uses and that need no further arguments.
+# The members of transformers.trainer_utils.SchedulerType (5.23) that suit fine-tuning and need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
-LARGEST_SEED = 2**32 - 1  # numpy.random.seed takes no more, and transformers.set_seed hands ours to it
-FREE_FORM = {  # what a group takes beside its options, and the key that then holds it
+LARGEST_SEED = 2**32 - 1  # of numpy.random.seed, which transformers.set_seed calls with our seed
+FREE_FORM = {  # the key that holds what a group takes beside its options, and the words for that
     "model": ("model.path", "a hub id (owner/name) or a local directory"),
     "data": ("data.path", "a hub id (owner/name) or a local path"),
     "hardware": ("hardware.file", "FILE.json as another probe wrote it"),
@@ -36,25 +36,25 @@ class ProbeSettings:
     """Keys of every command."""
 
     format: str = one_of(("text", "json"), "text")
-    """what stands on stdout: text for people, or one JSON object"""
+    """what is printed on stdout: text for people, or one JSON object"""
     home: str = "${oc.env:AUTOTUNE_HOME,${oc.env:HOME}/.cache/autotune}"
-    """directory of the caches; AUTOTUNE_HOME, else ~/.cache/autotune"""
+    """directory of the caches; default: AUTOTUNE_HOME, else ~/.cache/autotune"""
     refresh: bool = False
-    """measure the machine again even if its probe is in the cache"""
+    """measure the machine again, even if its probe is in the cache"""
     debug: bool = False
     """show the traceback of an error"""
 
 
 @dataclass(kw_only=True)
 class HardwareSettings:
-    """The machine; without a file it is the one at hand."""
+    """The machine: the one at hand, unless a file or a GPU of the catalogue is named."""
 
     device: str = one_of(("auto", "cpu"), "auto")
-    """what trains here: auto: the first GPU, else the CPU; cpu: the CPU, also beside a GPU"""
+    """what trains on this machine; auto: the first GPU, or the CPU without one; cpu: the CPU, even if there is a GPU"""
     file: str | None = None
-    """JSON that `autotune probe format=json` wrote on the machine in question"""
+    """file that `autotune probe format=json` wrote, on this machine or, for estimate, on another"""
     gpu: dict[str, Any] = field(default_factory=dict)
-    """facts of a GPU that is not at hand, as an option of the catalogue gives them; for estimate"""
+    """facts about a GPU that is not at hand; an option of the catalogue sets them; only for estimate"""
 
 
 @dataclass(kw_only=True)
@@ -62,9 +62,9 @@ class ModelSettings:
     """The model."""
 
     path: str | None = None
-    """name of a shipped model, hub id, or local directory"""
+    """name of a shipped model, hub id (owner/name), or local directory"""
     config: dict[str, Any] = field(default_factory=dict)
-    """the architecture as config.json has it, for estimate; empty: the catalogue's, or the model's own"""
+    """architecture, in the keys of config.json; only for estimate; empty: the model's own"""
 
 
 @dataclass(kw_only=True)
@@ -72,9 +72,9 @@ class DataSettings:
     """The dataset."""
 
     path: str | None = None
-    """demo, hub id, or a local .json, .jsonl, .csv, .parquet or directory"""
+    """demo, hub id (owner/name), or a local .json, .jsonl, .csv or .parquet file, or directory"""
     columns: dict[str, str] = field(default_factory=dict)
-    """names of your columns, as '{question: q, answer: a}'"""
+    """the names that your columns have, such as '{question: q, answer: a}'"""
 
 
 @dataclass(kw_only=True)
@@ -84,37 +84,37 @@ class RecipeSettings:
     method: str | None = one_of(METHODS)
     """how the weights are trained; null: full, and at fidelity=free whichever is fastest"""
     effective_batch_size: int = number(16, at_least=1)
-    """samples per optimizer step over all devices; a search keeps it"""
+    """samples per optimizer step, over all devices; a search does not change it"""
     epochs: float = number(1.0, above=0)
     """passes over the data"""
     max_steps: int | None = number(at_least=1)
-    """optimizer steps after which training ends; null: after the epochs"""
+    """optimizer steps after which training ends; null: train all epochs"""
     learning_rate: float | None = number(above=0)
     """peak learning rate; null: 2e-5 for full, 2e-4 for adapters"""
     lr_scheduler_type: str = one_of(SCHEDULERS, "cosine")
-    """shape of the learning rate over the steps"""
+    """how the learning rate changes over the steps"""
     warmup_ratio: float = number(0.03, at_least=0, below=1)
     """share of the steps in which the learning rate rises"""
     weight_decay: float = number(0.01, at_least=0)
     """decoupled weight decay of the optimizer"""
     max_grad_norm: float = number(1.0, at_least=0)
-    """norm to which gradients are clipped; 0: not clipped"""
+    """norm that gradients are clipped to; 0: no clipping"""
     coverage: float = number(1.0, above=0, at_most=1)
-    """least share of the dataset's tokens that truncation may leave"""
+    """share of the dataset's tokens that must remain after truncation"""
     assistant_only_loss: bool = False
-    """only the assistant's turns count for the loss"""
+    """compute the loss on the assistant's turns only"""
     completion_only_loss: bool | None = None
-    """only the completion counts for the loss; null: TRL's choice for the form of the data"""
+    """compute the loss on the completion only; null: TRL decides by the form of the data"""
     neftune_noise_alpha: float | None = number(above=0)
-    """noise on the embeddings (NEFTune); null: none"""
+    """strength of the noise on the embeddings (NEFTune); null: no noise"""
     lora_rank: int = number(16, at_least=1)
     """rank of the adapters"""
     lora_alpha: int = number(32, at_least=1)
-    """scale of the adapters: their output is multiplied by alpha / rank"""
+    """scale of the adapters; their output is multiplied by alpha / rank"""
     lora_dropout: float = number(0.0, at_least=0, below=1)
-    """dropout before the adapters"""
+    """dropout on the input of the adapters"""
     lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """modules that get an adapter, by name; [all-linear]: PEFT's own choice"""
+    """names of the modules that get an adapter; [all-linear]: all linear layers but the head, as PEFT chooses them"""
 
 
 @dataclass(kw_only=True)
@@ -171,20 +171,20 @@ class CandidateSettings:
 
 @dataclass(kw_only=True)
 class BudgetSettings:
-    """When a search ends: whichever comes first."""
+    """When a search ends: at the limit that comes first."""
 
     minutes: float | None = number(30.0, above=0)
-    """wall-clock minutes; null: no limit"""
+    """most minutes of wall-clock time; null: no limit"""
     trials: int | None = number(at_least=2)
-    """trials, baseline and by_hand included; null: no limit"""
+    """most trials, with the baseline and by_hand; null: no limit"""
 
 
 @dataclass(kw_only=True)
 class SamplerSettings:
-    """How a search proposes."""
+    """How a search chooses its candidates."""
 
     name: str = one_of(SAMPLERS, "roofline")
-    """what proposes the next candidate"""
+    """method that proposes the next candidate"""
 
 
 @dataclass(kw_only=True)
@@ -197,9 +197,9 @@ class TrainingSettings(ProbeSettings):
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
-    """seed of the order of the samples, of new weights and of the sampler"""
+    """seed for the order of the samples, for new weights, and for the sampler"""
     out: str | None = None
-    """directory for the results; null: a new one under runs/, or run/ beside the run file"""
+    """directory for the results; null: a new one in runs/, or run/ beside the run file"""
 
 
 @dataclass(kw_only=True)
@@ -214,20 +214,20 @@ class SearchSettings(TrainingSettings):
 
 @dataclass(kw_only=True)
 class RunSettings(TrainingSettings):
-    """Keys of `autotune run`, and the schema of `run.yaml`.
+    """Keys of `autotune run`, on the command line and in its file.
 
-    The file holds any of these keys; `model.path`, `data.path` and those knobs of `candidate` that have no default
-    (max_length, per_device_train_batch_size, gradient_accumulation_steps, method) must come from it or from the
-    command line. `model: PATH` and `data: PATH` are short for `model: {path: PATH}` and `data: {path: PATH}`.
+    These must be given in one of the two places: `model.path`, `data.path`, and the knobs of `candidate` that have no
+    default (max_length, per_device_train_batch_size, gradient_accumulation_steps, method). In the file, `model: PATH`
+    is short for `model: {path: PATH}`, and `data: PATH` for `data: {path: PATH}`.
     """
 
     device: str | None = one_of(("cpu", "cuda"))
-    """kind of device that the configuration was made for; null: any"""
+    """kind of device that the candidate was found for; null: any"""
 
 
 @dataclass(kw_only=True)
 class EstimateSettings(ProbeSettings):
-    """Keys of `autotune estimate`; knobs of `candidate.*` that are not set are TRL's defaults."""
+    """Keys of `autotune estimate`. Knobs of `candidate.*` that are not set have TRL's defaults."""
 
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -235,25 +235,25 @@ class EstimateSettings(ProbeSettings):
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
     loss: str = one_of(("fused", "full_logits"), "fused")
-    """fused: TRL's head, which never holds all logits; full_logits: other trainers keep them"""
+    """fused: TRL's head, which never holds all logits; full_logits: a head that keeps them, as in other trainers"""
     seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
-    """seed of the order in which the data's batches are drawn"""
+    """seed for the order of the samples"""
     price_per_hour: float | None = number(above=0)
-    """what the device costs, in any currency; with data the training that is asked for then has a cost"""
+    """price of the device, in any currency; with data, the estimate then says what the training costs"""
 
 
 def options(group: str) -> tuple[str, ...]:
-    """Names of the shipped options of a group of conf/."""
+    """List the names of the options that ship for a group of conf/."""
     return tuple(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
 
 
 def group_words(group: str) -> str:
-    """What a group takes, in words: its options, and its free form when it has one."""
+    """Say what a group takes: its options, and its free form if it has one."""
     return ", ".join(options(group)) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
 
 
 def find_problems(settings: ProbeSettings) -> list[str]:
-    """List what is wrong with composed settings: values outside their limit, and what is missing."""
+    """List what is wrong with composed settings: values outside their limits, and missing keys."""
     found = [
         f"{key}={value}: must be {limit.words}"
         for key, value, limit in _leaves(settings)
@@ -279,7 +279,7 @@ def find_problems(settings: ProbeSettings) -> list[str]:
 
 
 def store_configs(run_file: Mapping[str, Any]) -> None:
-    """Make the settings, and the values of a run's file, known to Hydra by the names that conf/ takes them by."""
+    """Register the settings, and the values of a run file, with Hydra under the names that conf/ uses."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
