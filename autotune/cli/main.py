@@ -1,8 +1,8 @@
-"""The command line: reads the words, lets Hydra compose, calls the work, prints, and turns errors into exit codes.
+"""The command line: read the words, let Hydra compose them, do the work, print, and turn errors into exit codes.
 
-The only place that prints. Results go to stdout, progress and problems to stderr. Leaves out what the words may be
-(commands.py), judging them (usage.py) and the work itself, which is imported when it is called: help imports neither
-Hydra nor torch.
+Nothing else in the package prints. Results go to stdout, progress and problems to stderr. The work and Hydra are imported
+only when they are needed, so help imports neither Hydra nor torch. commands.py lists the commands, usage.py judges the
+words, and requests.py makes the requests.
 """
 
 import contextlib
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
     from autotune.core.hardware import Hardware
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 COMPLETION = ("-sc", "--shell-completion")
-_headed: list[int] = []  # jobs of this sweep that have a row in its table; the first has the heading too
+_headed: list[int] = []  # the jobs of this sweep that have printed their row; the first prints the heading too
 
 
 class _JobFailed(Exception):
-    """One job of a multirun failed and has said why; the others go on. args: its exit code."""
+    """One job of a multirun failed and has said why. The other jobs go on. args: its exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = " (naming the same out= goes on from there)" if words[:1] == ["search"] else ""
         _say(f"autotune: interrupted; what was measured and saved is kept{again}")
         return INTERRUPTED
-    except SystemExit as end:  # how a job, and Hydra's --hydra-help, end
+    except SystemExit as end:  # a failed job ends like this, and so does Hydra's --hydra-help
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except _JobFailed as failed:
         return int(failed.args[0])
@@ -101,12 +101,12 @@ def _compose_and_call(command: str, words: Sequence[str]) -> None:
         )
     if not (flags.hydra_help or flags.shell_completion or flags.cfg or flags.info):
         _say_what_was_not_tested()
-    # Flags last: --info takes a value or none, and would take an override that follows it.
+    # The flags go last: --info takes a value or none, and would take an override that follows it.
     _call_hydra(command, [*overrides, *rest])
 
 
 def _parse(words: Sequence[str]) -> Namespace:
-    """Read Hydra's own flags with Hydra's own parser, wherever they stand. Raises UsageError."""
+    """Read Hydra's flags with Hydra's parser, anywhere among the words. Raises UsageError."""
     from hydra._internal.utils import get_args_parser
 
     said = io.StringIO()
@@ -124,7 +124,7 @@ def _parse(words: Sequence[str]) -> Namespace:
 
 
 def _take_file(overrides: list[str], *, multirun: bool) -> tuple[dict[str, Any], list[str]]:
-    """Take FILE out of the words of a run and read it: what it says, and what is wrong with it."""
+    """Take FILE out of the words of a run and read it. Returns its values and its problems."""
     files = (word for word in overrides if Path(word).exists() or ("=" not in word and word[:1] not in "~+"))
     if (word := next(files, None)) is None:
         return {}, ["FILE is missing: autotune run FILE, the run.yaml of a search or its directory"]
@@ -137,7 +137,7 @@ def _take_file(overrides: list[str], *, multirun: bool) -> tuple[dict[str, Any],
 
 
 def _call_hydra(command: str, argv: Sequence[str]) -> None:
-    """Hand over to hydra.main, which reads sys.argv; its exceptions come through instead of being printed."""
+    """Call hydra.main, which reads sys.argv. Its exceptions are raised here, not printed."""
     import hydra
     from hydra.core.utils import env_override
 
@@ -152,7 +152,7 @@ def _call_hydra(command: str, argv: Sequence[str]) -> None:
 
 
 def _complete(words: Sequence[str]) -> None:
-    """Answer the shell: commands by ourselves, everything behind one by Hydra (COMP_LINE is the line so far)."""
+    """Complete a command name, or let Hydra complete the words after it. COMP_LINE is the line so far."""
     line = os.environ.get("COMP_LINE", "")
     program, *typed = line.split() or [""]
     if any(word.startswith("query=") for word in words):
@@ -164,17 +164,17 @@ def _complete(words: Sequence[str]) -> None:
             return
         if command == "run":
             if len(behind) < 2 and not (behind and line.endswith(" ")):
-                return  # FILE: without an answer the shell offers its files
+                return  # this word is FILE: without an answer the shell offers its files
             behind = behind[1:]
         os.environ["COMP_LINE"] = " ".join((program, *behind)) + " " * (line.endswith(" ") or not behind)
     else:
-        command = "probe"  # installing is the same for all
+        command = "probe"  # the installation is the same for all commands
     store_configs(run_file={})
     _call_hydra(command, ["-sc", *words])
 
 
 def _job(work: Callable[[Any], str]) -> Callable[["DictConfig"], None]:
-    """Make a job of Hydra of a function that takes settings and returns what stdout is to show."""
+    """Make a Hydra job from a function that takes settings and returns the text for stdout."""
 
     @functools.wraps(work)
     def job(config: "DictConfig") -> None:
@@ -187,13 +187,13 @@ def _job(work: Callable[[Any], str]) -> Callable[["DictConfig"], None]:
             _say(f"job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
         try:
             settings: Any = OmegaConf.to_object(config)
-            if problems := find_problems(settings):  # of a combination that only a sweep makes
+            if problems := find_problems(settings):  # a sweep can combine values that are wrong together
                 raise UsageError(*problems)
-            with contextlib.redirect_stdout(sys.stderr):  # a library that prints must not spoil the result
+            with contextlib.redirect_stdout(sys.stderr):  # a library may print, and stdout is for the result
                 shown = work(settings)
         except Exception as error:
             code = _report(error, debug=config.debug)
-            # Hydra stops at a SystemExit, and notes any other exception to go on with the next job.
+            # Hydra stops at a SystemExit. After any other exception it goes on with the next job.
             raise (_JobFailed if multirun else SystemExit)(code) from None
         print(shown, flush=True)
 
@@ -211,7 +211,7 @@ def probe(settings: ProbeSettings) -> str:
 
 @_job
 def estimate(settings: EstimateSettings) -> str:
-    """Predict what one configuration takes."""
+    """Predict the memory and the time of one configuration."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -298,9 +298,9 @@ def _hardware(settings: TrainingSettings) -> "Hardware":
 
 
 def _doubted(hardware: "Hardware") -> "Hardware":
-    """Say why its rates are not to be trusted, where they are not."""
+    """Say why the rates of `hardware` cannot be trusted, if they cannot."""
     for doubt in hardware.doubts:
-        _say(f"rates not to be trusted: {doubt}")
+        _say(f"do not trust these rates: {doubt}")
     return hardware
 
 
@@ -320,13 +320,13 @@ def _say(line: str) -> None:
 
 
 def _report(error: Exception, *, debug: bool) -> int:
-    """Say on stderr what went wrong, and return the exit code."""
+    """Print on stderr what went wrong, and return the exit code."""
     if debug:
         traceback.print_exception(error)
     library = type(error).__module__.partition(".")[0]
     if isinstance(error, AutotuneError):
         problems, code = error.problems, error.exit_code
-    elif library in ("hydra", "omegaconf"):  # a mistake in the words that only Hydra saw
+    elif library in ("hydra", "omegaconf"):  # a mistake that only Hydra found
         problems, code = [" ".join(f"{error} {error.__cause__ or ''}".split())], UsageError.exit_code
     else:
         problems, code = [f"{type(error).__name__}: {error} (debug=true shows where)"], AutotuneError.exit_code
