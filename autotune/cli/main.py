@@ -1,6 +1,6 @@
 """The command line: read the words, let Hydra compose them, do the work, print, and turn errors into exit codes.
 
-Nothing else in the package prints. Results go to stdout, progress and problems to stderr. The work and Hydra are imported
+Only this file prints on stdout: the results. Progress and problems go to stderr. The work and Hydra are imported
 only when they are needed, so help imports neither Hydra nor torch. commands.py lists the commands, usage.py judges the
 words, and requests.py makes the requests.
 """
