@@ -17,10 +17,10 @@ ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
         "": "errors formats files cache child",
-        "core": "units decode recipe outcome hardware gpu_specs workload candidate",
+        "core": "units decode recipe knobs candidate outcome hardware gpu_specs workload",
         "core.step": "work regime profile",
         "core.batches": "packing batches",
-        "core.space": "context legality fidelity pins step_shapes enumerate opening",
+        "core.space": "context legality fidelity fixed step_shapes references enumerate opening",
         "core.memory": "law allocator replay estimate levers",
         "core.time": "speed published law common_steps many_candidates calibrate guess",
         "core.trials": "comparison racing parity budget surrogate receipts trial standings verdict",

@@ -54,9 +54,13 @@ def keys_of(settings: type[ProbeSettings]) -> dict[str, Key]:
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Read the docstring under each field of a dataclass, also of inherited fields; those without one are left out."""
+    """Describe each field of a dataclass, also the inherited ones; those without a description are left out.
+
+    The description is the docstring under the field, or the field's metadata has it.
+    """
     owners = [owner for owner in reversed(cls.__mro__) if "__annotations__" in vars(owner)]
-    return {field: doc for owner in owners for field, doc in _docs_of(owner.__module__).get(owner.__name__, {}).items()}
+    docs = {field: doc for owner in owners for field, doc in _docs_of(owner.__module__).get(owner.__name__, {}).items()}
+    return docs | {item.name: item.metadata["doc"] for item in fields(cls) if "doc" in item.metadata}
 
 
 @cache

@@ -2,7 +2,7 @@
 
 The files of `conf/` choose values, these dataclasses give types and defaults, and Hydra composes both. requests.py then
 turns the settings into core types. The docstring under a field is its help text: commands.py reads it from this file.
-`recipe.*` and `candidate.*` have the names and defaults of core/recipe.py and core/candidate.py. A test compares them.
+`candidate.*` is made from core/knobs.py. `recipe.*` has the names and defaults of core/recipe.py; a test compares them.
 
 Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
 - The classes are not frozen, because a frozen dataclass cannot be a primary schema.
@@ -11,12 +11,12 @@ Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Any
 
 from autotune.cli.limits import Limit, number, one_of
-from autotune.core import candidate as knobs
 from autotune.core.candidate import Fidelity
+from autotune.core.knobs import KNOBS, TYPES, VALUES
 from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
 from autotune.search.samplers import SAMPLERS
@@ -117,56 +117,27 @@ class RecipeSettings:
     """names of the modules that get an adapter; [all-linear]: all linear layers but the head, as PEFT chooses them"""
 
 
-@dataclass(kw_only=True)
+def with_a_key_for_each_knob(cls: type[Any]) -> type[Any]:
+    """Make a dataclass with the name and the docstring of `cls`, and with a field for each knob of core/knobs.py.
+
+    All fields are None by default. Their descriptions are the words of the knobs.
+    """
+    keys: list[tuple[str, Any, Any]] = []
+    for name, knob in KNOBS.items():
+        hint, limit = TYPES[name], None
+        if knob.least is not None:
+            hint, limit = int, Limit(at_least=knob.least)
+        elif hint is not bool:
+            hint, limit = str, Limit(choices=VALUES[name])
+        metadata = {"doc": knob.words, **({} if limit is None else {"limit": limit})}
+        keys.append((name, hint | None, field(default=None, metadata=metadata)))
+    namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__}
+    return make_dataclass(cls.__name__, keys, kw_only=True, namespace=namespace)
+
+
+@with_a_key_for_each_knob
 class CandidateSettings:
     """One configuration, in the libraries' own words. Null leaves a knob to the search, and in a run to its default."""
-
-    max_length: int | None = number(at_least=1)
-    """tokens at which a sample is cut"""
-    per_device_train_batch_size: int | None = number(at_least=1)
-    """rows of a micro-batch"""
-    gradient_accumulation_steps: int | None = number(at_least=1)
-    """micro-batches per optimizer step; a search derives it"""
-    method: str | None = one_of(METHODS)
-    """how the weights are trained"""
-    packed_length: int | None = number(at_least=1)
-    """tokens of a packed row"""
-    checkpointing: str | None = one_of(knobs.CHECKPOINTINGS)
-    """which activations are computed again in the backward pass"""
-    every_n_layers: int | None = number(at_least=1)
-    """with checkpointing=every_n: one decoder layer in so many is checkpointed"""
-    activation_offloading: bool | None = None
-    """saved activations wait in host memory"""
-    batching: str | None = one_of(knobs.BATCHINGS)
-    """which samples share a micro-batch or a row"""
-    attention: str | None = one_of(get_args(knobs.Attention))
-    """implementation of attention"""
-    optimizer: str | None = one_of(knobs.OPTIMIZERS)
-    """optimizer, by the name that transformers gives it"""
-    weights_dtype: str | None = one_of(get_args(knobs.Dtype))
-    """type that the weights are loaded in"""
-    mixed_precision: str | None = one_of(get_args(knobs.MixedPrecision))
-    """type that autocast computes in"""
-    tf32: bool | None = None
-    """matrix products of fp32 in tf32 (CUDA)"""
-    pad_to_multiple_of: int | None = number(at_least=1)
-    """row lengths are padded to a multiple of it"""
-    torch_compile: bool | None = None
-    """compile the model"""
-    use_kernels: bool | None = None
-    """take fused kernels where they are installed"""
-    dataloader_num_workers: int | None = number(at_least=0)
-    """processes that load data; 0: the trainer itself"""
-    dataloader_pin_memory: bool | None = None
-    """batches wait in pinned host memory"""
-    torch_threads: int | None = number(at_least=1)
-    """threads of one CPU operator"""
-    tuned_allocator: bool | None = None
-    """expandable segments on CUDA; on a CPU glibc keeps freed pages"""
-    devices: int | None = number(at_least=1)
-    """how many devices train"""
-    sharding: str | None = one_of(get_args(knobs.Sharding))
-    """how several devices share the model"""
 
 
 @dataclass(kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.space.context import Context, Installed
-from autotune.core.space.enumerate import defaults
+from autotune.core.space.fixed import fixed_in_words
 from autotune.core.space.legality import RULES, Rule
-from autotune.core.space.pins import pins_in_words
+from autotune.core.space.references import defaults
 from autotune.core.workload import DataFacts, Lengths, Workload, too_few_rows
 from autotune.errors import UsageError
 
@@ -73,7 +73,7 @@ def complete(
         said = {knob: value for knob, value in fixed.items() if knob in knobs}  # max_length follows packed_length
         shown = said or {knob: getattr(candidate, knob) for knob in rule.knobs}
         limit = f" ({workload.model.limit})" if rule.name == "within_model_limit" else ""
-        problems.append(f"{pins_in_words(shown)}: {rule.reason}{limit}")
+        problems.append(f"{fixed_in_words(shown)}: {rule.reason}{limit}")
     if problems:
         raise UsageError(*problems)
     return candidate

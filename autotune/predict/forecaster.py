@@ -18,6 +18,7 @@ from autotune import cache
 from autotune.core.batches.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
+from autotune.core.knobs import knobs_that_change
 from autotune.core.memory.allocator import parse_settings
 from autotune.core.memory.estimate import MemoryEstimate, Room, demand_from_dict, demand_of, host_items, room_of
 from autotune.core.memory.law import MemoryLaw, Peak, law_from_dict, memory_law, peak
@@ -36,7 +37,6 @@ from autotune.core.workload import Lengths, ModelFacts
 from autotune.errors import NotPredicted
 from autotune.predict.experience import Taught
 from autotune.trace.profiles import (
-    TRACED_KNOBS,
     Loss,
     ProfileRequest,
     describe_request,
@@ -49,16 +49,8 @@ from autotune.trace.profiles import (
 from autotune.train.task import allocator_conf
 
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
-BATCHED_BY = attrgetter(  # knobs that decide what the micro-batches are
-    "batching",
-    "max_length",
-    "packed_length",
-    "pad_to_multiple_of",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "devices",
-)
-TIMED_BY = attrgetter(*TRACED_KNOBS, "tf32", "gradient_accumulation_steps")  # and, besides the micro-batch, the law
+BATCHED_BY = attrgetter(*knobs_that_change("batches"))  # knobs that decide what the micro-batches are
+TIMED_BY = attrgetter(*knobs_that_change("trace"), *knobs_that_change("time"))  # that decide how long one takes
 Identity = tuple[Any, ...]  # of a request, and of what is made of its profile
 
 

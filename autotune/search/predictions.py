@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.candidate import Candidate, short_name
+from autotune.core.knobs import DEFAULTS, KNOBS
 from autotune.core.memory.estimate import MemoryEstimate
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Measured, OutOfMemory
@@ -31,13 +32,8 @@ from autotune.predict.forecaster import Forecaster
 Floats = NDArray[np.float64]
 T = TypeVar("T")
 
-UNTIMED: Mapping[str, Any] = {  # knobs that the prediction of time leaves out
-    "dataloader_num_workers": 0,
-    "dataloader_pin_memory": True,
-    "torch_compile": False,
-    "torch_threads": None,
-    "tuned_allocator": True,
-}
+# Knobs that the prediction of time leaves out, and the value that stands for all of theirs.
+UNTIMED: Mapping[str, Any] = {name: DEFAULTS[name] for name, knob in KNOBS.items() if not knob.changes}
 _UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
 

@@ -19,10 +19,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from autotune.core.candidate import KNOBS, Candidate
+from autotune.core.candidate import Candidate
+from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import rates_as_at_first
-from autotune.core.trials.receipts import DERIVED, Known
+from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler

@@ -22,7 +22,7 @@ from autotune.predict.forecaster import Forecaster
 class SearchRequest:
     """What a search is asked for.
 
-    fixed: knobs that the user pinned. minutes, trials: the budget, whichever ends first; None does not limit.
+    fixed: knobs that the user fixed. minutes, trials: the budget, whichever ends first; None does not limit.
     out: the run directory; naming one that holds this search already goes on with it. compares_losses: the winner's
     with the baseline's, at the end.
     """

@@ -12,14 +12,15 @@ from typing import Any
 
 import yaml
 
-from autotune.core.candidate import KNOBS, Candidate, Fidelity, differences, short_name
+from autotune.core.candidate import Candidate, Fidelity, differences, short_name
 from autotune.core.hardware import Hardware
+from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.outcome import Measured, OutOfMemory, outcome_to_dict
 from autotune.core.space.enumerate import Space
 from autotune.core.time.calibrate import MemoryCalibration
 from autotune.core.trials.comparison import Speedup
 from autotune.core.trials.parity import Parity
-from autotune.core.trials.receipts import DERIVED, Known, Receipt
+from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
 from autotune.core.units import format_bytes, format_duration

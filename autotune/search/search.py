@@ -13,8 +13,9 @@ from typing import Any
 from autotune.core.candidate import Candidate
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, TimedOut
-from autotune.core.space.enumerate import Space, baseline, by_hand, defaults, enumerate_space, explain
+from autotune.core.space.enumerate import Space, enumerate_space, explain
 from autotune.core.space.opening import opening
+from autotune.core.space.references import baseline, by_hand, defaults
 from autotune.core.trials.budget import Budget
 from autotune.core.trials.parity import Parity
 from autotune.core.trials.receipts import Known, receipts, runner_up

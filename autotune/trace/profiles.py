@@ -16,6 +16,7 @@ from autotune import cache
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
+from autotune.core.knobs import DEFAULTS, KNOBS, knobs_that_change
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile, profile_from_dict
 from autotune.core.step.regime import keeps_documents_apart, regime_of
@@ -29,17 +30,8 @@ FORMAT = 14  # of the files, and of what the trace writes into them; counts up w
 MEMORY = 9  # the format since which blocks, and when they live, are as they are: benchmarks' rows hold from it on
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
-TRACED_KNOBS = (  # besides the number of rows and of micro-steps
-    "method",
-    "checkpointing",
-    "every_n_layers",
-    "activation_offloading",
-    "attention",
-    "optimizer",
-    "weights_dtype",
-    "mixed_precision",
-    "use_kernels",
-)
+TRACED_KNOBS = knobs_that_change("trace")  # besides the number of rows and of micro-steps
+NAMED_FIRST = ("method", "checkpointing", "optimizer", "weights_dtype")  # by what a kind of step is called
 # GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared
 # memory, with it. Each kind is traced as one of its capabilities, where cuDNN's goes first as (9, 0) or (10, 0).
 NO_FLASH, LITTLE_SHARED, PLAIN = (7, 5), (8, 6), (8, 0)
@@ -209,12 +201,10 @@ def _kind_of_step(request: ProfileRequest) -> Iterator[str]:
         yield "more labels than a tile of the head"
     if request.ragged:
         yield "masks that are padded"
-    if knobs.attention != "sdpa":
-        yield f"attention {knobs.attention}"
-    if knobs.mixed_precision != "bf16":
-        yield f"mixed precision {knobs.mixed_precision}"
-    if knobs.activation_offloading:
-        yield "activations offloaded"
+    for knob in TRACED_KNOBS:
+        value = getattr(knobs, knob)
+        if knob not in NAMED_FIRST and value != DEFAULTS[knob]:
+            yield KNOBS[knob].short.format(value) or f"{knob.replace('_', ' ')} {value}"
 
 
 def _not_traced(request: ProfileRequest, error: NotPredicted) -> NotPredicted:

@@ -25,6 +25,7 @@ from trl import SFTConfig, SFTTrainer
 
 from autotune.core.batches.packing import STRATEGIES, pack
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import KNOBS
 from autotune.core.recipe import Recipe
 from autotune.train.random_weights import draw_model
 from autotune.train.task import Compare, Measure, Task, Train
@@ -294,6 +295,7 @@ def sft_config(task: Task) -> SFTConfig:
     candidate, recipe = task.candidate, task.recipe
     on_cpu = task.device == "cpu"
     return SFTConfig(
+        **{name: getattr(candidate, name) for name, knob in KNOBS.items() if knob.passed_on},
         output_dir=task.output_dir,
         use_cpu=on_cpu,
         model_init_kwargs={
@@ -307,23 +309,17 @@ def sft_config(task: Task) -> SFTConfig:
         packing=candidate.packs,
         packing_strategy=candidate.batching.removeprefix("pack_") if candidate.packs else "bfd",
         padding_free=candidate.batching == "padding_free",
-        pad_to_multiple_of=candidate.pad_to_multiple_of,
         completion_only_loss=recipe.completion_only_loss,
         train_sampling_strategy=(
             candidate.batching if candidate.batching in ("batch_rebalance", "group_by_length") else "random"
         ),
-        dataloader_num_workers=candidate.dataloader_num_workers,
         dataloader_pin_memory=candidate.dataloader_pin_memory and not on_cpu,
         data_seed=task.seed,
         seed=task.seed,
         # the step
-        per_device_train_batch_size=candidate.per_device_train_batch_size,
-        gradient_accumulation_steps=candidate.gradient_accumulation_steps,
-        activation_offloading=candidate.activation_offloading,
         bf16=candidate.mixed_precision == "bf16",
         fp16=candidate.mixed_precision == "fp16",
         tf32=candidate.tf32 if not on_cpu else None,
-        torch_compile=candidate.torch_compile,
         optim=candidate.optimizer,
         neftune_noise_alpha=recipe.neftune_noise_alpha,
         **checkpointing_arguments(candidate),

@@ -23,9 +23,9 @@ from autotune.core.hardware import Hardware
 from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
 from autotune.core.recipe import Method, Recipe
 from autotune.core.space.context import Context
-from autotune.core.space.enumerate import baseline
 from autotune.core.space.fidelity import divisors, samples_per_step
 from autotune.core.space.legality import first_broken
+from autotune.core.space.references import baseline
 from autotune.core.workload import Workload
 from autotune.machine.installed import Installed, installed
 from autotune.machine.probe import probe

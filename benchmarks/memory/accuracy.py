@@ -35,8 +35,9 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from autotune.core.batches.batches import Batch
-from autotune.core.candidate import OPTIMIZERS, Candidate, Optimizer
+from autotune.core.candidate import Candidate
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
+from autotune.core.knobs import VALUES, Optimizer
 from autotune.core.memory.allocator import AllocatorSettings
 from autotune.core.memory.law import Peak, memory_law, peak
 from autotune.core.memory.replay import replay
@@ -310,7 +311,7 @@ def optimizer_of(name: str) -> Optimizer:
 
     Raises Skipped for any other: its states would be a guess.
     """
-    for known in OPTIMIZERS:
+    for known in VALUES["optimizer"]:
         if name.removesuffix(" (foreach)") == known:
             return known
     words = set(re.findall("[a-z0-9]+", name.lower()))

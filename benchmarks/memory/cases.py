@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autotune.core.candidate import OPTIMIZERS, Candidate
+from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
+from autotune.core.knobs import VALUES
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.space.context import Context
 from autotune.core.space.legality import first_broken
@@ -55,7 +56,7 @@ FACTORS: dict[str, Sequence[Any]] = {
     "checkpointing": (("off", 1), ("selective", 1), ("full", 1), ("every_n", 2), ("every_n", 3)),
     "rows": tuple(SHAPES),
     "accumulation": (1, 3),
-    "optimizer": [optimizer for optimizer in OPTIMIZERS if not optimizer.startswith("paged")],
+    "optimizer": [optimizer for optimizer in VALUES["optimizer"] if not optimizer.startswith("paged")],
     "loss": ("fused", "full_logits"),
     "attention": ("sdpa", "eager"),
     "numbers": (("float32", "bf16"), ("float32", "no"), ("bfloat16", "bf16"), ("bfloat16", "no")),

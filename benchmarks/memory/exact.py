@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.batches.batches import Batch
-from autotune.core.candidate import OPTIMIZERS, Candidate, short_name
+from autotune.core.candidate import Candidate, short_name
+from autotune.core.knobs import VALUES
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
@@ -158,7 +159,7 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
     draw = random.Random(f"{model} {layers} {cuda} {method} {checkpointing} {accumulation}").choice
     kind = draw(list(ROWS))
     rows, positions = draw(ROWS[kind])
-    optimizers = OPTIMIZERS if cuda else [name for name in OPTIMIZERS if not name.startswith("paged")]
+    optimizers = [name for name in VALUES["optimizer"] if cuda or not name.startswith("paged")]
     weights_dtype, mixed_precision = draw(NUMBERS)
     attentions = ["eager"] * (checkpointing != "selective") + ["sdpa", "sdpa"] * (model not in EAGER_ONLY)
     packed = kind == "packed"

@@ -25,8 +25,9 @@ from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context
-from autotune.core.space.enumerate import by_hand, enumerate_space
+from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.legality import first_broken
+from autotune.core.space.references import by_hand
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed
@@ -161,12 +162,12 @@ def pairs(request: SearchRequest, workload: Workload, context: Context) -> Itera
 
 def _packed(base: Candidate, request: SearchRequest, here: Mapping[str, Any]) -> Iterator[Pair]:
     """Packing at the shortest row, and the longest row; nothing where rows cannot be packed."""
-    pins = {
+    fixed = {
         "batching": "pack_bfd",
         **{knob: getattr(base, knob) for knob in ("checkpointing", "optimizer", "attention")},
     }
     try:
-        legal = enumerate_space(**here, fidelity=request.fidelity, fixed=pins).candidates
+        legal = enumerate_space(**here, fidelity=request.fidelity, fixed=fixed).candidates
     except AutotuneError as error:
         _say(f"packing is left out: {'; '.join(error.problems)}")
         return

@@ -29,8 +29,9 @@ import numpy as np
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
-from autotune.core.space.enumerate import baseline, enumerate_space
+from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.opening import opening
+from autotune.core.space.references import baseline
 from autotune.core.trials.trial import Trial
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed

@@ -30,7 +30,8 @@ from autotune.cli.settings import store_configs
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
-from autotune.core.space.enumerate import baseline, by_hand, enumerate_space
+from autotune.core.space.enumerate import enumerate_space
+from autotune.core.space.references import baseline, by_hand
 from autotune.core.trials.budget import Budget
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed
@@ -49,7 +50,7 @@ FIGURES = 6  # significant digits of a measured number; its noise is in the seco
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A space to measure. words: of a search. why: of what it pins. standard_error: of the leaders' rates."""
+    """A space to measure. words: of a search. why: of what it fixes. standard_error: of the leaders' rates."""
 
     words: tuple[str, ...]
     why: str
@@ -241,7 +242,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="further words of the search")
     parser.add_argument("--minutes", type=float, help="after which no trial is begun; without it until all is measured")
     parser.add_argument("--out", type=Path, help="the table; without it one of that name in results/")
-    parser.add_argument("--why", help="of what further words pin or leave open; for the table's header")
+    parser.add_argument("--why", help="of what further words fix or leave open; for the table's header")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="say what is in a table")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_intermixed_args()

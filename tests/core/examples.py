@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware, Kind
+from autotune.core.hardware import Hardware, Kind, RatePoint
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context, Installed
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
@@ -37,6 +37,10 @@ T4 = hardware("cuda", (7, 5))
 A100 = hardware("cuda", (8, 0))
 PLAIN = Installed(cpp_compiler=True)
 RICH = Installed(cpp_compiler=True, flash_attention_2=True, flash_attention_3=True, kernels=True)
+SLOW_IN_BF16 = tuple(  # rates of a CPU without instructions for bf16
+    RatePoint(what="matmul", dtype=dtype, shape=(512, 512, 512), per_second=rate, spread=0.0)
+    for dtype, rate in (("bfloat16", 2e10), ("float32", 1.8e11))
+)
 
 
 def lengths(tokens: Any) -> Lengths:

@@ -18,8 +18,7 @@ from autotune.errors import UsageError
 from autotune.predict.completion import complete
 from autotune.predict.estimate import EstimateRequest, Forecast, estimate
 from autotune.predict.report import document, summary_lines
-from tests.core.examples import CPU, PLAIN, workload
-from tests.core.space.test_enumerate import SLOW_IN_BF16
+from tests.core.examples import CPU, PLAIN, SLOW_IN_BF16, workload
 from tests.core.time.test_law import MACHINE
 
 CONFIG = LlamaConfig(

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.batches.packing import STRATEGIES, pack
-from autotune.core.candidate import Batching, Candidate
+from autotune.core.candidate import Candidate
+from autotune.core.knobs import Batching
 from autotune.core.step.profile import Size, monomials
 from autotune.core.step.regime import keeps_documents_apart, micro_batch
 from autotune.core.workload import Lengths

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.core.candidate import Batching
+from autotune.core.knobs import Batching
 
 Strategy = Literal["bfd", "bfd_split", "wrapped"]
 STRATEGIES: Mapping[Batching, Strategy] = {"pack_bfd": "bfd", "pack_bfd_split": "bfd_split", "pack_wrapped": "wrapped"}
@@ -42,11 +42,6 @@ class Packing:
     def samples_per_row(self) -> float:
         """Samples of the dataset that one packed row stands for in the mean; a split sample counts once."""
         return self.samples / self.rows
-
-    @property
-    def tokens_kept(self) -> int:
-        """Tokens that are left after truncation."""
-        return int(self.row_tokens.sum())
 
     def rows_per_step(self, samples_per_step: int) -> int:
         """Packed rows of an optimizer step that come nearest to `samples_per_step` samples, >= 1."""

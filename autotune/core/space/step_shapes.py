@@ -1,7 +1,8 @@
-"""Shapes: the ways to form an optimizer step out of a dataset.
+"""Step shapes: the ways to form an optimizer step out of a dataset.
 
-How samples are batched, where they are cut or how long a packed row is, and the step's rows as micro-batches. Leaves
-out whether such a step is legal and how near it comes to what was asked: legality.py and fidelity.py say.
+A way says how samples are batched, where they are cut or how long a packed row is, and how the rows of the step are
+divided into micro-batches. Leaves out whether such a step is legal (legality.py), and how near it comes to what was
+asked (fidelity.py).
 
 Symbols: E samples of an optimizer step, B rows of a micro-batch, A micro-batches of a step, S length of a packed row.
 """
@@ -11,28 +12,24 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import knobs_in
 from autotune.core.space.context import Context
 from autotune.core.space.fidelity import divisors, samples_per_step
 from autotune.core.workload import MULTIPLE, max_length_candidates
 
-LEAST_COVERAGE = 0.95  # of the lengths that are listed below the asked coverage
+LEAST_COVERAGE = 0.95  # of the lengths that are listed although they keep less than the asked coverage
 ROW_LENGTHS = 4  # packed lengths to try
 
-SHAPE = (
-    "devices",
-    "sharding",
-    "batching",
-    "max_length",
-    "packed_length",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-)
+SHAPE = knobs_in("step")
 
 
 def shapes(
     batchings: Iterable[Any], fixed: Mapping[str, Any], start: Candidate, context: Context
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the ways to form a step: how samples are batched, where they are cut, B and A."""
+    """Yield the ways to form a step, as values of the knobs in SHAPE.
+
+    batchings: the values of `batching` to try. fixed: knobs that have one value. start: has all other knobs.
+    """
     samples = context.workload.recipe.effective_batch_size
     for batching in batchings:
         kind = replace(start, batching=batching)
@@ -46,12 +43,15 @@ def shapes(
 
 
 def _splits(candidate: Candidate, rows: int, fixed: Mapping[str, Any], context: Context) -> Iterator[Mapping[str, Any]]:
-    """Yield a step of `rows` rows as B x A: over the divisors of `rows`, unless B or A is pinned."""
-    pinned_rows, pinned_steps = (fixed.get(knob) for knob in SHAPE[-2:])
-    sizes = [pinned_rows] if pinned_rows else [round(rows / pinned_steps)] if pinned_steps else divisors(rows)
+    """Yield the ways to divide a step of `rows` rows into A micro-batches of B rows.
+
+    B is every divisor of `rows`, unless B or A is fixed.
+    """
+    fixed_size, fixed_steps = fixed.get("per_device_train_batch_size"), fixed.get("gradient_accumulation_steps")
+    sizes = [fixed_size] if fixed_size else [round(rows / fixed_steps)] if fixed_steps else divisors(rows)
     for size in filter(None, sizes):
         shape = replace(candidate, per_device_train_batch_size=size)
-        if steps := pinned_steps or context.accumulation(shape):
+        if steps := fixed_steps or context.accumulation(shape):
             shape = replace(shape, gradient_accumulation_steps=steps)
             yield {knob: getattr(shape, knob) for knob in SHAPE}
 
@@ -70,13 +70,14 @@ def _max_lengths(fixed: Mapping[str, Any], context: Context) -> Sequence[int]:
 
 
 def _row_lengths(candidate: Candidate, fixed: Mapping[str, Any], context: Context) -> Sequence[int]:
-    """Packed lengths to try, ascending: multiples of 64, spaced evenly on a logarithmic scale.
+    """Packed lengths to try, ascending: ROW_LENGTHS multiples of 64, evenly spaced on a logarithmic scale.
 
-    They go from what the asked coverage needs to what the samples of a whole step fill. Each is the neighbour whose
-    whole rows come nearest to the asked samples of a step. A packing that loses no token may be shorter as well.
+    The shortest is what the asked coverage needs, and the longest holds the samples of a whole step. Near each place on
+    the scale that multiple is taken whose whole rows come nearest to the asked samples of a step. A packing that cuts
+    samples without losing tokens also tries rows of half the shortest length.
     """
-    if pinned := fixed.get("packed_length", fixed.get("max_length")):
-        return [pinned]
+    if length := fixed.get("packed_length", fixed.get("max_length")):
+        return [length]
     lengths, limit = context.workload.data.lengths, context.workload.model.limit
     samples = context.workload.recipe.effective_batch_size
     least = context.asked_max_length
@@ -95,7 +96,7 @@ def _row_lengths(candidate: Candidate, fixed: Mapping[str, Any], context: Contex
 
 
 def _samples_off(candidate: Candidate, row_length: int, context: Context) -> float:
-    """How far the samples of a step of whole rows are from those that were asked."""
+    """By how many samples a step of whole rows misses the samples that were asked for."""
     samples = context.workload.recipe.effective_batch_size
     packed = replace(candidate, packed_length=row_length, max_length=row_length)
     rows = context.packing(packed).rows_per_step(samples)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.core.batches.batches import Batch
-from autotune.core.candidate import Candidate, Optimizer
+from autotune.core.candidate import Candidate
 from autotune.core.hardware import What
+from autotune.core.knobs import Optimizer
 from autotune.core.step.regime import TILE
 from autotune.core.time.law import OperatorGroup, TimeLaw
 from autotune.core.workload import ModelFacts

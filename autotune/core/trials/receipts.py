@@ -7,9 +7,8 @@ where rates come from (search/search.py) and how they are said (search/result.py
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from autotune.core.candidate import KNOBS, Candidate
-
-DERIVED = ("gradient_accumulation_steps",)  # knobs that follow from the others
+from autotune.core.candidate import Candidate
+from autotune.core.knobs import DERIVED, KNOBS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import knobs_that_change
 from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import corrected_rates, drift, rates_as_at_first
 from autotune.core.trials.racing import Pace
 from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
 
-# In what candidates must agree for a step of one number to hold the same samples, however it is split.
-SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
+# Candidates that agree in these hold the same samples in a step of one number, whatever their micro-batches are.
+SAME_SAMPLES = (*knobs_that_change("samples"), "rows_per_step")
 
 
 def measured(trials: Iterable[Trial]) -> list[Measured]:

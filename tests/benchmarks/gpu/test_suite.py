@@ -16,16 +16,17 @@ import pytest
 import yaml
 
 from autotune.core.batches.batches import simulate_epoch, worst_batch
-from autotune.core.candidate import CHECKPOINTINGS, short_name
+from autotune.core.candidate import short_name
 from autotune.core.gpu_specs import UNKNOWN_CONTEXT_BYTES, read_gpu_spec
 from autotune.core.hardware import Hardware
+from autotune.core.knobs import VALUES
 from autotune.core.memory.estimate import Demand, MemoryEstimate, Room
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, TimedOut
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.space.context import Context, Installed
-from autotune.core.space.enumerate import baseline
 from autotune.core.space.legality import first_broken
+from autotune.core.space.references import baseline
 from autotune.core.time.law import SPENT
 from autotune.core.workload import DataFacts, Lengths, Workload
 from autotune.demo import CONVERSATIONS
@@ -104,7 +105,7 @@ def test_the_table_covers_what_it_should() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     candidates = [case.candidate for case in CASES]
     assert {c.method for c in candidates} == set(METHODS)
-    assert {c.checkpointing for c in candidates} == set(CHECKPOINTINGS) - {"every_n"}
+    assert {c.checkpointing for c in candidates} == set(VALUES["checkpointing"]) - {"every_n"}
     optimizers = {"adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"}
     assert {c.optimizer for c in candidates} == optimizers
     assert {case.rows for case in CASES} == {"full", "padded", "packed"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.core.candidate import OPTIMIZERS
+from autotune.core.knobs import VALUES
 from autotune.core.step.profile import Profile
 from benchmarks.memory import accuracy as memory_accuracy
 from tests.core.step.test_profile import step
@@ -123,7 +123,7 @@ def test_a_gpu_is_found_by_what_people_call_it(name: str, capability: tuple[int,
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        *((each, each) for each in OPTIMIZERS),
+        *((each, each) for each in VALUES["optimizer"]),
         ("adamw_torch (foreach)", "adamw_torch"),
         ("AdamW (torch, foreach default)", "adamw_torch"),
         ("torch AdamW fp32 states (foreach default)", "adamw_torch"),

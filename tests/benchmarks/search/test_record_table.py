@@ -271,12 +271,12 @@ def test_summary_says_what_a_table_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a space pins, a user could pin, and its trials have the time that a search gives by default."""
+    """What a space fixes, a user could fix, and its trials have the time that a search gives by default."""
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     words = SPACES[name].words
     request = request_of([*words, *([] if "data=demo" in words else ["data=demo"])])
-    pinned = [word for word in words if word.startswith("candidate.")]
-    assert pinned == [f"candidate.{knob}={value}" for knob, value in request.fixed.items()]
+    fixed = [word for word in words if word.startswith("candidate.")]
+    assert fixed == [f"candidate.{knob}={value}" for knob, value in request.fixed.items()]
     assert (request.fidelity, request.minutes) == (Fidelity.close, 30)
 
 
@@ -307,11 +307,11 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     monkeypatch.setattr(Predictions, "predict", lambda predictions, candidate: Prediction(fits=True))
     file = tmp_path / "t.jsonl"
-    pins = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
-    monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *pins, f"home={home}", "--out", str(file)])
+    fixed = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
+    monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *fixed, f"home={home}", "--out", str(file)])
     record_table.main()
     by_table, tasks = tasks, []
-    request = request_of((*SPACES["tiny-demo"].words, *pins, f"home={home}"))
+    request = request_of((*SPACES["tiny-demo"].words, *fixed, f"home={home}"))
     search(replace(request, out=tmp_path / "out", trials=6), display=SearchDisplay(Console(quiet=True)))
     paths = {"output_dir": "", "log_path": ""}
     of_table = {replace(task, **paths) for task in by_table}

@@ -1,4 +1,4 @@
-"""The space: laws of every enumeration, hand-checked references, and its size on larger machines."""
+"""The space: laws of every enumeration, hand-checked values, and its size on larger machines."""
 
 import time
 from collections import defaultdict
@@ -11,27 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.core.candidate import KNOBS, Candidate, Fidelity
-from autotune.core.hardware import Hardware, RatePoint
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.hardware import Hardware
+from autotune.core.knobs import KNOBS
 from autotune.core.recipe import METHODS
 from autotune.core.space import enumerate as module
 from autotune.core.space.context import Context, Installed
-from autotune.core.space.enumerate import (
-    COUPLED,
-    INDEPENDENT,
-    Space,
-    baseline,
-    by_hand,
-    defaults,
-    enumerate_space,
-    explain,
-)
-from autotune.core.space.fidelity import DEPARTURES, SAMPLES_TOLERANCE, fidelity_of, samples_per_step
+from autotune.core.space.enumerate import INDEPENDENT, Space, enumerate_space, explain
+from autotune.core.space.fidelity import DEPARTURES, SAMPLES_TOLERANCE, samples_per_step
 from autotune.core.space.legality import RULES, first_broken
 from autotune.core.space.step_shapes import ROW_LENGTHS, SHAPE
 from autotune.core.workload import MULTIPLE, Workload
 from autotune.errors import UsageError
-from tests.core.examples import A100, CPU, PLAIN, RICH, T4, candidate, context, workload
+from tests.core.examples import A100, CPU, PLAIN, RICH, SLOW_IN_BF16, T4, candidate, context, workload
+from tests.core.space.test_fidelity import fidelity_of
 
 machines = st.sampled_from([CPU, T4, A100])
 stacks = st.sampled_from([PLAIN, RICH])
@@ -53,10 +46,6 @@ works = st.builds(
 )
 law = settings(deadline=None, max_examples=15)
 large_law = settings(deadline=None, max_examples=5)  # of machines whose spaces take a second to enumerate
-SLOW_IN_BF16 = tuple(
-    RatePoint(what="matmul", dtype=dtype, shape=(512, 512, 512), per_second=rate, spread=0.0)
-    for dtype, rate in (("bfloat16", 2e10), ("float32", 1.8e11))
-)
 LISTED = 20_000  # all of a CPU's space, a part of a GPU's: the laws need no more
 
 
@@ -174,11 +163,6 @@ def test_a_rule_stays_within_what_is_fixed_together(rule: Any) -> None:
     assert set(rule.knobs) <= set(INDEPENDENT) or not set(rule.knobs) & set(INDEPENDENT)
 
 
-def test_every_knob_has_its_place() -> None:
-    """No knob is forgotten or fixed twice."""
-    assert sorted([*SHAPE, *INDEPENDENT, *(knob for group in COUPLED for knob in group)]) == sorted(KNOBS)
-
-
 def test_what_a_cpu_can_have() -> None:
     """On two cores: no tf32, flash or flex attention, offloading, paging, loader workers or compilation."""
     found = space(workload(method="full"), fidelity=Fidelity.free)
@@ -240,76 +224,15 @@ def test_fewer_rows_than_a_step() -> None:
         space(workload([50] * 6, effective_batch_size=8))
 
 
-def test_the_baseline_is_trl_s_defaults() -> None:
-    """The largest divisor up to eight rows, full checkpointing, random order, and the allocator as it comes."""
-    first = baseline(workload=workload(effective_batch_size=20), hardware=CPU, installed=PLAIN)[0]
-    assert first == Candidate(
-        max_length=448,
-        per_device_train_batch_size=5,
-        gradient_accumulation_steps=4,
-        method="full",
-        checkpointing="full",
-        tuned_allocator=False,
-    )
+def test_a_cpu_that_is_slow_in_bf16_is_not_asked_to_compute_in_it() -> None:
+    """There no candidate has bf16 autocast, unless the user fixed it."""
+    slow = replace(CPU, rates=SLOW_IN_BF16)
+    assert {c.mixed_precision for c in space(workload(method="lora"), slow).candidates} == {"no"}
+    fixed = space(workload(method="lora"), slow, mixed_precision="bf16").candidates
+    assert {c.mixed_precision for c in fixed} == {"bf16"}
 
 
-@pytest.mark.parametrize(
-    ("method", "size", "expected"),
-    [
-        ("full", 16, [("float32", 8, 2), ("float32", 4, 4), ("float32", 2, 8), ("float32", 1, 16)]),
-        ("lora", 6, [("float32", 6, 1), ("bfloat16", 6, 1), ("bfloat16", 3, 2), ("bfloat16", 1, 6)]),
-    ],
-)
-def test_what_the_baseline_falls_back_on(method: str, size: int, expected: list[tuple[str, int, int]]) -> None:
-    """First the base under adapters in bf16, then half the micro-batch, again and again."""
-    found = baseline(workload=workload(method=method, effective_batch_size=size), hardware=CPU, installed=PLAIN)
-    assert [(c.weights_dtype, c.per_device_train_batch_size, c.gradient_accumulation_steps) for c in found] == expected
-
-
-def test_by_hand() -> None:
-    """bf16 base under adapters, grouping, the largest micro-batch first; with checkpointing only when nothing fits."""
-    found = by_hand(workload=workload(method="lora", effective_batch_size=4), hardware=CPU, installed=PLAIN)
-    assert [(c.checkpointing, c.batching, c.per_device_train_batch_size) for c in found] == [
-        ("off", "group_by_length", 4),
-        ("off", "group_by_length", 2),
-        ("off", "random", 1),
-        ("full", "group_by_length", 4),
-        ("full", "group_by_length", 2),
-        ("full", "random", 1),
-    ]
-    assert {c.weights_dtype for c in found} == {"bfloat16"}
-
-
-def test_a_cpu_that_is_slow_in_bf16_has_no_autocast_to_it() -> None:
-    """The references and the space are without, and the base stays fp32 where it fits; TRL's default is bf16."""
-    slow, work = replace(CPU, rates=SLOW_IN_BF16), workload(method="lora", effective_batch_size=4)
-    here: dict[str, Any] = {"workload": work, "hardware": slow, "installed": PLAIN}
-    assert defaults(**here).mixed_precision == "bf16"
-    first, *smaller = baseline(**here)
-    assert first == replace(defaults(**here), mixed_precision="no")
-    fallbacks = [(c.weights_dtype, c.per_device_train_batch_size) for c in smaller]
-    assert fallbacks == [("float32", 2), ("float32", 1), ("bfloat16", 4), ("bfloat16", 2), ("bfloat16", 1)]
-    assert {(c.weights_dtype, c.mixed_precision) for c in by_hand(**here)} == {("float32", "no")}
-    found = enumerate_space(**here, fidelity=Fidelity.close, fixed={}).candidates
-    assert {c.mixed_precision for c in found} == {"no"}
-    pinned = enumerate_space(**here, fidelity=Fidelity.close, fixed={"mixed_precision": "bf16"}).candidates
-    assert {c.mixed_precision for c in pinned} == {"bf16"}
-
-
-@law
-@given(works, machines)
-def test_the_references_are_legal(work: Workload, machine: Hardware) -> None:
-    """The baseline, `by_hand` and all that they fall back on can be trained; the baseline is what was asked."""
-    where = Context(installed=PLAIN, hardware=machine, workload=work)
-    first, *others = baseline(workload=work, hardware=machine, installed=PLAIN)
-    assert fidelity_of(first, where) is Fidelity.exact
-    for one in (first, *others, *by_hand(workload=work, hardware=machine, installed=PLAIN)):
-        assert first_broken(one, where) is None
-
-
-def test_a_model_that_cannot_checkpoint() -> None:
-    """References and space leave checkpointing out where the model's class has none."""
-    work = workload(model={"supports_checkpointing": False})
-    assert baseline(workload=work, hardware=CPU, installed=PLAIN)[0].checkpointing == "off"
-    assert {c.checkpointing for c in by_hand(workload=work, hardware=CPU, installed=PLAIN)} == {"off"}
-    assert {c.checkpointing for c in space(work).candidates} == {"off"}
+def test_a_model_that_cannot_checkpoint_is_not_asked_to() -> None:
+    """No candidate has checkpointing where the model's class does not support it."""
+    found = space(workload(model={"supports_checkpointing": False}))
+    assert {c.checkpointing for c in found.candidates} == {"off"}

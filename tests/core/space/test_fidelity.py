@@ -1,21 +1,17 @@
 """Fidelity: one value, one fidelity, one reason, checked by hand."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from autotune.core.candidate import KNOBS, Fidelity
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.knobs import KNOBS
 from autotune.core.space.context import Context
-from autotune.core.space.fidelity import (
-    DEPARTURES,
-    asked_micro_batch,
-    departures,
-    divisors,
-    fidelity_of,
-    samples_per_step,
-)
-from tests.core.examples import A100, candidate, context, workload
+from autotune.core.space.enumerate import enumerate_space
+from autotune.core.space.fidelity import DEPARTURES, Departure, asked_micro_batch, divisors, samples_per_step
+from tests.core.examples import A100, CPU, PLAIN, candidate, context, workload
 from tests.core.space.test_legality import PACKED
 from tests.core.test_candidate import OTHER_VALUES
 
@@ -61,6 +57,16 @@ TABLE: list[tuple[dict[str, Any], Context, Fidelity]] = [
 ]
 
 
+def departures(candidate: Candidate, where: Context) -> list[Departure]:
+    """Every way in which a candidate departs from what was asked."""
+    return [departure for departure in DEPARTURES if departure.departs(candidate, where)]
+
+
+def fidelity_of(candidate: Candidate, where: Context, fixed: Collection[str] = ()) -> Fidelity:
+    """The fidelity of a candidate's worst knob, without the knobs that the user fixed."""
+    return max((each.fidelity for each in departures(candidate, where) if each.knob not in fixed), default=exact)
+
+
 @pytest.mark.parametrize(("changes", "where", "expected"), TABLE)
 def test_fidelity_by_hand(changes: dict[str, Any], where: Context, expected: Fidelity) -> None:
     """Each value has the fidelity that DESIGN gives it."""
@@ -81,10 +87,13 @@ def test_the_table_shows_every_departure() -> None:
 
 
 def test_what_the_user_fixed_is_what_was_asked() -> None:
-    """A fixed knob is consent to its departure, but not to steps of other samples."""
-    wrapped = candidate(**PACKED | {"batching": "pack_wrapped", "gradient_accumulation_steps": 2})
-    assert fidelity_of(candidate(optimizer="adafactor"), context(), fixed={"optimizer"}) == exact
-    assert fidelity_of(wrapped, context(), fixed=set(KNOBS)) == free
+    """A fixed knob may depart at any fidelity. It does not excuse steps that hold other samples."""
+    here: dict[str, Any] = {"workload": workload(), "hardware": CPU, "installed": PLAIN, "fidelity": exact}
+    adafactor = enumerate_space(**here, fixed={"optimizer": "adafactor"}).candidates
+    assert {one.optimizer for one in adafactor} == {"adafactor"}
+    wrapped = enumerate_space(**here, fixed={"batching": "pack_wrapped"}).candidates
+    assert {one.batching for one in wrapped} == {"pack_wrapped"}
+    assert {round(samples_per_step(one, context())) for one in wrapped} == {8}
 
 
 def test_samples_of_a_step_by_hand() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autotune.core.candidate import KNOBS
+from autotune.core.knobs import KNOBS
 from autotune.core.space.context import Context
 from autotune.core.space.legality import RULES, first_broken
 from tests.core.examples import A100, CPU, PLAIN, RICH, T4, candidate, context, workload

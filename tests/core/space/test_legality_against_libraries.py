@@ -21,7 +21,8 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM, LlamaConfig, OpenAIGPTConfig, OPTConfig, PretrainedConfig, Qwen2Config
 from trl import SFTConfig
 
-from autotune.core.candidate import KNOBS, Candidate, Fidelity, short_name
+from autotune.core.candidate import Candidate, Fidelity, short_name
+from autotune.core.knobs import KNOBS
 from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.legality import DOCUMENTS_KEPT_APART, RULES
 from autotune.core.workload import Workload

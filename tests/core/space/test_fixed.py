@@ -1,4 +1,4 @@
-"""Pins: what a user fixed must be possible here, and every problem is told at once."""
+"""Fixed knobs: what a user fixed must be possible here, and every problem is told at once."""
 
 from typing import Any
 
@@ -54,8 +54,8 @@ def space(fixed: dict[str, Any], fidelity: Fidelity = Fidelity.close, **recipe: 
         ),
     ],
 )
-def test_impossible_pins(fixed: dict[str, Any], problems: list[str]) -> None:
-    """Each problem names the pin and the reason; several come together."""
+def test_what_is_impossible_here(fixed: dict[str, Any], problems: list[str]) -> None:
+    """Each problem names the knob and the reason; several come together."""
     with pytest.raises(UsageError) as refused:
         space(fixed)
     assert len(refused.value.problems) == len(problems)
@@ -78,12 +78,12 @@ def test_impossible_pins(fixed: dict[str, Any], problems: list[str]) -> None:
         ({"tuned_allocator": False, "dataloader_pin_memory": False, "pad_to_multiple_of": 32}, Fidelity.exact),
     ],
 )
-def test_every_candidate_has_the_pins(fixed: dict[str, Any], fidelity: Fidelity) -> None:
-    """A pin may be outside the listed values and exceed the fidelity: the user said so."""
+def test_every_candidate_has_what_is_fixed(fixed: dict[str, Any], fidelity: Fidelity) -> None:
+    """A fixed value need not be among those that a search tries, and may exceed the fidelity: the user said so."""
     for candidate in space(fixed, fidelity).candidates:
         assert {knob: getattr(candidate, knob) for knob in fixed} == fixed
 
 
-def test_a_method_may_be_pinned_where_the_recipe_leaves_it_open() -> None:
+def test_a_method_may_be_fixed_where_the_recipe_leaves_it_open() -> None:
     """`candidate.method` chooses when `recipe.method` does not."""
     assert {c.method for c in space({"method": "qlora"}, Fidelity.exact, method=None).candidates} == {"qlora"}

@@ -1,41 +1,44 @@
-"""Pins: the knobs that a user fixed, and whether this machine, model and recipe can have them together.
+"""Fixed knobs: what a user set with `candidate.*`, and whether this machine, model and recipe can have it.
 
-Leaves out pins that only the whole space shows to be impossible: enumerate.py says which rules left nothing of it.
+Each fixed knob is judged here, alone and together with the other fixed ones. Some are impossible only together with
+every value of a knob that is free: enumerate.py finds those, and says which rules left nothing.
 """
 
 import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
-from autotune.core.candidate import KNOBS, Candidate
+from autotune.core.candidate import Candidate
+from autotune.core.knobs import KNOBS, TYPES
 from autotune.core.space.context import Context
 from autotune.core.space.fidelity import divisors
 from autotune.core.space.legality import RULES
 from autotune.errors import UsageError
 
 
-def check_pins(fixed: Mapping[str, Any], context: Context) -> None:
-    """Raise UsageError with every pin that is unknown, of a wrong type, impossible here, or at odds with another."""
-    hints = get_type_hints(Candidate)
+def check_fixed(fixed: Mapping[str, Any], context: Context) -> None:
+    """Raise UsageError with every problem of `fixed`, which maps knobs to values.
+
+    First unknown knobs and values of a wrong type. If there are none, then what the recipe or a rule forbids.
+    """
     problems = [
-        _unknown(knob) if knob not in hints else f"candidate.{knob}: got {value!r}, expected {_expected(hints[knob])}"
+        _unknown(knob) if knob not in KNOBS else f"candidate.{knob}: got {value!r}, expected {_expected(TYPES[knob])}"
         for knob, value in fixed.items()
-        if knob not in hints or not _fits(value, hints[knob])
+        if knob not in KNOBS or not _fits(value, TYPES[knob])
     ]
-    if problems:
-        raise UsageError(*problems)
-    problems = _against_recipe(fixed, context) + _against_rules(fixed, context)
+    problems = problems or _against_recipe(fixed, context) + _against_rules(fixed, context)
     if problems:
         raise UsageError(*problems)
 
 
-def pins_in_words(fixed: Mapping[str, Any]) -> str:
-    """The pins as they stand on a command line."""
+def fixed_in_words(fixed: Mapping[str, Any]) -> str:
+    """The fixed knobs as they are written on a command line."""
     return " ".join(f"candidate.{knob}={value}" for knob, value in fixed.items())
 
 
 def _against_recipe(fixed: Mapping[str, Any], context: Context) -> list[str]:
+    """What contradicts the recipe: another method, or steps that hold other samples."""
     recipe = context.workload.recipe
     samples = recipe.effective_batch_size
     problems = []
@@ -59,7 +62,7 @@ def _against_recipe(fixed: Mapping[str, Any], context: Context) -> list[str]:
 
 
 def _against_rules(fixed: Mapping[str, Any], context: Context) -> list[str]:
-    """Every rule that the pins break whatever the other knobs are."""
+    """Every rule that the fixed knobs break, whatever values the other knobs have."""
     recipe = context.workload.recipe
     known: dict[str, Any] = {"devices": 1, "sharding": "none"}
     if recipe.method is not None:
@@ -78,7 +81,7 @@ def _against_rules(fixed: Mapping[str, Any], context: Context) -> list[str]:
     candidate = Candidate(**{**others, **known})
     told = set() if candidate.packs else {"samples_per_step"}  # _against_recipe says it better
     return [
-        pins_in_words({knob: fixed[knob] for knob in rule.knobs if knob in fixed}) + f": {rule.reason}"
+        fixed_in_words({knob: fixed[knob] for knob in rule.knobs if knob in fixed}) + f": {rule.reason}"
         for rule in RULES
         if rule.name not in told
         and known.keys() >= set(rule.knobs)
@@ -93,6 +96,7 @@ def _unknown(knob: str) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a knob."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) is Literal:
@@ -103,6 +107,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _expected(hint: Any) -> str:
+    """The values of a type, in words."""
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_expected(part) for part in get_args(hint))
     if get_origin(hint) is Literal:
