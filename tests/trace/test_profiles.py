@@ -10,6 +10,7 @@ import pytest
 
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import KNOBS, knobs_that_change
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile
 from autotune.errors import NotPredicted
@@ -23,8 +24,10 @@ from autotune.trace.profiles import (
     trace_missing,
 )
 from tests.core.step.test_profile import step
+from tests.core.test_candidate import OTHER_VALUES
 
 CANDIDATE = Candidate(max_length=300, per_device_train_batch_size=4, gradient_accumulation_steps=3, method="lora")
+STEP = replace(CANDIDATE, method="full")
 REQUEST = ProfileRequest(config={"model_type": "llama"}, candidate=CANDIDATE, recipe=Recipe(method="lora"), masked=True)
 
 
@@ -45,26 +48,40 @@ def key(request: ProfileRequest, **knobs: Any) -> str:
     return key_of(describe_request(reduced(replace(request, candidate=replace(CANDIDATE, **knobs)))))
 
 
+@pytest.mark.parametrize("knob", [knob for knob in KNOBS if knob != "batching"])
+def test_a_traced_knob_has_a_profile_for_each_value(knob: str) -> None:
+    """Two values have two profiles where the table of knobs says that they change the trace, and else one.
+
+    That the table is right about it is tested in test_trace.py, by tracing.
+    """
+    one, other = (key(REQUEST, **{knob: value}) for value in (getattr(STEP, knob), OTHER_VALUES[knob]))
+    assert (one != other) is (knob in knobs_that_change("trace"))
+
+
 @pytest.mark.parametrize(
     ("knobs", "same"),
     [
-        ({"max_length": 64}, True),
         ({"per_device_train_batch_size": 2}, True),
         ({"gradient_accumulation_steps": 2}, True),
         ({"batching": "group_by_length"}, True),
-        ({"tuned_allocator": False, "dataloader_num_workers": 3}, True),
-        ({"torch_compile": True}, True),
         ({"per_device_train_batch_size": 1}, False),
         ({"gradient_accumulation_steps": 1}, False),
         ({"batching": "pack_bfd", "packed_length": 300}, False),
-        ({"checkpointing": "full"}, False),
-        ({"weights_dtype": "bfloat16"}, False),
-        ({"optimizer": "adafactor"}, False),
     ],
 )
-def test_what_shares_a_profile(knobs: dict[str, Any], same: bool) -> None:
-    """Lengths, rows beyond one, loading and compiling share a profile; whatever changes the step does not."""
+def test_what_a_trace_knows_of_the_batch(knobs: dict[str, Any], same: bool) -> None:
+    """One row or several, one micro-step or several, packed or not."""
     assert (key(REQUEST) == key(REQUEST, **knobs)) is same
+
+
+@pytest.mark.parametrize("knob", knobs_that_change("trace"))
+def test_a_kind_of_step_names_every_traced_knob(knob: str, traced: list[Any], tmp_path: Path) -> None:
+    """Two traces that are made are announced in two ways."""
+    said: list[str] = []
+    for value in (getattr(STEP, knob), OTHER_VALUES[knob]):
+        request = replace(REQUEST, candidate=replace(STEP, **{knob: value}))
+        load_profile(request, home=tmp_path, progress=said.append)
+    assert len(set(said)) == 2
 
 
 def test_the_recipe_counts_as_far_as_it_is_traced() -> None:

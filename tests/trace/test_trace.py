@@ -18,8 +18,10 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.profile import MONOMIALS, monomials
 from autotune.core.step.regime import Regime, micro_batch, shapes_of
 from autotune.trace.assembly import fit
+from autotune.trace.profiles import reduced
 from autotune.trace.request import TraceRequest
 from autotune.trace.trace import trace, trace_whole
+from tests.core.test_candidate import OTHER_VALUES
 
 CONFIG = LlamaConfig(
     vocab_size=600, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
@@ -29,7 +31,7 @@ CONFIG = LlamaConfig(
 def request(layers: int, capability: Any = None, **knobs: Any) -> TraceRequest:
     """A step of a small llama, on a CPU unless a capability says which GPU."""
     values: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "method": "full"}
-    candidate = Candidate(max_length=256, **{**values, **knobs})
+    candidate = Candidate(**{"max_length": 256, **values, **knobs})
     config = {**CONFIG, "num_hidden_layers": layers}
     recipe = Recipe(method=candidate.method)
     return TraceRequest(config=config, candidate=candidate, recipe=recipe, masked=False, capability=capability)
@@ -163,6 +165,11 @@ def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
     assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected
 
 
-def test_a_compiled_step_is_traced_as_an_eager_one() -> None:
-    """Nothing is compiled while tracing: the estimate is eager's (docs/memory.md)."""
-    assert trace(request(1, capability=(8, 0), torch_compile=True)) == trace(request(1, capability=(8, 0)))
+def test_a_trace_depends_on_nothing_that_a_reduced_request_leaves_out() -> None:
+    """Or steps that differ would share one kept profile. Every knob has another value than by default.
+
+    A compiled step is traced as an eager one (docs/memory.md).
+    """
+    unusual = {**OTHER_VALUES, "checkpointing": "every_n", "optimizer": "adamw_torch", "batching": "group_by_length"}
+    asked = request(5, capability=(8, 0), **{**unusual, "packed_length": None})  # a length would mean packing
+    assert trace(asked) == trace(reduced(asked))

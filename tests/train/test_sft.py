@@ -1,13 +1,26 @@
 """The trainer's own pieces."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 
 from autotune.core.batches.batches import balanced, sampled_order
-from autotune.train.sft import GroupedByLength
+from autotune.core.knobs import KNOBS
+from autotune.train.sft import GroupedByLength, sft_config
+from autotune.train.task import Task
 from tests.core.examples import candidate
+from tests.core.test_candidate import OTHER_VALUES
+
+
+@pytest.mark.parametrize("knob", [name for name, knob in KNOBS.items() if knob.passed_on])
+def test_a_knob_that_is_passed_on_reaches_trl(knob: str, make_task: Callable[..., Task]) -> None:
+    """TRL's configuration has an argument of that name, and the candidate's value."""
+    changed = replace(candidate(mixed_precision="no"), **{knob: OTHER_VALUES[knob]})
+    assert getattr(sft_config(make_task(candidate=changed)), knob) == OTHER_VALUES[knob]
 
 
 def test_grouping_has_an_order_of_its_own_for_each_epoch() -> None:

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from math import prod
 from typing import Any
 
@@ -140,12 +140,15 @@ def explain(space: Space) -> tuple[str, ...]:
 
 
 def _tried(context: Context) -> Mapping[str, tuple[Any, ...]]:
-    """The values of each knob that are worth a try here. Rules say later which of them this machine can have."""
-    return {
-        name: tuple(value for value in tried if _is_worth_a_try(name, value, context))
-        for name, knob in KNOBS.items()
-        if (tried := VALUES[name] if knob.tried is None else knob.tried)
-    }
+    """The values of each knob that are worth a try here. Rules say later which of them this machine can have.
+
+    Knobs whose values come from the dataset are left out.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for knob in (*SHAPE, *chain.from_iterable(COUPLED), *INDEPENDENT):
+        if values := VALUES[knob] if KNOBS[knob].tried is None else KNOBS[knob].tried:
+            found[knob] = tuple(value for value in values if _is_worth_a_try(knob, value, context))
+    return found
 
 
 def _is_worth_a_try(knob: str, value: Any, context: Context) -> bool:
