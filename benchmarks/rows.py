@@ -1,7 +1,7 @@
-"""The rows of a benchmark: JSON lines that are appended to, and found again by what they were made with; and how its
-command line refuses what it cannot do.
+"""Rows: the measurements of a benchmark, one JSON object a line, each with its time, its device and its versions.
 
-Leaves out what a row says.
+A file is appended to and never rewritten. A benchmark that was stopped finds the rows of this version and device again
+and goes on behind them. Rows from before 2026-11-30 may say `date` in place of `at`.
 """
 
 import argparse
@@ -11,21 +11,44 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from autotune.errors import AutotuneError
+from autotune.machine.installed import installed
+from autotune.trace.profiles import STACK
 
+RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
-def own_rows(file: Path, about: Mapping[str, Any], names: Sequence[str] = ("device", "versions")) -> list[Row]:
-    """The rows that say the same as `about` under these names; one that does not say is another's."""
-    return [row for row in read(file) if all(row.get(name) == about[name] for name in names)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFile:
+    """A file of rows. about: what every row says of its origin, such as device and versions.
+
+    identity: the names in `about` by which rows are recognized as made under the same conditions; None means all.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    identity: Sequence[str] | None = None
+
+    def add(self, row: Mapping[str, Any]) -> Row:
+        """Append a row with its time and its origin, and return it whole."""
+        whole = {"at": now(), **row, **self.about}
+        append(self.path, whole)
+        return whole
+
+    def own(self, **wanted: Any) -> list[Row]:
+        """Read the rows that were made under the same conditions, and that have the `wanted` values."""
+        names = self.about if self.identity is None else self.identity
+        asked = {**{name: self.about[name] for name in names}, **wanted}
+        return [row for row in read(self.path) if all(row.get(name) == value for name, value in asked.items())]
 
 
 def read(file: Path) -> list[Row]:
-    """The rows of a file, none when it is not there. A last line that was cut off is passed over."""
+    """Read the rows of a file, none if it does not exist. A line that was cut off is passed over."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
@@ -35,8 +58,8 @@ def read(file: Path) -> list[Row]:
     return rows
 
 
-def append(file: Path, row: Row) -> None:
-    """Append a line, behind the rest of one that was cut off, and have it on the disk before going on."""
+def append(file: Path, row: Mapping[str, Any]) -> None:
+    """Append a line, and have it on the disk when this returns. A line that was cut off before it is closed first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     cut_off = file.exists() and not file.read_bytes().endswith(b"\n")
     with file.open("a", encoding="utf-8") as stream:
@@ -45,13 +68,28 @@ def append(file: Path, row: Row) -> None:
         os.fsync(stream.fileno())
 
 
+def versions() -> dict[str, str | None]:
+    """Return the versions of the libraries that a trace depends on."""
+    return {name: installed().versions.get(name) for name in STACK}
+
+
 def commit_of_checkout() -> str | None:
-    """The commit that is checked out; None where git cannot tell."""
+    """Return the commit that is checked out; None where git cannot tell."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def now() -> str:
+    """Return this moment, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def own_rows(file: Path, about: Mapping[str, Any], names: Sequence[str] = ("device", "versions")) -> list[Row]:
+    """The rows that say the same as `about` under these names; one that does not say is another's."""
+    return [row for row in read(file) if all(row.get(name) == about[name] for name in names)]
 
 
 def refuse(error: AutotuneError) -> NoReturn:
@@ -65,11 +103,6 @@ def count(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"got {word}, expected a number from 1")
     return int(word)
-
-
-def now() -> str:
-    """This moment, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def today() -> str:

@@ -31,7 +31,8 @@ from autotune.core.time.calibrate import MEASURED, PUBLISHED, TimeCalibration, c
 from autotune.core.time.law import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.core.time.published import published_speed
 from autotune.errors import AutotuneError, UsageError
-from benchmarks.memory.accuracy import Point, Skipped, collect, profile_of, read, read_files, stack_matches
+from benchmarks.memory.accuracy import collect
+from benchmarks.memory.points import Point, Skipped, profile_of, read, read_files, stack_matches
 from benchmarks.search.quality import pair, world_of
 from benchmarks.search.table import Table, load
 from benchmarks.search.table import mean as mean_rate

@@ -15,19 +15,22 @@ from autotune.core.space.context import Context
 QUANTIZED = ("qlora", "lora_int8")
 AMPERE, TURING = (8, 0), (7, 5)
 
-# Model types of transformers 5.23 whose packed documents were seen to have the logits that they have alone (bfd rows
-# are told apart by `position_ids`). Others build masks or positions of their own, or carry a state from one document
-# into the next: gpt_oss, opt, bloom, falcon and afmoe were seen to mix them.
+# Model types of transformers 5.23 that keep packed documents apart: each has the logits and the loss that it has alone.
+# benchmarks/results/documents_apart.jsonl has a row for every type, and this list is what the rows say. The others
+# build masks or positions of their own, carry a state from one document into the next, or could not be tried.
 DOCUMENTS_KEPT_APART = frozenset(
     """
-    apertus arcee bitnet codegen cohere cohere2 cohere2_moe ctrl cwm deepseek_v2 deepseek_v3 diffllama doge ernie4_5
-    ernie4_5_moe exaone4 exaone_moe flex_olmo gemma gemma2 gemma3 gemma3_text gemma4_text glm glm4 glm4_moe
-    glm4_moe_lite gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gptj granite granite_swa granitemoe
-    granitemoe_swa granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hyperclovax internlm3 jais2 jetmoe lfm2
-    llama llama4_text mellum minicpm3 minimax_m2 ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
-    olmo3 olmoe persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm
-    starcoder2 vaultgemma youtu
-    """.split()  # noqa: SIM905  # one name a line would take a page
+    apertus arcee aria_text axk1 axk2 beam bitnet codegen cohere cohere2 cohere2_moe cohere_compass_text ctrl cwm
+    dbrx deepseek_v2 deepseek_v3 deepseek_v32 diffllama doge dots1 dots3_note_text emu3 ernie4_5 ernie4_5_moe
+    exaone4 exaone_moe flex_olmo flint fuyu gemma gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text
+    gemma4_unified gemma4_unified_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa got_ocr2 gpt-sw3 gpt2 gpt_bigcode
+    gpt_neo gpt_neox gpt_neox_japanese gptj granite granite_swa granitemoe granitemoe_swa granitemoeshared helium
+    hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax internlm3 iquestcoder jais2 jetmoe kolibri1
+    laguna llama llama4 llama4_text longcat_flash mellum mimo_v2_flash minicpm3 minimax_m2 minimax_m3_vl_text
+    ministral ministral3 mistral mixtral mllama modernbert-decoder moshi moss_transcribe_diarize nanochat nemotron
+    olmo olmo2 olmo3 olmoe persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
+    smollm3 solar_open stablelm starcoder2 vaultgemma whisper youtu
+    """.split()  # noqa: SIM905  # one name a line would take two pages
 )
 
 

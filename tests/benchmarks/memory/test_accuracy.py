@@ -8,7 +8,8 @@ import pytest
 
 from autotune.core.knobs import VALUES
 from autotune.core.step.profile import Profile
-from benchmarks.memory import accuracy as memory_accuracy
+from benchmarks.memory import accuracy, points
+from benchmarks.rows import read
 from tests.core.step.test_profile import step
 
 ROW = {
@@ -32,51 +33,48 @@ MODEL = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 64, "inte
 
 def test_every_line_that_is_no_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One list of problems and exit code 2, not a traceback for the first."""
-    points, models = tmp_path / "points.jsonl", tmp_path / "models.json"
-    points.write_text(f'{json.dumps(ROW)}\n{{"id": \n\n[1]\n{{"tier": "A"}}\n')
+    file, models = tmp_path / "points.jsonl", tmp_path / "models.json"
+    file.write_text(f'{json.dumps(ROW)}\n{{"id": \n\n[1]\n{{"tier": "A"}}\n')
     models.write_text('{"mine": 3}')
-    assert memory_accuracy.main(["--points", str(points), "--models", str(models), "--json"]) == 2
+    assert accuracy.main(["--points", str(file), "--models", str(models), "--json"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = shown.err.splitlines()
-    places = [f"{points}:2", f"{points}:4", f"{points}:5", f"{models}"]
+    places = [f"{file}:2", f"{file}:4", f"{file}:5", f"{models}"]
     assert [place in line for place, line in zip(places, lines, strict=True)] == [True] * 4
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both are named at once."""
-    assert memory_accuracy.main(["--points", str(tmp_path / "no"), "--models", str(tmp_path)]) == 2
+    assert accuracy.main(["--points", str(tmp_path / "no"), "--models", str(tmp_path)]) == 2
     assert [line.count("cannot be read") for line in capsys.readouterr().err.splitlines()] == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("row", "model", "why"),
-    [
-        ({"dtype": None, "method": None}, {}, "not given: method, dtype"),
-        ({"model": "another"}, {}, "architecture of another is neither given nor in the catalogue"),
-        ({"gpu": "Tesla K80"}, {}, "Tesla K80 is not in the catalogue"),
-        ({"gpu": "NVIDIA RTX"}, {}, "NVIDIA RTX may be any of "),
-        ({"gpu": "NVIDIA"}, {}, "NVIDIA is not in the catalogue"),
-        ({"optimizer": "lion_8bit"}, {}, "optimizer lion_8bit is not known"),
-        ({"optimizer": "adamw_torch_fused (offloaded)"}, {}, "optimizer adamw_torch_fused (offloaded) is not known"),
-        ({}, {"model_type": "lama"}, "architecture of mine cannot be built"),
-        ({}, {"num_hidden_layers": 0}, "cannot be traced: ValueError: a model without layers"),
-    ],
-)
-def test_a_row_that_cannot_be_predicted_is_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], model: dict[str, Any], why: str
-) -> None:
-    """It says why, and the others are predicted all the same: absent keys are unknown."""
-    points, models = tmp_path / "points.jsonl", tmp_path / "models.json"
-    other = {**ROW, "id": "other", "model": "plain"}
-    points.write_text("\n".join(json.dumps(each) for each in ({**ROW, **row}, other)))
-    models.write_text(json.dumps({"mine": {**MODEL, **model}, "plain": MODEL}))
-    assert memory_accuracy.main(["--points", str(points), "--models", str(models), "--json"]) == 0
+def test_a_row_that_cannot_be_predicted_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says why, and the others are predicted all the same; what a row does not have is unknown."""
+    file, models = tmp_path / "points.jsonl", tmp_path / "models.json"
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"dtype": None, "method": None}, "not given: method, dtype"),
+        ({"model": "another"}, "architecture of another is neither given nor in the catalogue"),
+        ({"gpu": "Tesla K80"}, "Tesla K80 is not in the catalogue"),
+        ({"gpu": "NVIDIA RTX"}, "NVIDIA RTX may be any of "),
+        ({"gpu": "NVIDIA"}, "NVIDIA is not in the catalogue"),
+        ({"optimizer": "lion_8bit"}, "optimizer lion_8bit is not known"),
+        ({"optimizer": "adamw_torch_fused (offloaded)"}, "optimizer adamw_torch_fused (offloaded) is not known"),
+        ({"model": "unknown type"}, "architecture of unknown type cannot be built"),
+        ({"model": "empty"}, "cannot be traced: ValueError: a model without layers"),
+    ]
+    rows = [{**ROW, **row, "id": why} for row, why in wrong]
+    file.write_text("\n".join(json.dumps(each) for each in (*rows, ROW)))
+    unbuildable = {"unknown type": {**MODEL, "model_type": "lama"}, "empty": {**MODEL, "num_hidden_layers": 0}}
+    models.write_text(json.dumps({"mine": MODEL, **unbuildable}))
+    out = tmp_path / "rows.jsonl"
+    assert accuracy.main(["--points", str(file), "--models", str(models), "--out", str(out), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    [skipped] = answer["skipped"]
-    assert skipped["id"] == "a row"
-    assert why in skipped["why"]
-    assert [found["id"] for found in answer["rows"]] == ["other"]
+    assert [skipped["id"] for skipped in answer["skipped"]] == [why for _, why in wrong]
+    assert all(skipped["id"] in skipped["why"] for skipped in answer["skipped"])
+    [kept] = read(out)
+    assert answer["rows"] == [{name: value for name, value in kept.items() if name not in ("at", "versions")}]
 
 
 def test_rows_on_both_sides_of_a_window_have_a_profile_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +85,12 @@ def test_rows_on_both_sides_of_a_window_have_a_profile_each(monkeypatch: pytest.
         traced.append(request)
         return step(5)
 
-    monkeypatch.setattr(memory_accuracy, "trace", trace)
+    monkeypatch.setattr(points, "trace", trace)
     mistral = {**MODEL, "model_type": "mistral", "num_hidden_layers": 9, "sliding_window": 256}
     profiles: dict[str, Profile] = {}
     for length, rows in ((128, 2), (192, 3), (256, 2), (512, 4)):
         values = {**ROW, "seq_len": length, "micro_batch": rows}
-        memory_accuracy.predict(memory_accuracy.read(values, {"mine": mistral}), values, profiles)
+        accuracy.predict(points.read(values, {"mine": mistral}), values, profiles)
     assert [request.beyond_window for request in traced] == [False, True]
 
 
@@ -115,9 +113,9 @@ def test_rows_on_both_sides_of_a_window_have_a_profile_each(monkeypatch: pytest.
 )
 def test_a_gpu_is_found_by_what_people_call_it(name: str, capability: tuple[int, int]) -> None:
     """With or without the vendor, in any case and punctuation; which H100 it is does not matter here."""
-    found = memory_accuracy.gpu(name)
+    found = points.gpu(name)
     assert found.capability == capability
-    assert memory_accuracy.gpu_words(name) & memory_accuracy.gpu_words(found.name)
+    assert points.gpu_words(name) & points.gpu_words(found.name)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +129,17 @@ def test_a_gpu_is_found_by_what_people_call_it(name: str, capability: tuple[int,
 )
 def test_an_optimizer_is_found_by_what_people_call_it(name: str, known: str) -> None:
     """Ours by their names, and torch's AdamW in words."""
-    assert memory_accuracy.optimizer_of(name) == known
+    assert points.optimizer_of(name) == known
 
 
 def test_a_model_that_is_not_given_is_the_catalogue_s() -> None:
     """So that rows of well-known models need no file; what is given goes first."""
     values = {**ROW, "model": "mistralai/Mistral-7B-v0.1"}
-    assert memory_accuracy.read(values, {}).layers == 32
-    assert memory_accuracy.read(values, {values["model"]: MODEL}).layers == 1
+    assert points.read(values, {}).layers == 32
+    assert points.read(values, {values["model"]: MODEL}).layers == 1
 
 
 def test_layers_of_a_nested_configuration_are_those_of_its_text() -> None:
     """A model of images too counts others apart."""
     nested = {"model_type": "gemma3", "text_config": {**MODEL, "model_type": "gemma3_text", "num_hidden_layers": 3}}
-    assert memory_accuracy.read(ROW, {"mine": nested}).layers == 3
+    assert points.read(ROW, {"mine": nested}).layers == 3

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from bitsandbytes.optim import PagedAdamW8bit
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import AutoModelForCausalLM, LlamaConfig, OpenAIGPTConfig, OPTConfig, PretrainedConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, OpenAIGPTConfig
 from trl import SFTConfig
 
 from autotune.core.candidate import Candidate, Fidelity, short_name
@@ -29,6 +30,8 @@ from autotune.core.workload import Workload
 from autotune.machine.installed import installed
 from autotune.train.sft import build_trainer
 from autotune.train.task import Measure, Task
+from benchmarks.rows import read
+from benchmarks.search import documents_apart
 from tests.core.examples import CPU, candidate
 
 SAMPLES = 12
@@ -158,26 +161,15 @@ def test_paging_on_a_cpu_is_silently_none() -> None:
         optimizer.step()
 
 
-SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+def test_the_types_that_keep_documents_apart_are_those_of_the_rows() -> None:
+    """The list claims what was measured with the installed transformers, for every type that it has."""
+    rows = {row["model_type"]: row for row in read(documents_apart.FILE)}
+    assert {model_type for model_type, row in rows.items() if row["apart"]} == DOCUMENTS_KEPT_APART
+    assert rows.keys() == {*documents_apart.model_types()}
+    assert {row["versions"]["transformers"] for row in rows.values()} == {version("transformers")}
 
 
-@pytest.mark.parametrize(
-    ("config", "apart"),
-    [
-        (LlamaConfig(**SMALL, intermediate_size=32), True),
-        (Qwen2Config(**SMALL, intermediate_size=32, num_key_value_heads=2), True),
-        (OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=32), False),
-    ],
-    ids=lambda value: getattr(value, "model_type", ""),
-)
-def test_packed_documents_are_kept_apart(config: PretrainedConfig, apart: bool) -> None:
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "opt"])
+def test_packed_documents_are_kept_apart(model_type: str) -> None:
     """Behind another document a document has the logits that it has alone, for just the models that we pack."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    first, second = torch.randint(3, 64, (1, 9)), torch.randint(3, 64, (1, 7))
-    positions = torch.cat([torch.arange(9), torch.arange(7)])[None]
-    with torch.no_grad():
-        packed = model(torch.cat([first, second], dim=1), position_ids=positions, use_cache=False).logits[:, 9:]
-        alone = model(second, position_ids=torch.arange(7)[None], use_cache=False).logits
-    assert torch.allclose(packed, alone, atol=1e-5) == apart
-    assert (config.model_type in DOCUMENTS_KEPT_APART) == apart
+    assert documents_apart.examine(model_type)["apart"] == (model_type in DOCUMENTS_KEPT_APART)

@@ -1,0 +1,67 @@
+"""The command line of a benchmark: its options, `--json`, and its exit code.
+
+What a person or a script reads goes to stdout when the benchmark is over; progress goes to stderr. Exit codes are
+those of `autotune`: 0 done, 1 could not be done, 2 wrong input, 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import AutotuneError
+
+Answer = Mapping[str, Any]
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command(
+    doc: str | None,
+    answer: Callable[[argparse.Namespace], Answer],
+    options: Callable[[argparse.ArgumentParser], None],
+    lines: Callable[[Answer], Iterable[str]] = lambda found: [json.dumps(found, indent=1)],
+) -> Main:
+    """Make the `main` of a benchmark.
+
+    doc: the module's docstring, which `--help` shows. answer: does the work; its result is one JSON object. options:
+    adds the benchmark's own options. lines: what is printed without `--json`.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+        options(parser)
+        parser.add_argument("--json", action="store_true", help="print the whole answer as one JSON object")
+        arguments = parser.parse_intermixed_args(argv)
+        try:
+            found = answer(arguments)
+        except AutotuneError as error:
+            print(*error.problems, sep="\n", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted; the rows so far are kept, and the same command goes on", file=sys.stderr)
+            return 130
+        print(json.dumps(found) if arguments.json else "\n".join(lines(found)))
+        return 0
+
+    return main
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def count(word: str) -> int:
+    """Read a whole number of at least 1 from the command line."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"got {word}, expected a number from 1")
+    return int(word)
+
+
+def add_out(parser: argparse.ArgumentParser, file: Path) -> None:
+    """Add `--out`, the file that rows are appended to."""
+    parser.add_argument(
+        "--out", type=Path, default=file, metavar="FILE", help=f"append rows here (default: {file.name})"
+    )
