@@ -1,7 +1,7 @@
-"""GPU specifications: what is published of a GPU, for planning without it.
+"""GPU specifications: published figures of a GPU, for planning without it.
 
-The catalogue's entries (conf/hardware/) have this form, each with its sources. Leaves out how fast a GPU really is:
-a probe measures that (hardware.py).
+The catalogue's entries (conf/hardware/) have this form, each with its sources. Leaves out how fast a GPU really is: a
+probe measures that (hardware.py).
 """
 
 from collections.abc import Mapping
@@ -13,26 +13,27 @@ from autotune.core.hardware import Hardware, Peaks, RateDtype
 from autotune.core.units import GIB, MIB
 from autotune.errors import UsageError
 
-# Device memory of a process beside torch's allocator where nobody has measured it. Contexts grow with the number of
+# Device memory of a process outside torch's allocator, where nobody has measured it. A context grows with the number of
 # multiprocessors and with the kernels that are loaded: 141 MiB on a T4 (40), about 0.5 GB on an A100 (108).
 UNKNOWN_CONTEXT_BYTES = 640 * MIB
 
-# Compute capabilities with so little shared memory that the backward of flash attention is not there for head widths
-# of 193 to 224, nor with dropout above them (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp,
+# Compute capabilities with so little shared memory that flash attention has no backward for head widths of 193 to 224,
+# nor for wider heads with dropout (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp,
 # check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120).
 LITTLE_SHARED_MEMORY = frozenset({(8, 6), (8, 7), (8, 9), (12, 0), (12, 1)})
 
-# Widest heads of cuDNN's attention by the major compute capability of those GPUs where torch takes it before any other
+# Widest heads of cuDNN's attention, by the major compute capability of the GPUs on which torch prefers it to any other
 # (the same file of torch 2.13, check_prefer_cudnn_attention and check_cudnn_tensor_shapes).
 CUDNN_WIDTHS = {9: 256, 10: 128}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuSpec:
-    """One GPU as it is published; None is unknown, or what it does not have.
+    """The published figures of one GPU. None: unknown, or the GPU has no such thing.
 
-    memory_gib: torch's `total_memory` where memory_is_reported, else as marketed. Peaks are dense, in fp32
-    accumulation; sustained_tflops is the fastest long product of 16-bit numbers that anybody has published.
+    memory_gib: torch's `total_memory` where memory_is_reported, else as marketed.
+    fp32_tflops and the like: peaks of dense products with fp32 accumulation.
+    sustained_tflops: the fastest long product of 16-bit numbers that anybody has published.
     sources: of the figures.
     """
 
@@ -59,7 +60,7 @@ class GpuSpec:
 
     @property
     def workspace_bytes(self) -> int:
-        """What cuBLAS takes of torch's allocator: one workspace for the forward's thread, one for the backward's.
+        """Bytes that cuBLAS takes of torch's allocator: a workspace each for the threads of forward and backward.
 
         8 MiB and 128 KiB each (`:4096:2:16:8`), 32 MiB on Hopper and Blackwell (aten/src/ATen/cuda/
         CublasHandlePool.cpp, `parseChosenWorkspaceSize`, torch 2.13: majors 9, 10 and 12). cuBLASLt shares them.
@@ -67,7 +68,7 @@ class GpuSpec:
         return 2 * (32 * MIB if self.capability[0] in (9, 10, 12) else 2 * 4 * MIB + 8 * 16 * 1024)
 
     def hardware(self, *, cores: int) -> Hardware:
-        """The machine around this GPU, empty but for it; its host memory is unknown. cores: of its CPU."""
+        """Make the hardware of a machine with this GPU, unused and with unknown host memory. cores: of its CPU."""
         memory = int(self.memory_gib * GIB)
         return Hardware(
             kind="cuda",
@@ -89,7 +90,7 @@ class GpuSpec:
 
     @property
     def peaks(self) -> Peaks:
-        """How fast it is said to be."""
+        """The published speeds."""
         tflops: dict[RateDtype, float | None] = {
             "float32": self.fp32_tflops,
             "tf32": self.tf32_tflops,

@@ -1,7 +1,6 @@
-"""What a machine can do, as it was measured: memory, cores, and the rates of the operations of a training step.
+"""The hardware: what a machine can do, as it was measured: memory, cores, and rates of a training step's operations.
 
-One type for CUDA and CPU. Leaves out the measuring (machine/probe.py) and whatever a candidate does with it
-(core/space/legality.py).
+One type for CUDA and CPU. Leaves out the measuring (machine/probe.py).
 
 Symbols: M tokens, K features in, N features out of a linear layer; B rows, H heads, S length, D head width.
 A rate is work per second; `amount_of` says what counts as work, so seconds of one operation are work / rate.
@@ -21,11 +20,11 @@ What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
     "matmul_grad_input",  # dx = dy w; shape (M, N, K)
     "matmul_grad_weight",  # dw = dy^T x; shape (M, N, K)
-    "first_matmul",  # y = x w^T of about this shape, forward or backward, each time one that is new: kernels are made
+    "first_matmul",  # products of about this shape, forward or backward; each has a new shape and needs a new kernel
     "attention_forward",  # causal scaled_dot_product_attention; shape (B, H, S, D)
     "attention_forward_backward",
-    "first_attention",  # forward and backward of about this shape, each time of a length that is new
-    "masked_attention_forward",  # the same with a mask, whose rows are padded; all pairs of positions are computed
+    "first_attention",  # forward and backward of about this shape; each has a new length
+    "masked_attention_forward",  # the same with a mask for padded rows; all pairs of positions are computed
     "masked_attention_forward_backward",
     "nf4_matmul",  # bitsandbytes Linear4bit (nf4, double quantization) in training; shape (M, N, K)
     "int8_matmul",  # bitsandbytes Linear8bitLt in training; shape (M, N, K)
@@ -33,9 +32,9 @@ What = Literal[
     "int8_dequantize",
     "blockwise_quantize",  # to 8 bits in blocks of 256, as an optimizer's states are; shape (elements,)
     "blockwise_dequantize",
-    "eager_operators",  # modules on a few numbers, among copies, forward and backward; shape (forward operators,)
+    "eager_operators",  # small modules and copies, forward and backward; shape (forward operators,)
     "checkpointed_operators",  # the same, recomputed in the backward
-    "selective_operators",  # the same under a policy of what to recompute
+    "selective_operators",  # the same under a policy that says what to recompute
     "copy",  # b = a; shape (elements,)
     "add",  # c = a + b; shape (elements,)
     "host_to_device_pinned",  # shape (elements,)
@@ -46,8 +45,8 @@ What = Literal[
 RateDtype = Literal["float32", "tf32", "bfloat16", "float16", "uint8"]
 
 ITEM_BYTES: Mapping[RateDtype, int] = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
-NOISE_LIMIT = 0.10  # above it two candidates that differ by a tenth cannot be told apart in a few repeats
-CPU_SHARE_LIMIT = 0.90  # below it other processes held the cores; a barrier then waits for whole time slices
+NOISE_LIMIT = 0.10  # above it, a few repeats cannot tell two candidates apart that differ by a tenth
+CPU_SHARE_LIMIT = 0.90  # below it, other processes had the cores; a barrier then waits for whole time slices
 LEAST: Mapping[str, float] = {"cores": 1, "memory_bytes": 1, "host_memory_bytes": 1, "per_second": 1e-9}
 SLOWDOWNS = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 
@@ -68,7 +67,7 @@ class RatePoint:
 
     @property
     def unit(self) -> Literal["FLOP", "B", "op"]:
-        """What is counted."""
+        """The unit of the work."""
         if self.what.endswith("operators"):
             return "op"
         return "FLOP" if "matmul" in self.what or "attention" in self.what else "B"
@@ -91,7 +90,7 @@ class PeerLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
-    """What is published of a device that nobody has measured here.
+    """The published speeds of a device that was not measured.
 
     bandwidth_gb_s: of its memory. tflops: of dense products by dtype. sustained_tflops: the fastest long product of
     16-bit numbers that anybody has published, None where nobody has.
@@ -104,23 +103,23 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a machine can do. None means unknown, or without meaning on this kind of device.
+    """What a machine can do. None: unknown, or without meaning on this kind of device.
 
     uuid: as CUDA_VISIBLE_DEVICES takes it (a MIG slice has its own); on a CPU a stable id of the machine.
     device_index: the GPU's place in NVML's order (PCI), as nvidia-smi shows it; processes are pinned by `uuid`.
     other_devices: names of further visible GPUs, which are not used.
     supports_bf16, supports_tf32: in the device's own instructions, not emulated.
-    memory_bytes: what one process could be given at most; on a CPU by the machine and the control groups.
+    memory_bytes: most that one process could get; on a CPU, from the machine and its control groups.
     free_bytes, used_by_others_bytes: at the last look; `reserved_bytes` is what the driver keeps for itself.
-    context_bytes: device memory of a process beside torch's allocator, with a training step's kernels loaded.
-    workspace_bytes: what the first matrix product makes torch's allocator hold (cuBLAS).
+    context_bytes: device memory of a process outside torch's allocator, with a training step's kernels loaded.
+    workspace_bytes: memory of torch's allocator that cuBLAS takes at the first matrix product.
     cores: CPU cores that affinity and control groups allow; a fraction of a core is rounded up.
     cuda_driver: CUDA version that the driver supports. ecc_errors: uncorrected, since the driver was loaded.
     throttled: clock event reasons seen while measuring, other than idleness.
     launch_s: seconds of one small operator, launched in a row of many.
     noise: median spread of the rates. cpu_share: share of the cores' time that the products got (CPU only).
     doubts: why the rates are not to be trusted, in words.
-    peaks: of a device out of the catalogue, which has no rates.
+    peaks: of a device of the catalogue, which has no rates.
     """
 
     kind: Kind
@@ -163,12 +162,12 @@ class Hardware:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether the rates were measured and nothing speaks against them."""
+        """Whether the rates were measured, and there is no reason to doubt them."""
         return bool(self.rates) and not self.doubts
 
     @property
     def is_slow_in_bf16(self) -> bool:
-        """Whether a CPU's products took more than twice as long in bf16 as in fp32: it has no instructions for it."""
+        """Whether a CPU's products took more than twice as long in bf16 as in fp32: it lacks the instructions."""
         bf16, fp32 = (self.best("matmul", dtype) for dtype in ("bfloat16", "float32"))
         if self.kind != "cpu" or bf16 is None or fp32 is None:
             return False
@@ -198,12 +197,14 @@ class Hardware:
 
 
 def amount_of(what: What, shape: Sequence[int], dtype: RateDtype) -> int:
-    """Count the work of one operation, in FLOP or bytes.
+    """Count the work of one operation, in FLOP, bytes or operators.
 
-    A product is 2 M N K. Causal attention is half of two products forward and, recomputing the scores, five backward
-    (FlashAttention-2, arXiv:2307.08691, section 4.1); with a mask it is all of them. A copy reads and writes, an
-    addition reads twice; transfers and dequantizations count what arrives, and a quantization what it is given. A chain
-    counts its forward operators.
+    - A product is 2 M N K.
+    - Causal attention is half of two products forward, and half of five backward, because it computes the scores again
+      (FlashAttention-2, arXiv:2307.08691, section 4.1). With a mask it is the whole of them.
+    - A copy reads and writes. An addition reads twice and writes.
+    - A transfer or dequantization counts the bytes of its result, a quantization those of its input.
+    - A chain of operators counts the forward ones.
     """
     size = prod(shape)
     if what.endswith("operators"):
@@ -222,7 +223,7 @@ def noise_of(rates: Sequence[RatePoint]) -> float | None:
 
 
 def find_doubts(*, noise: float | None, cpu_share: float | None, throttled: Sequence[str] | None) -> tuple[str, ...]:
-    """List why measured rates are not to be trusted, each with what to do; empty when nothing speaks against them."""
+    """List the reasons to doubt measured rates, each with what to do; empty when there are none."""
     doubts = []
     if noise is not None and noise > NOISE_LIMIT:
         doubts.append(

@@ -1,4 +1,4 @@
-"""What became of a trial. Out of memory, a timeout, a crash and NaN are answers that the search learns from.
+"""The outcome of a trial. Out of memory, a timeout, a crash and NaN are answers that the search learns from.
 
 Symbols of a measured trial: a step is one optimizer step; t_k its seconds, p_k the positions it computed (padding
 included), P and U the positions and useful tokens of the whole epoch under the same batching. Measured steps give the
@@ -42,12 +42,13 @@ class Rate:
 class Measured:
     """A trial that ran.
 
-    useful_tokens_per_s: of the whole epoch, extrapolated from the steps. relative_error: its standard error's share.
-    step_s: seconds of the epoch's mean step. peak_bytes: torch's allocated peak on CUDA; on a CPU the resident peak
-    above the idle worker. reserved_bytes: CUDA only. host_peak_bytes: resident peak above the idle worker.
-    reference_flops_per_s: a fixed matrix product timed right before and right after, to see the machine drift.
-    ended_by: `precision` (the rate is known well enough), `outpaced` (another is faster), `budget` (its time was up) or
-    `steps` (no more to measure).
+    useful_tokens_per_s: of the whole epoch, extrapolated from the steps.
+    relative_error: standard error of that rate, as a share of it. step_s: seconds of the epoch's mean step.
+    peak_bytes: torch's allocated peak on CUDA; on a CPU the resident peak above the idle worker.
+    reserved_bytes: CUDA only. host_peak_bytes: resident peak above the idle worker.
+    reference_flops_per_s: rate of a fixed matrix product right before and right after, to see the machine drift.
+    ended_by: `precision` (the rate is known well enough), `outpaced` (another candidate is faster), `budget` (the time
+    was up) or `steps` (there are no more steps to measure).
     padding_epoch: share of the whole epoch's positions that is padding.
     """
 
@@ -81,7 +82,7 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOut:
-    """It was not done after `limit_s`, and was killed."""
+    """The trial was not done after `limit_s`, and was killed."""
 
     kind: ClassVar[str] = "timed_out"
 
@@ -91,7 +92,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed:
-    """The worker raised or died. log_tail: the last lines that it wrote."""
+    """The worker raised or died. log_tail: the last lines of its log."""
 
     kind: ClassVar[str] = "crashed"
 
@@ -128,7 +129,7 @@ def epoch_rate(steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int
 def ratio(seconds: Sequence[float], sizes: Sequence[float]) -> tuple[float, float | None]:
     """The ratio r of the sums of t_k and p_k, and its standard error as a share of it, None below 2 steps.
 
-    That is sqrt(sum((t_k - r p_k)^2) / (n (n - 1))) / mean(t) (Cochran, Sampling Techniques, 3rd ed., eq. 6.13).
+    The error is sqrt(sum((t_k - r p_k)^2) / (n (n - 1))) / mean(t) (Cochran, Sampling Techniques, 3rd ed., eq. 6.13).
     """
     n, total = len(seconds), sum(seconds)
     r = total / sum(sizes)
@@ -139,7 +140,7 @@ def ratio(seconds: Sequence[float], sizes: Sequence[float]) -> tuple[float, floa
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """Plain values with the kind first."""
+    """Turn an outcome into plain values, the kind first."""
     return {"kind": outcome.kind, **asdict(outcome)}
 
 

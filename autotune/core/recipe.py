@@ -1,6 +1,6 @@
-"""The training that was asked for: what a search must keep, whatever else it changes.
+"""The recipe: the training that was asked for. A search keeps it, whatever else it changes.
 
-`None` means "not fixed": the method, learning rate and step limit then follow the rules of the properties below.
+`None` means "not fixed": the method and the learning rate then follow the properties below.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ ADAPTER_LEARNING_RATE = 2e-4  # QLoRA, arXiv:2305.14314, table 9; ten times the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What training was asked for, in the words of `recipe.*`.
+    """The training that was asked for, in the words of `recipe.*`.
 
     effective_batch_size: samples per optimizer step over all devices, >= 1.
-    coverage: least share of the dataset's tokens that truncation may leave, in (0, 1]; 1 is all that fits the model.
+    coverage: least share of the dataset's tokens that truncation may leave, in (0, 1]; 1 asks for all that the model
+        can take.
     max_steps: optimizer steps after which training ends; None trains `epochs`.
     lora_target_modules: module names, or ("all-linear",) for PEFT's own choice.
     """
@@ -43,7 +44,7 @@ class Recipe:
 
     @property
     def asked_method(self) -> Method:
-        """The method that the baseline uses: full fine-tuning unless one was named."""
+        """The method of the baseline: full fine-tuning unless another was asked for."""
         return self.method or "full"
 
     def learning_rate_for(self, method: Method) -> float:

@@ -1,4 +1,4 @@
-"""The workload: what is trained on what, as plain facts.
+"""The workload: which model is trained, on which data, as plain facts.
 
 Lengths are those of rows as the trainer tokenizes them (data/describe.py). Leaves out packing: a packed row is cut by
 other rules (core/batches/packing.py).
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from autotune.core.recipe import Recipe
 from autotune.errors import NothingFits
 
-MULTIPLE = 64  # tokens: tensor cores want multiples of 8, and 64 keeps the list of lengths short
+MULTIPLE = 64  # tokens; tensor cores need multiples of 8, and 64 keeps the list of lengths short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,8 +24,8 @@ class Lengths:
     tokens: in the dataset's order, shape (N,), int64, N >= 1, each >= 1.
     labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 behind the first
         position (the first token of a row has nothing that predicts it).
-    distinct: the different values of `tokens`, ascending. most_labels: `labels` of the rows, most first. Both are found
-        once, for thousands of candidates.
+    distinct: the different values of `tokens`, ascending. most_labels: `labels` of the rows, largest first. Both are
+        computed once, for thousands of candidates.
     """
 
     tokens: NDArray[np.int64]
@@ -59,10 +59,10 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is known of a model before any of its weights are loaded.
+    """Facts of a model, known before any of its weights are loaded.
 
     path: directory or hub id that `from_pretrained` takes. name: what people call it.
-    parameters: of the whole model, unquantized. limit: positions the model was made for, None when it has no limit.
+    parameters: of the whole model, unquantized. limit: positions that the model was made for; None: no limit.
     window: positions that its sliding window reaches back, None without one.
     attention: `attn_implementation` values that the class supports.
     fingerprint: of config, tokenizer and the weights' identity; two equal fingerprints train identically.
@@ -84,13 +84,13 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataFacts:
-    """What is known of a dataset once it is tokenized.
+    """Facts of a tokenized dataset.
 
     tokenized_path: directory of the Arrow cache with columns `input_ids` and `labels`, untruncated, in row order.
     form: `text`, `prompt_completion` or `messages`, after conversion to TRL's own forms.
     rows_in_file: rows of the source; more than `lengths.rows` when only a sample was tokenized.
-    coverage_error: half-width of the 95 % interval of the mean length over `rows_in_file` as a share of it; 0 when
-        every row was read.
+    coverage_error: half-width of the 95 % interval of the mean length over `rows_in_file`, as a share of that length;
+        0 when every row was read.
     """
 
     path: str
@@ -113,7 +113,7 @@ class Workload:
 
 
 def too_few_rows(workload: Workload) -> list[str]:
-    """What is wrong where the dataset has fewer rows than the samples of one optimizer step; empty where it has not."""
+    """Say so when the dataset has fewer rows than one optimizer step has samples; empty when it has enough."""
     asked, rows = workload.recipe.effective_batch_size, workload.data.rows_in_file
     if rows >= asked:
         return []
@@ -126,10 +126,10 @@ def too_few_rows(workload: Workload) -> list[str]:
 def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> tuple[int, ...]:
     """List the lengths worth trying, ascending, all within the model's limit.
 
-    The first is the shortest multiple of 64 that keeps `least_coverage`; the last keeps everything, or is the limit.
-    Between them stand the shortest multiples that keep each half of what the one before still cut.
-    A `least_coverage` of 1 asks for all that the model can take. Raises NothingFits when even `model_limit` keeps
-    less than a lower one.
+    The first is the shortest multiple of 64 that keeps `least_coverage`. The last keeps everything, or is the limit.
+    Between them, each is the shortest multiple that cuts at most half of what the one before it cuts.
+    A `least_coverage` of 1 asks for all that the model can take. Raises NothingFits when even `model_limit` keeps less
+    than a lower `least_coverage`.
     """
     longest = _round_up(lengths.longest)
     if model_limit is not None:

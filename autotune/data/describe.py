@@ -1,7 +1,7 @@
-"""Describe a workload: resolve the model, read and tokenize the data once, and tell the lengths.
+"""Describe a workload: find the model, read and tokenize the data once, and measure the lengths.
 
 Tokenized rows are kept under `home`, keyed by the data's content, the tokenizer, the options and the versions of the
-libraries; trials, runs and the next description reuse them. Leaves out how rows are read (source.py), what they mean
+libraries. Trials, runs and the next description reuse them. Leaves out how rows are read (source.py), what they mean
 (forms.py) and how they are tokenized (tokenization.py).
 """
 
@@ -29,15 +29,15 @@ from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerp
 Progress = Callable[[str], None]
 
 LAYOUT = 1  # raise it when what tokenization writes changes
-SAMPLED_ABOVE = 200_000  # rows; about two minutes of tokenizing on two cores
-LONGEST_SHARE = 0.001  # of every sample are the rows of most characters: the worst batch is made of them
+SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
+LONGEST_SHARE = 0.001  # this share of a sample are the rows with most characters, which make the worst batch
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
 BAR = re.compile(
     r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:"
     r"\s+\d+%.*\| (?P<done>\d+)/(?P<all>\d+) "
 )
-WARNING = re.compile(r"The (chat template|tokenized prompt).*")  # what TRL says when masks are not what they seem
+WARNING = re.compile(r"The (chat template|tokenized prompt).*")  # TRL's warnings of masks that may be wrong
 
 
 def describe(
@@ -134,13 +134,13 @@ def _data_facts(directory: Path, source: Source) -> DataFacts:
 
 
 def _error_of_mean(tokens: NDArray[np.int64], rows: int) -> float:
-    """Half-width of the 95 % interval of the mean length, as a share of it, for a sample without replacement."""
+    """Return the half-width of the 95 % interval of the mean length, as a share of it. Drawn without replacement."""
     finite = 1 - len(tokens) / rows
     return float(NORMAL_95 * tokens.std(ddof=1) * np.sqrt(finite / len(tokens)) / tokens.mean())
 
 
 def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> NDArray[np.int64] | None:
-    """Choose `most_rows` rows, ascending: those of most characters, and others at random. None when all are few."""
+    """Choose `most_rows` rows, ascending: those with most characters, and others at random. None chooses them all."""
     if most_rows is None or len(characters) <= most_rows:
         return None
     longest = np.argsort(-characters, kind="stable")[: math.ceil(LONGEST_SHARE * most_rows)]

@@ -1,8 +1,8 @@
-"""What a row of training data means: the forms people keep it in, and their conversion to TRL's own.
+"""The forms that people keep training data in, and their conversion to TRL's own forms.
 
 TRL trains on `text`, `prompt` + `completion` (strings or messages) and `messages`. Questions with answers and
-instructions with outputs become a prompt and a completion, so the loss is on the answer, as one would do by hand;
-`conversations` (ShareGPT) become messages, calls of functions included. Leaves out where rows come from (source.py).
+instructions with outputs become a prompt and a completion, so that only the answer counts for the loss. `conversations`
+(ShareGPT) become messages, with calls of functions. Leaves out where rows come from (source.py).
 """
 
 import json
@@ -28,7 +28,7 @@ SHAREGPT_ROLES = {
     "tool": "tool",
 }
 
-# The wording is that of Qwen2.5's chat template, the convention most models with ChatML were trained on.
+# The wording of Qwen2.5's chat template: most models with ChatML were trained on it.
 TOOLS_PREAMBLE = """\
 # Tools
 
@@ -68,12 +68,12 @@ that appropriately completes the request.
 
 
 class BadRow(ValueError):
-    """A row that does not fit; the text says which field, what it holds and what is expected."""
+    """A row that does not fit. The text says which field it is, what it holds and what is expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """One way to keep training data: the fields that make it, and those that may stand beside them."""
+    """One form of training data: the fields that it needs, and those that it may have."""
 
     name: str
     required: tuple[str, ...]
@@ -82,7 +82,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What the model's tokenizer can render.
+    """What a tokenizer can render.
 
     chat: it has a chat template. tools: the template renders tools, calls and their results.
     """
@@ -91,7 +91,7 @@ class Dialect:
     tools: bool = True
 
 
-# In this order: the more a row tells, the earlier; a row that fits several is taken as the first.
+# The forms that say most come first: a row that fits several is read as the first of them.
 FORMS = (
     Form(name="messages", required=("messages",), optional=("tools", "chat_template_kwargs")),
     Form(name="conversations", required=("conversations",), optional=("system", "tools")),
@@ -110,7 +110,7 @@ EXPECTED = "one of: " + " | ".join(" + ".join(form.required) for form in FORMS)
 
 
 def form_of(row: Row, named: Sequence[str] = ()) -> Form | None:
-    """The first form whose fields the row has, and that has every field in `named`; None when none fits."""
+    """Return the first form whose required fields the row has, and that knows every field in `named`; None if none."""
     for form in FORMS:
         if row.keys() >= {*form.required} and {*named} <= {*form.required, *form.optional}:
             return form
@@ -118,7 +118,7 @@ def form_of(row: Row, named: Sequence[str] = ()) -> Form | None:
 
 
 def kind_of(converted: Row) -> tuple[Kind, bool]:
-    """TRL's form of a converted row, and whether it holds messages rather than strings."""
+    """Return TRL's form of a converted row, and whether it holds messages instead of strings."""
     if "messages" in converted:
         return "messages", True
     if "prompt" in converted:
@@ -162,7 +162,7 @@ def _question(row: Row, dialect: Dialect) -> dict[str, Any]:
     if dialect.chat:
         return _exchange(system, [], question, answer)
     opening = f"{system}\n\n" if system else ""
-    # The space belongs to the answer: byte-level tokenizers join it to the first word.
+    # The space stands before the answer, because byte-level tokenizers join it to the first word.
     return {"prompt": f"{opening}Question: {question}\nAnswer:", "completion": f" {answer}"}
 
 
@@ -246,7 +246,7 @@ def _content(content: object, where: str, key: str = "content") -> str:
 
 
 def _call(call: object, where: str) -> dict[str, Any]:
-    """A call as chat templates read it: {"type": "function", "function": {"name", "arguments": object}}."""
+    """Write a call as chat templates read it: {"type": "function", "function": {"name", "arguments": object}}."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow(f"{where} holds {str(call)[:60]!r}, expected a call with name and arguments")
@@ -255,7 +255,7 @@ def _call(call: object, where: str) -> dict[str, Any]:
 
 
 def _tools(row: Row) -> list[dict[str, Any]]:
-    """The functions on offer, each wrapped as {"type": "function", "function": {...}}."""
+    """List the functions that may be called, each wrapped as {"type": "function", "function": {...}}."""
     tools = _loaded(row.get("tools")) or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadRow(f"tools is {_name(row['tools'])}, expected a list of functions, or such a list as JSON text")
@@ -263,7 +263,7 @@ def _tools(row: Row) -> list[dict[str, Any]]:
 
 
 def _as_plain_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
-    """Say in words what the chat template would drop: tools in the system message, calls and results as tagged text."""
+    """Write as text what the chat template would drop: tools in the system message, calls and results in tags."""
     plain: list[Message] = []
     in_results = False
     for message in messages:
@@ -273,7 +273,7 @@ def _as_plain_text(messages: list[Message], tools: list[dict[str, Any]]) -> list
             content += ("\n" if content else "") + f"<tool_call>\n{text}\n</tool_call>"
         if role == "tool":
             role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
-            if in_results:  # roles must alternate in many templates
+            if in_results:  # many templates want roles to alternate
                 plain[-1]["content"] += f"\n{content}"
                 continue
         in_results = message["role"] == "tool"
@@ -308,7 +308,7 @@ def _encodable(text: str, where: str) -> str:
 
 
 def _loaded(value: object) -> Any:
-    """Tables keep nested values as JSON text: read it; anything else stays as it is."""
+    """Read JSON text, in which tables keep nested values. Anything else is returned as it is."""
     if isinstance(value, str):
         try:
             return json.loads(value)
@@ -318,7 +318,7 @@ def _loaded(value: object) -> Any:
 
 
 def _name(value: object) -> str:
-    """Name a value in an error: what it is, not all that it holds."""
+    """Describe a value for an error: its kind, and its beginning."""
     if value is None:
         return "missing or null"
     if isinstance(value, bool | int | float):

@@ -1,8 +1,8 @@
-"""Training data by name: which files it is, and their rows, each with the place it came from.
+"""Find training data by name, and read its rows, each with the place that it came from.
 
 A name is `demo`, a file (.json, .jsonl, .csv, .parquet), a directory of such files, or a dataset on the hub. Rows are
-read one at a time, so that memory does not grow with the file (a .json list is the exception). What a row means is
-forms.py's; how it is tokenized, tokenization.py's.
+read one at a time, so that memory does not grow with the file (a .json list is the exception). Leaves out what a row
+means (forms.py) and how it is tokenized (tokenization.py).
 """
 
 import csv
@@ -25,18 +25,18 @@ from autotune.errors import UsageError, first_line
 
 OPTIONS = ("demo",)
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
-# Words in a file's name by which the hub tells splits that are not for training.
+# Words in a file's name by which the hub recognises splits that are not for training.
 HELD_OUT = re.compile(r"(^|[^a-z])(test|testing|valid|validation|val|dev|eval|evaluation)([^a-z]|$)")
 NAMING = "data.columns='{prompt: A, completion: B}' says which column is which"
 PROBLEMS_SHOWN = 20
 PROGRESS_ROWS = 50_000
 CHUNK_BYTES = 2**20
-CELL_CHARACTERS = 2**31 - 1  # csv's own limit of 131,072 is less than one long document
+CELL_CHARACTERS = 2**31 - 1  # csv's own limit, 131,072, is less than one long document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Data that was found but not read.
+    """Data that was found, before it is read.
 
     files: none for a dataset on the hub, which then stands in `hub` (id, configuration or None).
     columns: our field -> its name in the data. content_hash: of all bytes, or of the hub's revision.
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row, or why there is none. where: file and line, as people look for it."""
+    """One row, or the problem that there is instead. where: its file and line."""
 
     where: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What one pass over all rows tells.
+    """What one pass over all rows has found.
 
     kind: TRL's form after conversion. chat: rows hold messages, so a chat template is needed.
     extras: columns beside the form's own (`tools`, `chat_template_kwargs`) that some row has.
@@ -115,15 +115,15 @@ def rows_of(source: Source) -> Iterator[Row]:
 
 
 def survey(source: Source, progress: Callable[[str], None]) -> Survey:
-    """Read every row once and make sure that all fit one form; raise UsageError with what does not fit.
+    """Read every row once and check that all fit one form. Raises UsageError with the rows that do not.
 
-    The first PROBLEMS_SHOWN different problems are told, each at the first row that has it, the rest counted.
+    It shows the first PROBLEMS_SHOWN different problems, each at the first row that has it, and counts the others.
     """
     form: Form | None = None
     kind: tuple[Kind, bool] | None = None
     extras: set[str] = set()
     characters: list[int] = []
-    problems: dict[str, tuple[str, int]] = {}  # where it is first, and how many rows have it
+    problems: dict[str, tuple[str, int]] = {}  # the first place of each, and how many rows have it
     more = 0
     for row in rows_of(source):
         try:
@@ -160,7 +160,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
 
 
 def converted_rows(source: Source, form: Form, dialect: Dialect) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row in TRL's own form) for every row of data that `survey` has found sound."""
+    """Yield (place, row in TRL's own form) for every row. `survey` must have checked the data."""
     for row in rows_of(source):
         try:
             yield row.where, convert(row.fields, form, dialect)
@@ -176,7 +176,7 @@ def load_hub_dataset(hub_id: str, config: str | None) -> Any:
         return load_dataset(hub_id, config, split="train", download_config=DownloadConfig(max_retries=1))
     except ConnectionError:
         why = "is neither a file here nor in the cache, and the hub cannot be reached"
-    except Exception as error:  # whatever a dataset raises, its name is the user's
+    except Exception as error:  # a dataset may raise anything; its name is the user's to mend
         why = f"cannot be loaded ({first_line(error)})"
     raise UsageError(f"data={hub_id}: {why}; a configuration is named by {hub_id}:configuration")
 
@@ -192,7 +192,7 @@ def _on_hub(
 
 
 def _files_in(directory: Path, progress: Callable[[str], None]) -> tuple[Path, ...]:
-    """The directory's own data files, without those that its names set aside for evaluation."""
+    """List the data files of a directory, without those whose names say that they are for evaluation."""
     files = sorted(p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
     training = tuple(p for p in files if not HELD_OUT.search(p.stem.lower()))
     if files and not training:
@@ -232,7 +232,7 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
-    """A list of objects, or one object a line."""
+    """Read a list of objects, or one object a line."""
     try:
         with file.open(encoding="utf-8-sig") as text:
             first = next((line for line in text if line.strip()), "")

@@ -1,6 +1,6 @@
 """Tokenize a dataset exactly as TRL does, and keep the rows.
 
-The rows are those of a real `SFTTrainer`, built around a model that is thrown away, so chat template, end tokens and
+The rows are those of a real `SFTTrainer` that is built around a throw-away model, so chat template, end tokens and
 masks are TRL's own. describe.py runs this in a process of its own: importing TRL takes seconds and, through
 bitsandbytes, claims memory on a GPU that the trials need. Leaves out truncation and packing, which belong to a
 candidate.
@@ -21,13 +21,13 @@ from autotune.errors import UsageError, first_line
 from autotune.machine.host import count_cores
 
 IGNORED = -100  # label of a token that does not reach the loss, in torch and everywhere above it
-ROWS_PER_PROCESS = 5_000  # fewer are tokenized sooner than another process starts
+ROWS_PER_PROCESS = 5_000  # fewer rows are tokenized before another process has started
 MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizationJob:
-    """What to tokenize, and how.
+    """The rows to tokenize, and how.
 
     model: what `from_pretrained` takes. vocabulary: rows of the model's embedding.
     indices: rows to keep, ascending; None keeps all.
@@ -45,8 +45,8 @@ class TokenizationJob:
 def tokenize(job: TokenizationJob, out: Path) -> None:
     """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N) and `facts.json` into `out`.
 
-    Rows whose labels never reach the loss are left out, as TRL leaves them out when it truncates; a step of nothing
-    but such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
+    Rows without a label that reaches the loss are left out, as TRL leaves them out when it truncates: a step of only
+    such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
     """
     from transformers import AutoTokenizer
     from trl.chat_template_utils import supports_tool_calling
@@ -80,7 +80,7 @@ def tokenize(job: TokenizationJob, out: Path) -> None:
 
 
 def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Count tokens and learned labels of every row, shapes (N,), and find the largest token id."""
+    """Count the tokens and the labels that reach the loss of every row, shapes (N,), and find the largest token."""
     tokens, labels, largest = [], [], 0
     for batch in rows.with_format("arrow").iter(batch_size=10_000):
         ids, marks = (batch.column(name).combine_chunks() for name in ("input_ids", "labels"))
@@ -97,7 +97,7 @@ def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
 
 
 def _problems_of(job: TokenizationJob, tokenizer: Any, chat: bool) -> list[str]:
-    """What TRL would refuse, or silently do otherwise, in the words of the recipe."""
+    """List, in the words of the recipe, what TRL would refuse, or would silently do in another way."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     kind, name = job.survey.kind, job.source.name
@@ -126,10 +126,10 @@ def _problems_of(job: TokenizationJob, tokenizer: Any, chat: bool) -> list[str]:
 
 
 def _dataset(job: TokenizationJob, dialect: Dialect, chat: bool, scratch: str) -> Any:
-    """The rows in TRL's own form, as a dataset on disk."""
+    """Write the rows in TRL's own form, as a dataset on disk."""
     from datasets import Dataset, Features, Json, List, Value
 
-    # Messages as JSON: as Arrow structs every message would get the keys of every other, filled with nulls.
+    # Messages are JSON. As Arrow structs, every message would get the keys of all others, filled with nulls.
     columns: dict[Kind, tuple[str, ...]] = {
         "text": ("text",),
         "prompt_completion": ("prompt", "completion"),
@@ -154,7 +154,7 @@ def _dataset(job: TokenizationJob, dialect: Dialect, chat: bool, scratch: str) -
 
 
 def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
-    """Columns input_ids and labels as a real SFTTrainer makes them."""
+    """Make the columns input_ids and labels by a real SFTTrainer."""
     from datasets import Features, List, Value
     from transformers import LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
@@ -183,7 +183,7 @@ def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Diale
 
 
 def _refusals(job: TokenizationJob, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
-    """Name the rows that the chat template cannot render; if it renders all, what TRL said."""
+    """Name the rows that the chat template cannot render. If it renders them all, repeat what TRL said."""
     problems: list[str] = []
     for where, row in converted_rows(job.source, job.survey.form, dialect):
         messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
@@ -191,7 +191,7 @@ def _refusals(job: TokenizationJob, tokenizer: Any, dialect: Dialect, error: Exc
             break  # strings are not rendered
         try:
             tokenizer.apply_chat_template(messages, tokenize=False, tools=json.loads(row.get("tools", "null")))
-        except Exception as refusal:  # a template raises what it likes
+        except Exception as refusal:  # a template may raise anything
             problems.append(f"{where}: the chat template of {job.model} cannot render it ({refusal})")
             if len(problems) == PROBLEMS_SHOWN:
                 break

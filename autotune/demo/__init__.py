@@ -1,4 +1,4 @@
-"""What ships for a first try: `data=demo` (conversations.jsonl) and `model=tiny` (tiny/, weights made on first use).
+"""Data and a model for a first try: `data=demo` (conversations.jsonl) and `model=tiny` (tiny/, weights made on use).
 
 `python -m autotune.demo.make` writes the data and the tokenizer again, byte for byte.
 """

@@ -1,9 +1,9 @@
 """Write the demo conversations and the tokenizer of `model=tiny`: `python -m autotune.demo.make`.
 
 One narrow subject, kitchen measures: weights of cups, spoons in grams, oven temperatures, portions, tins, hydration.
-Every figure is computed, every answer is worded by the same few rules and ends with the same kind of line, so twenty
-optimizer steps visibly teach it. Lengths vary as in real conversations (one to five questions, a short answer or
-a list), because padding is what a search is about.
+Every figure is computed. Every answer is worded by the same few rules and ends with the same kind of line, so that
+twenty optimizer steps teach it visibly. Lengths vary as in real conversations (one to five questions, a short answer or
+a list): padding makes the difference between many candidates of a search.
 """
 
 import json
@@ -17,11 +17,11 @@ from autotune.demo import CONVERSATIONS, TINY
 Message = dict[str, str]
 
 CONVERSATION_COUNT = 400
-VOCABULARY = 2048  # most tokens of the tokenizer; the few words of these conversations need fewer
+VOCABULARY = 2048  # tokens of the tokenizer at most; the few words of these conversations need fewer
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 LONGEST = 1500  # characters of one conversation, about 400 tokens of SmolLM2's tokenizer
 
-# Grams of one level cup, rounded as kitchen tables round them. The answers quote this table, whatever others say.
+# Grams of one level cup, rounded as in kitchen tables. All answers use this table.
 GRAMS_PER_CUP = {
     "plain flour": 120,
     "bread flour": 128,

@@ -1,6 +1,7 @@
 """`model=tiny`: a Llama of 3 million random weights with its own tokenizer, made on first use.
 
-Big enough that every knob does something (grouped-query attention, quantizable layers), small enough for tests.
+It is large enough that every knob does something (grouped-query attention, quantizable layers), and small enough for
+tests.
 """
 
 import shutil
@@ -24,7 +25,7 @@ def build_tiny(home: Path, progress: Callable[[str], None]) -> Path:
     directory = home / "models" / f"tiny-{key.hexdigest()}"
     if not cache.is_whole(directory):
         progress(f"making model=tiny in {directory}")
-    with redirect_stderr(StringIO()):  # transformers draws bars there; `progress` has said what goes on
+    with redirect_stderr(StringIO()):  # transformers draws bars there; `progress` has said enough
         return cache.build(directory, _fill)
 
 

@@ -1,6 +1,6 @@
-"""Which GPU a probe measures, and whether torch can use it; each "no" in a line that says what to do.
+"""Choose the GPU that a probe measures, and say why torch cannot use one.
 
-Asks NVML and the installed torch's own version file, and imports no torch: a CUDA context in this process would take
+Asks NVML and reads torch's own version file. It does not import torch: a CUDA context in this process would take
 memory from every trial. Leaves out the questions to NVML (nvml.py) and the measuring (process.py).
 """
 
@@ -35,9 +35,9 @@ def read_torch_build() -> TorchBuild:
 
 
 def find_gpus(*, progress: Callable[[str], None]) -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, the first of which is measured; empty when the CPU is to be used.
+    """List the GPUs that this process may use. The first is measured; without any, the CPU is.
 
-    Says why in a line of progress. Raises AutotuneError for a GPU that should work and does not.
+    `progress` gets the reason why a GPU is not used. Raises AutotuneError for a GPU that should work and does not.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
@@ -53,15 +53,16 @@ def find_gpus(*, progress: Callable[[str], None]) -> tuple[Gpu, ...]:
         progress(f"{len(gpus)} GPUs, one is used: {gpus[0].name} ({gpus[0].uuid}); not used: {others}")
     if _order_matters(gpus, visible):
         progress(
-            "the GPUs differ: their indices are taken in PCI order, as nvidia-smi and CUDA_DEVICE_ORDER=PCI_BUS_ID"
+            "the GPUs differ: their indices count in PCI order, as in nvidia-smi and with CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
     return gpus
 
 
 def _unusable(gpu: Gpu, torch: TorchBuild) -> str | None:
-    """Why torch cannot use the GPU, None when it can.
+    """Say why torch cannot use the GPU; None when it can.
 
-    Within a major version of CUDA any driver will do (CUDA compatibility guide, minor version compatibility).
+    A driver works with all CUDA versions of its own major version (CUDA compatibility guide, minor version
+    compatibility).
     """
     if torch.cuda is None:
         return f"torch {torch.version} is built without CUDA: install a CUDA build (https://pytorch.org/get-started)"
@@ -75,7 +76,7 @@ def _unusable(gpu: Gpu, torch: TorchBuild) -> str | None:
 
 
 def _order_matters(gpus: tuple[Gpu, ...], visible: str | None) -> bool:
-    """CUDA alone counts the fastest GPU first; that matters where they differ and are not named by UUID."""
+    """Whether an index may name another GPU here than for CUDA, which by default counts the fastest GPU first."""
     in_pci_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     by_uuid = visible is not None and visible.startswith(("GPU-", "MIG-"))
     return not in_pci_order and not by_uuid and len({gpu.name for gpu in gpus}) > 1

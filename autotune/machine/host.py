@@ -1,8 +1,8 @@
-"""The host as this process may use it: cores, memory, and what processor it is.
+"""Read what this process may use of the host: cores and memory, and which processor it is.
 
-What the machine has is not what a process gets: Linux narrows both by affinity and by control groups, version 1 and
-2, at every level from the process's own group to the top. Where there are none (macOS, Windows) the machine's own
-figures stand. Every function takes the root of the file system, so that a test can lay out another machine.
+A process may get less than the machine has. Linux limits its cores by affinity, and cores and memory by control groups
+(version 1 and 2) at every level from the process's own group to the top. Without control groups (macOS, Windows) the
+machine's own figures count. Every function takes the root of the file system: a test can lay out another machine.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 class Host:
     """What this process may use of the host.
 
-    uuid: an id of the machine that stays the same from start to start. used_by_others_bytes: without this process.
+    uuid: an id of the machine that stays the same from start to start.
+    used_by_others_bytes: memory in use, without that of this process.
     """
 
     name: str
@@ -69,7 +70,7 @@ def count_cores(root: Path = ROOT) -> int:
 
 
 def _memory(root: Path) -> _HostMemory:
-    """The machine's memory narrowed by every control group above this process; pages of files count as free."""
+    """Read the machine's memory, limited by every control group above this process. Cached files count as free."""
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
     for group in _groups(root, "memory"):
@@ -84,7 +85,7 @@ def _memory(root: Path) -> _HostMemory:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups over this process, from its own to the top, in version 1 and 2.
+    """Yield the folders of the control groups above this process, from its own to the top, in version 1 and 2.
 
     /proc/self/cgroup names the group inside its hierarchy, /proc/self/mountinfo says which part of the hierarchy is
     mounted where: in a container the mounted root is often the container's own group.
@@ -104,7 +105,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _mounts(root: Path, controller: str | None) -> Iterator[tuple[str, Path]]:
-    """(mounted part, folder) of a version 1 controller's hierarchy, or of version 2's for None (proc(5), mountinfo)."""
+    """Yield (mounted part, folder) of a version 1 controller's hierarchy; for None, of version 2's (proc(5))."""
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -123,7 +124,7 @@ def _cpu_quota(group: Path) -> float | None:
 
 
 def _reclaimable(group: Path) -> int:
-    """Bytes of a group that the kernel takes back before it refuses memory: pages of files not lately used."""
+    """Bytes that the kernel takes back from a group before it refuses memory: cached files not used lately."""
     lines = dict(line.split(" ", 1) for line in (_read(group / "memory.stat") or "").splitlines() if " " in line)
     return int(lines.get("total_inactive_file") or lines.get("inactive_file") or 0)
 

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep what is freed: on a CPU a quarter of a step can be the kernel zeroing pages again.
+"""Tell glibc's allocator to keep freed memory: on a CPU the kernel can spend a quarter of a step on zeroing pages.
 
 Leaves out GPUs, whose allocator is torch's own (train/task.py).
 """
@@ -8,22 +8,22 @@ import mmap
 import os
 import sys
 
-NEVER = -1  # of trimming
+NEVER = -1  # as a threshold of trimming
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc malloc.h
 MADV_HUGEPAGE = 14  # linux/mman.h
-RESERVED = 1 / 2  # of the machine's memory: so far the heap is in huge pages, of which there are fewer to be zeroed
+RESERVED = 1 / 2  # share of the machine's memory that the heap has in huge pages, which take less time to be zeroed
 
 
 def keep_pages() -> None:
     """Keep freed pages in this process from now on, and take new ones in large pieces.
 
-    The same as MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which a forked
-    worker can no longer set. Does nothing where there is no glibc.
+    The same as MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which come too
+    late for a forked worker. Does nothing where there is no glibc.
     """
     libc = ctypes.CDLL(None)
     if sys.platform != "linux" or not hasattr(libc, "mallopt"):
         return
-    libc.mallopt(M_MMAP_MAX, 0)  # no block is mapped by itself
+    libc.mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap, too
     libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     _advise_huge_pages(libc)
 

@@ -1,4 +1,4 @@
-"""What NVML, the driver's own library, says about the NVIDIA GPUs that this process may use.
+"""Ask NVML, the driver's own library, about the NVIDIA GPUs that this process may use.
 
 NVML needs no CUDA context, so looking costs no device memory. A field that the driver or the board does not
 support is None. Leaves out what torch can do with a GPU (gpus.py).
@@ -18,7 +18,7 @@ from typing import Any
 from autotune.core.hardware import PeerLink
 from autotune.errors import AutotuneError
 
-SAMPLE_S = 0.1  # between two looks at the clock event reasons
+SAMPLE_S = 0.1  # seconds between two looks at the clock event reasons
 TO_USE_THE_CPU = "set CUDA_VISIBLE_DEVICES= (empty) to use the CPU"
 
 # nvml.h; pynvml 13.615 has NVML_P2P_CAPS_INDEX_READ as a tuple by mistake, so the numbers stand here.
@@ -26,7 +26,7 @@ _P2P_READ, _P2P_NVLINK, _P2P_OK = 0, 2, 0
 _CLOCK_SM, _CLOCK_MEMORY = 1, 2
 _UNCORRECTED_ERRORS, _VOLATILE = 1, 0
 _LOST = (15, 16)  # NVML_ERROR_GPU_IS_LOST, NVML_ERROR_RESET_REQUIRED
-_CLOCK_EVENTS: Mapping[int, str] = {  # without GpuIdle (0x1): an idle GPU is no slow one
+_CLOCK_EVENTS: Mapping[int, str] = {  # GpuIdle (0x1) is left out: an idle GPU is not slowed down
     0x2: "applications_clocks_setting",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
@@ -39,7 +39,7 @@ _CLOCK_EVENTS: Mapping[int, str] = {  # without GpuIdle (0x1): an idle GPU is no
 
 
 class NoGpu(Exception):
-    """There is no NVIDIA GPU that this process may use; says why, and the CPU is the right answer."""
+    """There is no NVIDIA GPU that this process may use, so the CPU is used. The text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class _Device:
-    """A device's handles before it is asked anything: `handle` is the slice's where there is one."""
+    """A device that was found. whole: NVML's handle of the GPU. handle: of its MIG slice, or of the whole GPU."""
 
     uuid: str
     name: str
@@ -94,13 +94,13 @@ _Devices = tuple[_Device, ...]
 
 
 def read_gpus(visible: str | None) -> tuple[Gpu, ...]:
-    """Read the GPUs that CUDA_VISIBLE_DEVICES=`visible` leaves (None: all), in CUDA's order.
+    """Read the GPUs that CUDA_VISIBLE_DEVICES=`visible` leaves visible (None: all), in CUDA's order.
 
     Indices count in PCI order, as nvidia-smi does. Raises NoGpu when there is none to use, and AutotuneError when
     there is one that should work and does not.
     """
     wanted = _wanted(visible)
-    if wanted == ():  # before the driver is asked: this is the way out when it is broken
+    if wanted == ():  # asked first, so that it also helps when the driver is broken
         raise NoGpu(f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU")
     with _session() as nvml:
         chosen = _choose(nvml, wanted)
@@ -123,9 +123,9 @@ def process_bytes(uuid: str, process_id: int) -> int | None:
 
 
 class ClockWatch:
-    """Notes the clock event reasons of a GPU while a `with` block runs.
+    """Note the clock event reasons of a GPU while a `with` block runs.
 
-    `reasons`: their names in order of first sight, without idleness; None when the driver does not tell.
+    `reasons`: their names in the order in which they were seen, without idleness; None when the driver has none.
     """
 
     def __init__(self, uuid: str) -> None:
@@ -163,7 +163,7 @@ class ClockWatch:
 
 @contextmanager
 def _session() -> Iterator[Any]:
-    """Open NVML, and say in words why that is not possible."""
+    """Open NVML. Raises NoGpu or AutotuneError, in words, when that is not possible."""
     try:
         import pynvml
     except ImportError:
@@ -189,7 +189,7 @@ def _session() -> Iterator[Any]:
 
 
 def _wanted(visible: str | None) -> tuple[str, ...] | None:
-    """The entries of CUDA_VISIBLE_DEVICES up to the first that CUDA would not read; None for "all"."""
+    """List the entries of CUDA_VISIBLE_DEVICES that CUDA reads: those before the first wrong one. None: all GPUs."""
     if visible is None:
         return None
     wanted: list[str] = []
@@ -203,10 +203,10 @@ def _wanted(visible: str | None) -> tuple[str, ...] | None:
 
 
 def _choose(nvml: Any, wanted: Sequence[str] | None) -> tuple[_Device, ...]:
-    """The devices for those entries, up to the first that does not exist, as CUDA does.
+    """Find the devices that the entries name, up to the first that does not exist, as CUDA does.
 
-    A GPU in MIG mode stands for its first slice; CUDA gives a process one slice at most, so nothing follows it.
-    Raises AutotuneError when the first does not answer; further ones that do not are left out.
+    A GPU in MIG mode stands for its first slice. CUDA gives a process one slice at most, so nothing follows it.
+    Raises AutotuneError when the first device does not answer. Later ones that do not answer are left out.
     """
     gpus = _enumerate(nvml)
     if wanted is None:
@@ -222,7 +222,7 @@ def _choose(nvml: Any, wanted: Sequence[str] | None) -> tuple[_Device, ...]:
 
 
 def _named(gpus: Sequence[_Devices | AutotuneError], entry: str) -> _Devices | AutotuneError:
-    """What one entry stands for: an index, or a UUID that may be cut short as long as one device has it."""
+    """Find the devices that one entry names: by an index, or by the beginning of a UUID that only one device has."""
     if entry.isdigit():
         return gpus[int(entry)] if int(entry) < len(gpus) else ()
     answering = [device for devices in gpus if not isinstance(devices, AutotuneError) for device in devices]
@@ -234,14 +234,14 @@ def _named(gpus: Sequence[_Devices | AutotuneError], entry: str) -> _Devices | A
 
 
 def _enumerate(nvml: Any) -> list[_Devices | AutotuneError]:
-    """For each GPU that this process may touch its devices, or what is wrong with it."""
+    """List, for each GPU that this process may touch, its devices, or the error with which it answers."""
     gpus: list[_Devices | AutotuneError] = []
     for index in range(_demand(nvml, "the count of GPUs", nvml.nvmlDeviceGetCount)):
         try:
             whole = nvml.nvmlDeviceGetHandleByIndex(index)
             gpus.append(_split(nvml, index, whole))
         except nvml.NVMLError as error:
-            if error.value != nvml.NVML_ERROR_NO_PERMISSION:  # a container's other GPUs
+            if error.value != nvml.NVML_ERROR_NO_PERMISSION:  # GPUs that this container may not use
                 gpus.append(_fault(f"GPU {index}", error))
         except AutotuneError as error:
             gpus.append(error)
@@ -249,7 +249,7 @@ def _enumerate(nvml: Any) -> list[_Devices | AutotuneError]:
 
 
 def _split(nvml: Any, index: int, whole: Any) -> _Devices:
-    """The devices of one GPU: its MIG slices where MIG is on (perhaps none), else the GPU itself."""
+    """List the devices of one GPU: its MIG slices where MIG is on (there may be none), else the GPU itself."""
     what = f"GPU {index}"
     name = str(_demand(nvml, what, nvml.nvmlDeviceGetName, whole))
     if not (_ask(nvml, "nvmlDeviceGetMigMode", whole) or [0])[0]:
@@ -306,7 +306,7 @@ def _read(nvml: Any, device: _Device, chosen: Sequence[_Device]) -> Gpu:
 
 
 def _memory(nvml: Any, device: _Device) -> GpuMemory:
-    """Version 2 of the call tells the driver's own share apart; drivers before 510 know only version 1."""
+    """Read the memory. Version 2 of the call names the driver's own share; drivers before 510 have only version 1."""
     memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", device.handle, nvml.nvmlMemory_v2)
     reserved = None if memory is None else int(memory.reserved)
     if memory is None:
@@ -320,7 +320,7 @@ def _peers(nvml: Any, device: _Device, other: _Device, capability: int) -> bool 
 
 
 def _clock_events(nvml: Any, whole: Any) -> int | None:
-    """The mask under its name since driver 535, else under the older one."""
+    """Read the mask of reasons. Drivers since 535 have it under a new name."""
     mask: int | None = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", whole)
     if mask is None:
         mask = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", whole)
@@ -328,7 +328,7 @@ def _clock_events(nvml: Any, whole: Any) -> int | None:
 
 
 def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
-    """Ask what a driver or board may not support: None then. Raises AutotuneError when the GPU is lost."""
+    """Ask something that a driver or board may not support; None if so. Raises AutotuneError when the GPU is lost."""
     try:
         return getattr(nvml, function)(*arguments)
     except nvml.NVMLLibraryMismatchError:
@@ -340,7 +340,7 @@ def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
 
 
 def _demand(nvml: Any, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Ask what every driver answers. Raises AutotuneError when it does not."""
+    """Ask something that every driver answers. Raises AutotuneError when this one does not."""
     try:
         return function(*arguments)
     except nvml.NVMLError as error:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CPU_REPEAT_S, CUDA_REPEAT_S = 0.03, 0.02  # one repeat of one rate
 INT8_THRESHOLD = 6.0  # transformers' BitsAndBytesConfig.llm_int8_threshold
 
-# (M, N, K): squares show where the curve saturates; the others are layers of SmolLM2-135M and of an 8B model,
-# up, down, the head in part, and a LoRA factor of rank 16.
+# (M, N, K). Squares show where the curve saturates. The others are layers of SmolLM2-135M and of an 8B model: up and
+# down projections, a part of the head, and a LoRA factor of rank 16.
 CPU_SQUARES = (128, 256, 512, 1024, 2048)
 CPU_LAYERS = ((512, 1536, 576), (512, 576, 1536), (2048, 1536, 576), (512, 8192, 576), (512, 16, 576))
 CUDA_SQUARES = (256, 512, 1024, 2048, 4096, 8192)
@@ -36,13 +36,14 @@ CUDA_LAYERS = (
 )
 CPU_ATTENTION = ((4, 9, 128, 64), (1, 9, 512, 64), (4, 9, 512, 64), (1, 9, 2048, 64))  # (B, H, S, D)
 CUDA_ATTENTION = ((4, 9, 512, 64), (8, 32, 512, 128), (1, 32, 2048, 128), (4, 32, 2048, 128), (1, 32, 8192, 128))
-CAUSAL = ((1, 9, 512, 64), (1, 32, 2048, 128), (1, 32, 8192, 128))  # not with a mask: others tell, or it is too large
-# Shapes that are new: M or S grows with every call, and oneDNN makes kernels.
+# Not measured with a mask: other shapes say enough about masks, or the mask is too large.
+CAUSAL = ((1, 9, 512, 64), (1, 32, 2048, 128), (1, 32, 8192, 128))
+# First shapes: M or S grows with every call, so oneDNN has to make a new kernel each time.
 CPU_FIRST = ((1000, 256, 256), (1000, 1536, 576))
 CPU_FIRST_ATTENTION = ((4, 4, 150, 64), (1, 4, 1100, 64))
-KERNELS, KERNELS_SIDE = 1200, 64  # more than oneDNN remembers, ONEDNN_PRIMITIVE_CACHE_CAPACITY; of small products
-CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition, then the smallest stream
-CHAIN_SIDE = 8  # so few numbers that only Python and the launches take time
+KERNELS, KERNELS_SIDE = 1200, 64  # small products, of more shapes than oneDNN keeps (ONEDNN_PRIMITIVE_CACHE_CAPACITY)
+CHAIN = 30  # forward operators: ten times a linear layer, an activation, an addition and the smallest stream
+CHAIN_SIDE = 8  # numbers a side: so few that only Python and the launches take time
 BLOCK = 256  # states that share a scale (bitsandbytes 0.50.2: optim/optimizer.py)
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
@@ -68,9 +69,9 @@ class Point:
 class Bench:
     """A device under measurement.
 
-    device: torch's name. time: seconds of so many calls of a function, until the device has done them all.
+    device: torch's name. time: calls a function a number of times and returns the seconds until the device is done.
     repeat_s: how long one repeat should last. limit_bytes: most memory for the tensors of one operation.
-    pin: a host tensor in memory that the device can read without a copy.
+    pin: moves a host tensor into memory that the device can read directly.
     """
 
     device: str
@@ -81,9 +82,9 @@ class Bench:
 
 
 def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
-    """List what is worth timing on a kind of device, each curve in ascending order of work.
+    """List the points that are worth timing on a kind of device, each curve in ascending order of work.
 
-    A CPU has no fp16 or tf32 worth training in; the bf16 curves of a GPU without it show what emulation costs.
+    No CPU trains in fp16 or tf32. The bf16 curves of a GPU that has no bf16 show what emulation costs.
     """
     cuda = kind == "cuda"
     dtypes: tuple[RateDtype, ...] = ("bfloat16", "float16", "float32") if cuda else ("bfloat16", "float32")
@@ -154,7 +155,7 @@ def cuda_bench(limit_bytes: int) -> Bench:
 
 
 def largest_bytes(point: Point) -> int:
-    """Bytes of the tensors of one operation, in fp32 whatever its dtype: quantized weights start there."""
+    """Count the bytes of an operation's tensors in fp32, whatever its dtype: quantized weights are made from fp32."""
     if "attention" in point.what:
         return 10 * 4 * math.prod(point.shape)  # q, k, v, the result, their gradients, and what is saved
     if len(point.shape) == 3:
@@ -166,8 +167,8 @@ def largest_bytes(point: Point) -> int:
 class Operations:
     """Makes the functions that are timed. Their tensors are views of a few random buffers that all of them share.
 
-    Random, because a GPU draws less power, and so runs faster, on zeros. Products and streams walk through these
-    buffers from call to call: an operator of a step does not find its operands in the nearest cache.
+    The buffers are random because a GPU draws less power on zeros, and so runs faster. Products and streams take the
+    next part of a buffer at each call: an operator of a training step does not find its operands in the nearest cache.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -178,7 +179,7 @@ class Operations:
         self._kernel_cache_is_full = False
 
     def prepare(self, point: Point) -> Callable[[], object]:
-        """The function that does the point's work once. Raises what torch or bitsandbytes raise."""
+        """Make the function that does the point's work once. Raises what torch or bitsandbytes raise."""
         if point.what.startswith("first"):
             self._fill_kernel_cache()
             return self._first_product(point) if point.what == "first_matmul" else self._first_attention(point)
@@ -197,7 +198,7 @@ class Operations:
         return self._product(point)
 
     def launch(self) -> Callable[[], object]:
-        """One small operator, whose cost is that of starting it."""
+        """Make a function that runs one small operator: nearly all of its time is that of starting it."""
         tiny = self._tensor("tiny", "float32", 1)
         return lambda: tiny.add_(1.0)
 
@@ -216,9 +217,10 @@ class Operations:
         return lambda: torch.mm(dy().t(), x(), out=dw())
 
     def _fill_kernel_cache(self) -> None:
-        """Let each further kernel take the place of another: slower, as in all of a training but its beginning.
+        """Fill oneDNN's cache of kernels, so that each new kernel has to replace another one.
 
-        Once in a process, for it takes 1.4 s on two cores.
+        That is slower, and it is the state of a training soon after its beginning. Done once in a process, because it
+        takes 1.4 s on two cores.
         """
         import torch
 
@@ -230,7 +232,7 @@ class Operations:
         self._kernel_cache_is_full = True
 
     def _first_product(self, point: Point) -> Callable[[], object]:
-        """The products of a layer in turn, forward and backward, of ever more rows."""
+        """Make the products of a layer, forward and backward in turn, with more rows at each call."""
         import torch
 
         m, n, k = point.shape
@@ -262,8 +264,8 @@ class Operations:
 
         stream = self._stream(Point(what="copy", dtype="float32", shape=CPU_STREAMS[:1]))
 
-        def fade(_: Any) -> None:  # as in a step, whose tensors leave nothing of Python and torch in the nearest caches
-            stream()
+        def fade(_: Any) -> None:
+            stream()  # as a step's tensors do, it pushes the data of Python and torch out of the nearest caches
 
         def chain(y: "torch.Tensor") -> "torch.Tensor":
             for _ in range(CHAIN // 3):
@@ -303,7 +305,7 @@ class Operations:
         return lambda: torch.autograd.grad(forward(), (q, k, v), gradient)
 
     def _padding(self, B: int, S: int) -> "torch.Tensor":
-        """What a causal model asks of padded rows, (B, 1, S, S): the last of them is half as long as the first."""
+        """Make a causal model's mask of padded rows, (B, 1, S, S). The last row is half as long as the first."""
         import torch
 
         places = torch.arange(S, device=self._bench.device)
@@ -312,7 +314,7 @@ class Operations:
         return (causal & (places[None, None, :] < lengths[:, None, None]))[:, None]
 
     def _quantized(self, point: Point) -> Callable[[], object]:
-        """As in training: the input wants a gradient, the weight is frozen."""
+        """As in training: the input requires a gradient, and the weight is frozen."""
         import torch
 
         *m, n, k = point.shape
@@ -343,7 +345,7 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _blockwise(self, point: Point) -> Callable[[], object]:
-        """Quantizes other numbers in each call, as in a step; dequantizes the same ones, a fifth of the bytes."""
+        """Quantize other numbers at each call, as a step does. Dequantize the same ones: a fifth of the bytes."""
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
         states = self._walk("x", point.dtype, *point.shape)
@@ -371,7 +373,7 @@ class Operations:
         return lambda: host.copy_(device, non_blocking=pinned)
 
     def _walk(self, name: str, dtype: RateDtype, *shape: int) -> "Callable[[], torch.Tensor]":
-        """Makes a function that gives a tensor of this shape, each time at the next place of its buffer."""
+        """Make a function that returns a tensor of this shape, at each call from the next place of its buffer."""
         size = math.prod(shape)
         count = max(1, self._walked // size)
         places = itertools.cycle(self._tensor(name, dtype, count, *shape).unbind())

@@ -1,8 +1,8 @@
 """`autotune probe`: what this machine can do, measured once and remembered.
 
 Rates do not change from day to day, so they are kept in `home/hardware/`, under the device's UUID and the versions
-that make them; free memory does, so it is read anew each time. Leaves out the measuring itself (process.py)
-and the choice of a GPU (gpus.py).
+that they depend on. Free memory does change, so it is read each time. Leaves out the measuring itself (process.py) and
+the choice of a GPU (gpus.py).
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from autotune.machine.installed import installed
 from autotune.machine.nvml import ClockWatch, Gpu
 from autotune.machine.process import Measurement, Request, measure_in_process
 
-FORMAT = 4  # of the cached files; counts up when what is measured changes
-RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # those on which rates depend
+FORMAT = 4  # of the cached files; rises when what is measured changes
+RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # rates depend on their versions
 
 
 def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: Callable[[str], None]) -> Hardware:
@@ -51,7 +51,7 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
 def load_own_probe(path: Path, *, progress: Callable[[str], None]) -> Hardware:
     """Read a hardware file of the machine at hand, with its memory as it is now.
 
-    Raises UsageError when the file is wrong or of another machine: what is measured is measured here.
+    Raises UsageError when the file is wrong or of another machine, because trials are measured here.
     """
     known = load_hardware(path)
     gpus, host, now = _look(known.kind == "cuda", progress)
@@ -77,7 +77,7 @@ def load_hardware(path: Path) -> Hardware:
 
 
 def summary_lines(hardware: Hardware) -> list[str]:
-    """What a person wants to see of it, a line each: name, memory, cores, main rates with their spreads, verdict."""
+    """Describe hardware to a person, in lines: name, memory, cores, main rates with their spreads, and doubts."""
     cuda = hardware.kind == "cuda"
     capability = ".".join(map(str, hardware.compute_capability or ()))
     details = [
@@ -124,7 +124,7 @@ _SHOWN: tuple[tuple[str, What, tuple[RateDtype, ...]], ...] = (
 
 
 def _rate_line(hardware: Hardware, title: str, what: What, dtypes: Sequence[RateDtype]) -> str | None:
-    """The best rate of each dtype; of copies that of the largest, since small ones stay in the caches."""
+    """Describe the best rate of each dtype; of copies that of the largest, since small ones stay in the caches."""
     copies = what in ("copy", "host_to_device_pinned", "device_to_host_pinned")
     points = [hardware.curve(what, d)[-1:] if copies else (hardware.best(what, d),) for d in dtypes]
     shown = [_rate_text(point, len(dtypes) > 1) for found in points for point in found if point is not None]
@@ -136,7 +136,7 @@ def _rate_text(point: RatePoint, with_dtype: bool) -> str:
 
 
 def _cpu_facts(host: Host) -> dict[str, Any]:
-    """What a look tells, without measuring."""
+    """The facts of a CPU that need no measuring."""
     return {
         "kind": "cpu",
         "name": host.name,
@@ -150,14 +150,14 @@ def _cpu_facts(host: Host) -> dict[str, Any]:
 
 
 def _look(use_gpu: bool, progress: Callable[[str], None]) -> tuple[Sequence[Gpu], Host, dict[str, Any]]:
-    """What is there now: GPUs, host, and the facts of the one of them that is used."""
+    """Look at the machine as it is now: its GPUs, its host, and the facts of the device that is used."""
     gpus = find_gpus(progress=progress) if use_gpu else ()
     host = read_host()
     return gpus, host, _cuda_facts(gpus, host) if gpus else _cpu_facts(host)
 
 
 def _renewed(known: Hardware, gpus: Sequence[Gpu], host: Host, now: dict[str, Any]) -> Hardware:
-    """An earlier probe's rates with the facts and the memory of now."""
+    """Join the rates of an earlier probe with the facts and the free memory of now."""
     used_by_others = _used_by_others(gpus[0], known.memory_bytes) if gpus else host.used_by_others_bytes
     return replace(known, **now, used_by_others_bytes=used_by_others)
 
@@ -193,7 +193,7 @@ def _host_facts(host: Host) -> dict[str, Any]:
 def _measure(
     gpus: Sequence[Gpu], host: Host, progress: Callable[[str], None]
 ) -> tuple[Measurement, tuple[str, ...] | None]:
-    """Measure, and watch what holds a GPU's clocks down meanwhile."""
+    """Measure, and note what holds a GPU's clocks down meanwhile."""
     request = Request(uuid=gpus[0].uuid if gpus else None, cores=host.cores, free_bytes=host.free_bytes)
     if not gpus:
         return measure_in_process(request, progress=progress), None
@@ -213,7 +213,7 @@ def _join(
     noise = noise_of(rates.points)
     facts = dict(now)
     if gpus:
-        # CUDA's total is what torch can allocate; NVML's holds the driver's own share too
+        # CUDA's total is what torch can allocate; NVML's also holds the driver's own share
         memory_bytes = measured.memory_bytes or gpus[0].memory.total
         capability = measured.compute_capability or gpus[0].compute_capability
         facts |= {
@@ -242,7 +242,7 @@ def _join(
 
 
 def _used_by_others(gpu: Gpu, memory_bytes: int) -> int:
-    """What is held now, by other processes since this one holds nothing; old drivers count their own share as used."""
+    """Device memory in use: all of it by others, since this process holds none. Old drivers count their own share."""
     if gpu.memory.reserved is None:
         return max(0, memory_bytes - gpu.memory.free)
     return gpu.memory.used
@@ -256,7 +256,7 @@ def _versions() -> dict[str, str]:
 
 
 def _key(now: Mapping[str, Any]) -> str:
-    """Equal keys have equal rates on one device."""
+    """Hash what the rates of a device depend on."""
     on = [FORMAT, now.get("driver"), *(now["versions"].get(package) for package in RATE_PACKAGES)]
     return hashlib.sha256(json.dumps(on).encode()).hexdigest()[:12]
 
@@ -267,5 +267,5 @@ def _read_cache(path: Path, progress: Callable[[str], None]) -> Hardware | None:
     try:
         return load_hardware(path)
     except UsageError as error:
-        progress(f"{path} is damaged and measured anew: {error.problems[0]}")
+        progress(f"{path} is damaged, so the machine is measured again: {error.problems[0]}")
         return None

@@ -1,8 +1,7 @@
-"""Timing operations, so that each rate comes with a spread that means something.
+"""Time operations in several rounds, so that the spread of a rate shows what other load does to it.
 
-Each rate is timed once a round, over several rounds: the spread then shows what other load does over seconds, and not
-only from one moment to the next. Leaves out what is timed (operations.py) and the process that this runs in
-(process.py).
+Each rate is timed once in a round. Its repeats then lie seconds apart, and other load rarely meets them all. Leaves out
+what is timed (operations.py) and the process that this runs in (process.py).
 """
 
 import math
@@ -19,16 +18,16 @@ from autotune.machine.operations import Bench, Operations, Point, largest_bytes
 
 ROUNDS = 5
 LEAST_ROUNDS = 2  # a spread needs two
-SLOWEST_S = 0.3  # an operation that takes longer than this is left out: the curve's smaller points must do
+SLOWEST_S = 0.3  # a longer operation is left out: the smaller points of its curve must be enough
 TOO_LONG = f"one operation takes more than {SLOWEST_S} s"
 LAUNCHES = 1000
-MOST_FIRST = 9  # operations of new shapes in a repeat: each is a little larger, and they should stay alike
+MOST_FIRST = 9  # operations of new shapes in a repeat: each is a little larger, and they should not differ much
 LARGE_SIDE = 512  # products with every side at least this keep all cores busy
 
 
 @dataclass(slots=True)
 class TimedPoint:
-    """A point that runs: `count` calls make one repeat, `seconds` are those of one call, one for each round."""
+    """A point that runs here. count: calls in a repeat. seconds: of one call, for each round."""
 
     point: Point
     work: Callable[[], object]
@@ -49,10 +48,10 @@ class Rates:
 def prepare_jobs(
     points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]
 ) -> list[TimedPoint]:
-    """Run every point for the first time and choose how often a repeat calls it; leaves out what cannot run here.
+    """Run every point once and choose how many calls make a repeat. Points that cannot run here are left out.
 
-    until: of time.perf_counter(); points that would begin after it are left out.
-    Raises RuntimeError when it was the device that broke, not the point.
+    until: as time.perf_counter() counts; points that would begin after it are left out.
+    Raises RuntimeError when the device broke, and not the point alone.
     """
     operations = Operations(bench)
     jobs: list[TimedPoint] = []
@@ -72,10 +71,10 @@ def prepare_jobs(
         try:
             with _precision(point.dtype):
                 work = operations.prepare(point)
-                bench.time(work, 1)  # loads kernels, fills caches
+                bench.time(work, 1)  # this call loads kernels and fills caches
                 seconds = min(bench.time(work, 1) for _ in range(2))
         except (ImportError, NotImplementedError, RuntimeError) as error:
-            bench.time(operations.launch(), 1)  # raises when it was the device that broke
+            bench.time(operations.launch(), 1)  # raises when the device broke
             left_out[f"{point.what} in {point.dtype}: {first_line(error):.120}"] += 1
             continue
         fastest[curve] = max(fastest.get(curve, 0.0), point.amount / seconds)
@@ -92,7 +91,7 @@ def prepare_jobs(
 def measure(jobs: Sequence[TimedPoint], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
     """Time the jobs round by round.
 
-    deadline: of time.perf_counter(); after two rounds no further one begins that would pass it.
+    deadline: as time.perf_counter() counts; after two rounds, none begins that would end later.
     """
     launch = Operations(bench).launch()
     launches: list[float] = []
@@ -119,7 +118,7 @@ def measure(jobs: Sequence[TimedPoint], bench: Bench, *, deadline: float, progre
 
 @contextmanager
 def _precision(dtype: RateDtype) -> Iterator[None]:
-    """fp32 products in tf32 or not; this call sets it in every torch that has either of its two newer interfaces."""
+    """Compute fp32 products in tf32, or not. This call works in all versions of torch, newer ones too."""
     import torch
 
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
@@ -129,9 +128,10 @@ def _precision(dtype: RateDtype) -> Iterator[None]:
 
 @contextmanager
 def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None]:
-    """Note the share of the cores' time that a large product got: OpenMP's threads never sleep while they compute.
+    """Note the share of the cores' time that a large product got.
 
-    Without it a busy machine can look steady: seen with one of two cores taken, a tenth of the rate, spread 0.2 %.
+    OpenMP's threads never sleep while they compute, so what they did not get went to other processes. Without this, a
+    busy machine can look steady: with one of two cores taken, a tenth of the rate was seen, at a spread of 0.2 %.
     """
     import torch
 

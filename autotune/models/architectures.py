@@ -1,7 +1,7 @@
-"""Architectures: what a model's configuration says, and what its class says of itself, before any weights are there.
+"""Facts of an architecture: what a model's configuration and its class say, before there are any weights.
 
-Kept under `home`, so that a second look imports neither torch nor transformers. Leaves out where a configuration is
-found (find.py).
+The facts are kept under `home`, so that a second look imports neither torch nor transformers. Leaves out where a
+configuration is found (find.py).
 """
 
 import json
@@ -16,19 +16,19 @@ from autotune.core.decode import decode
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
 
-FORMAT = 2  # of the kept facts; counts up when they change
+FORMAT = 2  # of the kept facts; rises when they change
 
-# What a config.json says beside the architecture.
+# Keys of config.json that do not describe the architecture.
 NAMES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
-# How the configurations in transformers say "mixture of experts": each is a count of experts in some model.
+# Keys under which the configurations in transformers count their experts.
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def kept_facts(
     home: Path, fingerprint: str, name: str, progress: Callable[[str], None], read: Callable[[], ModelFacts]
 ) -> ModelFacts:
-    """The facts of an architecture as they were kept, else as `read` finds them. A damaged file is made anew."""
+    """Return the kept facts of an architecture; else call `read` and keep what it finds. A damaged file is replaced."""
     kept = home / "models" / "facts" / f"{fingerprint}-{version('transformers')}-{FORMAT}.json"
     try:
         known = json.loads(kept.read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def kept_facts(
 
 
 def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
-    """List what keeps a configuration from being that of a model that can be trained. where: whose it is."""
+    """List the reasons why the model of a configuration cannot be trained. where: the model, for the messages."""
     problems = []
     if "model_type" not in config:
         problems.append(f"{where}/config.json: has no model_type, so transformers cannot tell what it is")
@@ -57,7 +57,10 @@ def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
 def class_facts(
     load: Callable[[], Any], values: Mapping[str, Any], *, path: str, name: str, fingerprint: str
 ) -> ModelFacts:
-    """What the class that a configuration names says of itself, instantiated without memory. values: config.json's."""
+    """Read the facts of the class that a configuration names, from an instance without memory.
+
+    load: makes the configuration. values: of config.json. Raises UsageError when it is no causal language model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -67,7 +70,7 @@ def class_facts(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         text = config.get_text_config()
         layers, vocabulary = text.num_hidden_layers, text.vocab_size
-    except Exception as error:  # whatever a class raises over a configuration, the configuration is the user's
+    except Exception as error:  # a class may raise anything; the configuration is the user's to mend
         raise UsageError(_why_not(path, values, error)) from error
     if layers < 1:
         raise UsageError(f"{path}: num_hidden_layers is {layers}, expected at least 1")
@@ -99,7 +102,10 @@ def class_facts(
 
 
 def sliding_window(text: Any) -> int | None:
-    """Positions that a model's sliding window reaches back; None without one. text: its `get_text_config()`."""
+    """Return how many positions a model's sliding window reaches back; None without one.
+
+    text: the model's `get_text_config()`.
+    """
     kinds = getattr(text, "layer_types", None)
     window: int | None = getattr(text, "sliding_window", None)
     return window if kinds is None or "sliding_attention" in kinds else None

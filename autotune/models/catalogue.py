@@ -1,4 +1,4 @@
-"""The catalogue: what `conf/` knows of models and GPUs without a hub and without a machine.
+"""The catalogue in `conf/`: facts of models and GPUs that need neither the hub nor the machine.
 
 Leaves out what the entries mean (architectures.py, core/gpu_specs.py).
 """
@@ -12,7 +12,7 @@ CONF = next(place / "conf" for place in Path(__file__).parents if (place / "conf
 
 
 def catalogued_config(hub_id: str) -> Mapping[str, Any] | None:
-    """The configuration that the catalogue holds of a hub model; None when it does not."""
+    """Return the configuration of a hub model from the catalogue; None when it is not there."""
     import yaml
 
     for path in sorted((CONF / "model").glob("*.yaml")):

@@ -1,8 +1,7 @@
-"""Models by name: where they lie, and what is known of them before any weights are read.
+"""Find models by name: where their files are, and their facts, before any weights are read.
 
-A name is `tiny`, `smollm2`, a directory, or a hub id. Facts come from the configuration and from the class itself,
-instantiated without memory; they are kept under `home`, so a second look imports neither torch nor transformers.
-Leaves out loading weights: that is the worker's.
+A name is `tiny`, `smollm2`, a directory, or a hub id. The facts come from the configuration and from an instance of the
+class without memory (architectures.py). Leaves out loading the weights, which the worker does.
 """
 
 import json
@@ -39,7 +38,7 @@ TOKENIZER_FILES = (
 )
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 ADAPTER = "adapter_config.json"
-HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # what transformers loads, the first that is there
+HUB_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # transformers loads the first of these that exists
 CONFIGURATION = ("config.json", "generation_config.json", ADAPTER)
 BEFORE_WEIGHTS = (*CONFIGURATION, *TOKENIZER_FILES)
 
@@ -48,8 +47,8 @@ BEFORE_WEIGHTS = (*CONFIGURATION, *TOKENIZER_FILES)
 class Located:
     """A model that was found.
 
-    path: what `from_pretrained` takes. directory: where its configuration and tokenizer lie on this machine.
-    weights: identity of the weights without reading them.
+    path: what `from_pretrained` takes. directory: of its configuration and tokenizer on this machine.
+    weights: tells two versions of the weights apart, without reading them.
     """
 
     name: str
@@ -59,9 +58,9 @@ class Located:
 
 
 def resolve_model(name: str, *, home: Path, progress: Callable[[str], None]) -> ModelFacts:
-    """Find the model and tell what is known of it; `tiny` and `smollm2` are made on first use.
+    """Find a model and read its facts. `tiny` and `smollm2` are made on first use.
 
-    Raises UsageError, with every problem, for anything that cannot be trained as it is.
+    Raises UsageError, with every problem, when the model cannot be trained as it is.
     """
     home = home.absolute()
     located = _locate(name, home, progress)
@@ -78,11 +77,11 @@ def resolve_architecture(
     progress: Callable[[str], None],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], ModelFacts]:
-    """Tell a model's configuration, and what is known of it without weights or a tokenizer.
+    """Find a model's configuration, and read the facts that need neither weights nor a tokenizer.
 
-    name: as `model=` takes it, or what `config` is called. config: as transformers writes it; None looks for it: in
-    the catalogue, in the directory, on the hub. meanwhile: begins what may pass while a configuration that was not
-    seen before is read, which takes seconds. Raises UsageError with every problem.
+    name: as `model=` takes it, or a name for `config`. config: as transformers writes it; None looks for one in the
+    catalogue, in the directory and on the hub. meanwhile: called before a configuration is read for the first time,
+    which takes seconds; it may start other work. Raises UsageError with every problem.
     """
     home = home.absolute()
     if not config:
@@ -106,7 +105,7 @@ def resolve_architecture(
 
 
 def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
-    """Find, or fetch, what a model tokenizes with: a directory or a hub id. Raises UsageError when there is none."""
+    """Find a model's tokenizer, or fetch it. Returns its directory or hub id. Raises UsageError without one."""
     home = home.absolute()
     path = Path(name).expanduser()
     if name in OPTIONS:
@@ -137,9 +136,9 @@ def _config_of(name: str, home: Path, progress: Callable[[str], None]) -> dict[s
 
 
 def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> ModelFacts:
-    """Bring a hub model's weights here, so that no trial downloads them; `path` then is the directory they are in.
+    """Download a hub model's weights, so that no trial has to. `path` of the result is their directory.
 
-    Raises UsageError when they cannot be had.
+    Raises UsageError when they cannot be downloaded.
     """
     if Path(facts.path).is_dir():
         return facts
@@ -152,7 +151,7 @@ def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> Mode
 
 
 def tokenizer_fingerprint(path: str) -> str:
-    """Fingerprint the tokenizer of a resolved model (`ModelFacts.path`): two equal ones tokenize alike."""
+    """Fingerprint the tokenizer of a model. Two equal fingerprints tokenize alike. path: as in `ModelFacts`."""
     directory = Path(path) if Path(path).is_dir() else _snapshot(path, BEFORE_WEIGHTS, offline=True)
     model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     return _hash(_files(directory, TOKENIZER_FILES), model_type)
@@ -183,7 +182,7 @@ def _in_directory(name: str, directory: Path) -> Located:
         problems.append(f"{directory}: holds no weights, expected one of {', '.join(WEIGHT_FILES)}")
     if problems:
         raise UsageError(*problems)
-    if cache.is_whole(directory):  # made by us: equal content is the same model, whenever it was made
+    if cache.is_whole(directory):  # made here: the same content is the same model, whenever it was made
         identity = {path.name: cache.checksums(directory)[path.name] for path in weights}
         return Located(name=name, path=str(directory), directory=directory, weights=json.dumps(identity))
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weights]
@@ -198,7 +197,7 @@ def _on_hub(name: str, hub_id: str) -> Located:
 
 
 def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) -> Path:
-    """Fetch files, or find them fetched: a directory named by the commit."""
+    """Fetch files unless they are here already. Returns their directory, which is named by the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -218,7 +217,7 @@ def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) ->
 
 
 def _problems_of(directory: Path) -> list[str]:
-    """What keeps a directory from being a model, as far as its files tell."""
+    """List the reasons, as far as its files tell, why a directory is not a model that can be trained."""
     problems = _problems_of_directory(directory)
     if not (directory / ADAPTER).exists() and not _files(directory, VOCABULARIES):
         problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
@@ -246,7 +245,7 @@ def _problems_of_directory(directory: Path) -> list[str]:
 def _read_facts(located: Located, fingerprint: str) -> ModelFacts:
     from transformers import AutoConfig, AutoTokenizer
 
-    # trust_remote_code=False must be said: left out, transformers asks on the terminal.
+    # trust_remote_code=False must be explicit: without it, transformers asks on the terminal.
     facts = class_facts(
         lambda: AutoConfig.from_pretrained(located.directory, trust_remote_code=False),
         _read_json(located.directory / "config.json"),

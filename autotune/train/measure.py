@@ -1,6 +1,6 @@
-"""Measuring a training: the time, memory, tokens and loss of each optimizer step of the real trainer.
+"""Measure a training: the time, memory, tokens and loss of each optimizer step of the real trainer.
 
-Runs inside a worker. Leaves out processes and what the parent sees of them (worker.py, workers.py).
+Runs inside a worker. Leaves out the processes (worker.py, workers.py).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from autotune.train.task import Device, Measure, Task, Train, last_checkpoint
 USUAL_THREADS = min(torch.get_num_threads(), count_cores())
 REFERENCE_S = 0.2  # seconds of reference products
 REFERENCE_SIZE = {"cpu": 1024, "cuda": 8192}  # rows and columns: some 20 ms on two cores; large enough to fill a GPU
-REFERENCE_WARMUP = 3  # products: a process's first ones start threads and touch fresh pages
+REFERENCE_WARMUP = 3  # products; the first ones of a process start threads and touch fresh pages
 
 PROC_STATUS = Path("/proc/self/status")
 
@@ -38,12 +38,12 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def train(task: Task, send: Send) -> Outcome:
-    """Train what `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
+    """Train as `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
     started = time.perf_counter()
     if task.device == "cuda":
-        gc.collect()  # a trainer and its callbacks hold each other, and an earlier trial's would count as this one's
+        gc.collect()  # a trainer and its callbacks are a cycle: those of an earlier trial would count here
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()  # what runs out of memory reports its own peak
+        torch.cuda.reset_peak_memory_stats()  # an out-of-memory error then reports the peak of this trial
         limit_allocator(task.allocator_limit_bytes)
     else:
         if task.candidate.tuned_allocator:
@@ -57,7 +57,7 @@ def train(task: Task, send: Send) -> Outcome:
     load_s = time.perf_counter() - started
     send({"event": "loaded", "load_s": load_s})
     checkpoint = last_checkpoint(Path(task.output_dir)) if isinstance(task.goal, Train) else None
-    if checkpoint is not None and _is_the_end(checkpoint):  # transformers 5.23 would train one step more
+    if checkpoint is not None and _is_the_end(checkpoint):  # where transformers 5.23 would train one more step
         trainer._load_from_checkpoint(str(checkpoint))
     else:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -79,8 +79,8 @@ def train(task: Task, send: Send) -> Outcome:
 
 
 def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
-    steps = clock.steps or clock.warmup  # a run of a single step has nothing but its warm-up
-    if not steps:  # a run that went on from its very last checkpoint
+    steps = clock.steps or clock.warmup  # a run of a single step has only its warm-up
+    if not steps:  # a run that was resumed with nothing left to train
         return Measured(
             useful_tokens_per_s=0.0,
             relative_error=None,
@@ -94,7 +94,7 @@ def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
         )
     epoch = clock.trainer.epoch
     positions, tokens = sum(step.positions for step in steps), sum(clock.tokens[-len(steps) :])
-    if epoch is None:  # a run: what was trained is what there was
+    if epoch is None:  # a run trains all that there is
         epoch_positions, epoch_useful = positions, sum(step.useful for step in steps)
         padding_epoch, steps_per_epoch = 1 - tokens / positions, len(steps)
     else:
@@ -115,7 +115,7 @@ def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
 
 
 class StepClock(TrainerCallback):  # type: ignore[misc]
-    """Time each optimizer step from the end of the one before, so that loading its data counts; end a trial in time."""
+    """Time each optimizer step from the end of the one before, so that loading its data counts. End a trial in time."""
 
     trainer: sft.Trainer
 
@@ -124,13 +124,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.started = started
         self.send = send
         self.memory = memory
-        # Of a trial: at the end of the warm-up, which holds the worst batch. On a CPU the resident size goes on growing
-        # with every new shape (from 0.25 to 1 GiB in 50 steps of `tiny`), so that longer trials would look worse.
+        # The peaks of a trial, at the end of the warm-up, which has the worst batch. On a CPU the resident size grows
+        # with every new shape (from 0.25 to 1 GiB in 50 steps of `tiny`), so longer trials would look worse.
         self.peaks: tuple[int, int | None, int] | None = None
         self.warmup: list[Step] = []
         self.steps: list[Step] = []
-        self.tokens: list[int] = []  # of each step, of the warm-up first, without padding
-        self.diverged: tuple[int, float] | None = None  # at which optimizer step, and the loss
+        self.tokens: list[int] = []  # of each step without padding; those of the warm-up come first
+        self.diverged: tuple[int, float] | None = None  # the optimizer step, and the loss there
         self.ended_by = "steps"
         self._marks: list[Any] = []
 
@@ -148,7 +148,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Trainer logs each step right after it ended, with its loss; the summary at the end has none."""
+        """Note a step: Trainer logs each right after its end, with the loss. Its summary at the end has no loss."""
         if logs is None or "loss" not in logs:
             return
         counts, self.trainer.step_counts = self.trainer.step_counts, []
@@ -161,7 +161,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             useful=sum(count.useful for count in counts),
             loss=float(logs["loss"]),
         )
-        # A run has nothing to warm up for, but its first step is slow.
+        # A run needs no warm-up, but its first step is slow.
         goal = self.task.goal
         warmup = len(self.warmup) < (goal.warmup_steps(self.task.device) if isinstance(goal, Measure) else 1)
         if warmup:
@@ -191,12 +191,12 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.send({"event": "saved", "global_step": state.global_step})
 
     def _why_stop(self, goal: Measure) -> str | None:
-        """`precision`, `outpaced`, `steps` or `budget`; None goes on. One step has no error: there are two at least."""
+        """Say why the trial ends: `precision`, `outpaced`, `steps` or `budget`; None when it goes on."""
         n = len(self.steps)
-        if n < 2:
+        if n < 2:  # one step has no standard error
             return None
         epoch = self.trainer.epoch
-        assert epoch is not None  # a trial lays it out
+        assert epoch is not None  # a trial always has one
         whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
         error = epoch_rate(self.steps, **whole).relative_error
         seconds = sum(step.seconds for step in self.steps)
@@ -224,14 +224,14 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
 
 
 class MemoryPeaks:
-    """Peaks above what the process held when this was made: torch's own counters on CUDA, resident size on the host."""
+    """Peaks of memory: torch's own counters on CUDA; on the host the resident size above that at the beginning."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         if device == "cuda":
-            torch.cuda.empty_cache()  # else blocks of the reference product would count as reserved for the training
+            torch.cuda.empty_cache()  # the reference product's blocks must not count as reserved for the training
             torch.cuda.reset_peak_memory_stats()
-        with contextlib.suppress(OSError):  # not every kernel has it
+        with contextlib.suppress(OSError):  # not every kernel has this file
             PROC_STATUS.with_name("clear_refs").write_text("5")  # VmHWM starts anew (proc(5))
         self.idle_bytes = psutil.Process().memory_info().rss
 
@@ -244,7 +244,7 @@ class MemoryPeaks:
 
 
 def _resident_peak() -> int:
-    """Bytes; since the process started where /proc does not tell."""
+    """Peak resident size in bytes since it was reset; where /proc has none, since the process started."""
     with contextlib.suppress(OSError):
         for line in PROC_STATUS.read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -255,16 +255,16 @@ def _resident_peak() -> int:
 
 
 def limit_allocator(limit_bytes: int | None) -> None:
-    """Let torch's CUDA allocator hold so much and no more; None takes back a limit that an earlier task had."""
+    """Limit what torch's CUDA allocator may hold; None removes the limit of an earlier task."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(1.0 if limit_bytes is None else min(1.0, limit_bytes / total))
 
 
 def reference_flops_per_s(device: Device) -> float:
-    """Rate of one fixed matrix product, the median of 0.2 s: what this device can do at this moment.
+    """Measure the rate of one fixed matrix product over 0.2 s: what this device can do at this moment.
 
-    The median, for a process that gets in between for a tenth of a second says nothing of the trial. On as many
-    threads as usual, whatever the candidate has.
+    It is a median: a process that interferes for a tenth of a second says nothing about the trial. The product runs on
+    the usual number of threads, whatever number the candidate has.
     """
     torch.set_num_threads(USUAL_THREADS)
     size = REFERENCE_SIZE[device]

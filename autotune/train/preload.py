@@ -1,7 +1,7 @@
-"""What the fork server imports before it forks.
+"""The imports of the fork server, before it forks.
 
-Everything that is there is frozen out of garbage collection: a worker's first full collection would otherwise walk
-all of it (4.4 s under a profiler), and copy every page of it.
+The objects that exist then are excluded from garbage collection. A worker's first full collection would otherwise visit
+all of them (4.4 s under a profiler), and copy every page that they lie on.
 """
 
 import gc

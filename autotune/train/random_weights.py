@@ -1,7 +1,7 @@
-"""A model of random weights, drawn on the device itself: a trial that need not read a checkpoint.
+"""A model of random weights, drawn on the device, so that a trial need not read a checkpoint.
 
-It goes through `from_pretrained` like any other, so that dtypes, devices, ties and quantized layers are those of the
-real loading (transformers 5.23). Vectors, such as norms, are missing from what is loaded, and the class sets them.
+`from_pretrained` loads it like any other model, so that dtypes, devices, tied weights and quantized layers are those of
+real loading (transformers 5.23). Only matrices are drawn. The class itself initialises vectors, such as norms.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SPREAD = 0.02  # standard deviation: `initializer_range` of most models
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A weight that is made when it is asked for, as a slice of a safetensors file is read; its name is its seed."""
+    """A weight that is drawn when a part of it is read, like a slice of a safetensors file. Its name is its seed."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,14 +30,14 @@ class Drawn:
 
 
 def draw_model(path: str, *, dtype: str, device_map: Any, **keywords: Any) -> Any:
-    """The model that `path` configures, its matrices drawn at random. keywords: of `from_pretrained`."""
+    """Make the model that `path` configures, with matrices drawn at random. keywords: of `from_pretrained`."""
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
         hollow = AutoModelForCausalLM.from_config(config)
     device = torch.device("cpu" if device_map is None else "cuda")
     weights = {
         name: Drawn(name=name, shape=tuple(parameter.shape), dtype=getattr(torch, dtype), device=device)
-        for name, parameter in hollow.named_parameters()  # tied ones once
+        for name, parameter in hollow.named_parameters()  # which names tied weights once
         if parameter.dim() > 1
     }
     model = type(hollow).from_pretrained(

@@ -1,6 +1,6 @@
-"""The run: train for real with one candidate, through the same worker as a trial, and say what came of it.
+"""The run: train for real with one candidate, in the same worker as a trial, and record how it went.
 
-Checkpoints are Trainer's own, in the run's directory; a run that was stopped goes on from the last of them when it is
+Checkpoints are Trainer's own, in the run's directory. A run that was stopped goes on from the last one when it is
 started again with the same configuration. Leaves out surviving an out-of-memory error.
 """
 
@@ -27,14 +27,14 @@ from autotune.train.task import Task, Train, last_checkpoint
 from autotune.train.workers import Workers
 
 CHECKPOINTS = 10  # in a whole run, of which Trainer keeps the last two
-LOSS_SHARE = 0.1  # of the steps, whose mean loss is the loss at the start and at the end
+LOSS_SHARE = 0.1  # share of the steps that the mean losses at the start and at the end are taken over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What a run is asked for.
+    """What a run is asked to do.
 
-    overrides: the words of the command line that won over the run file, for the record.
+    overrides: the words of the command line that replaced values of the run file, for the record.
     out: where checkpoints, the trained weights and run.json go.
     """
 
@@ -54,7 +54,7 @@ def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
     """Train, write run.json into `request.out`, and return its object.
 
     Raises UsageError when the input is wrong or `out` holds another run, NothingFits when memory runs out and
-    TrainingFailed when training ends in any other way than well; run.json then says how.
+    TrainingFailed when training fails in another way. run.json is written in these cases, too.
     """
     if request.hardware.other_devices:
         others = ", ".join(request.hardware.other_devices)
@@ -107,7 +107,7 @@ def _train(request: RunRequest, workload: Workload, workers: Workers, display: R
 
 
 def summary_lines(document: Mapping[str, Any]) -> list[str]:
-    """What a person reads at the end of a run."""
+    """Describe a finished run to a person, in lines."""
     outcome = document["outcome"]
     return [
         f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in {document['steps']} optimizer steps",
@@ -118,7 +118,7 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _losses_before(out: Path) -> list[float]:
-    """The loss of each step up to the checkpoint that a run goes on from, as Trainer wrote it there."""
+    """Read the loss of each step before the checkpoint from which a run goes on; empty without a checkpoint."""
     checkpoint = last_checkpoint(out)
     if checkpoint is None:
         return []
@@ -127,7 +127,7 @@ def _losses_before(out: Path) -> list[float]:
 
 
 def _claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Make the directory this run's, or check that it already is."""
+    """Mark the directory as this run's, or check that it is."""
     file = out / "task.json"
     if not file.exists():
         write_json(file, identity)
@@ -151,7 +151,7 @@ def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:
 
 
 def _document(request: RunRequest, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
-    """The object of run.json. losses: of every step, those of earlier sittings too."""
+    """Build the object of run.json. losses: of every step, also of those before the run was stopped."""
     part = max(1, round(LOSS_SHARE * len(losses)))
     return {
         "finished": isinstance(outcome, Measured),

@@ -1,4 +1,4 @@
-"""What a worker is told to do: plain data that crosses a pipe, from which the worker builds everything."""
+"""A task: what a worker is asked to train, as plain data that crosses a pipe."""
 
 import os
 import re
@@ -18,13 +18,14 @@ Device = Literal["cpu", "cuda"]
 class Measure:
     """How long a trial measures.
 
-    budget_s: seconds for the whole trial, loading included; it ends after the step that passes it.
-    precision: relative standard error of the rate that is good enough, once there are `least_steps` that took `least_s`
-        seconds: steps in a row meet the machine in one mood, and three may agree by chance.
-    least_steps, most_steps: measured optimizer steps, besides the warm-up; the budget ends a trial before
-        `least_steps` only when two steps are measured, because one has no error.
-    worst_first: warm up on the step whose largest micro-batch is the smallest, then on the one whose is the largest, so
-        that the peak is that of the worst batch: second, because the optimizer's states are only there after the first.
+    budget_s: seconds for the whole trial, loading included. The trial ends after the step that passes it.
+    precision: relative standard error of the rate that is good enough. It counts once `least_steps` steps took
+        `least_s` seconds: a few steps in a row meet the same load of the machine, and may agree by chance.
+    least_steps, most_steps: measured optimizer steps, without the warm-up. The budget may end a trial after fewer than
+        `least_steps`, but not before two, because one step has no standard error.
+    worst_first: warm up on two steps. In the first, the largest micro-batch is the smallest of the epoch's steps; in
+        the second it is the largest. So the peak is that of the worst batch, with the optimizer's states, which exist
+        only after the first step.
     pace: the trial ends when it is slower than this; None lets it go on.
     """
 
@@ -37,7 +38,7 @@ class Measure:
     pace: Pace | None = None
 
     def warmup_steps(self, device: Device) -> int:
-        """Steps before those that are measured; on CUDA the second finds libraries and allocator in a steady state."""
+        """Count the steps before the measured ones. On CUDA, libraries and allocator are steady after the second."""
         return 2 if self.worst_first or device == "cuda" else 1
 
 
@@ -53,9 +54,9 @@ class Train:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compare:
-    """The first optimizer steps, each on the samples that any candidate's step of that number has.
+    """Train the first optimizer steps, for a comparison of losses. Each step has the same samples for every candidate.
 
-    order: 0 for the order in which the samples are drawn; another number for one of its own, of the same samples.
+    order: 0 for the order in which the samples are drawn. Any other number gives another order of the same samples.
     """
 
     steps: int
@@ -68,9 +69,9 @@ class Task:
 
     model_path: what `from_pretrained` takes. tokenized_path: the Arrow cache of data/describe.py.
     output_dir: where Trainer may write. log_path: where the worker's own output goes.
-    random_weights: of `model_path` read the configuration and the tokenizer alone, and draw the weights on the device:
-        what a dense model takes of memory and time does not depend on their values.
-    allocator_limit_bytes: most that torch's CUDA allocator may hold, as on a smaller GPU; None takes the whole device.
+    random_weights: read only the configuration and the tokenizer of `model_path`, and draw the weights on the device.
+        The memory and time of a dense model do not depend on the values of its weights.
+    allocator_limit_bytes: most that torch's CUDA allocator may hold, to imitate a smaller GPU; None: the whole device.
     """
 
     candidate: Candidate
@@ -87,22 +88,22 @@ class Task:
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """The last checkpoint of a run that was written to its end; None when there is none.
+    """Find the last complete checkpoint of a run; None without one.
 
-    Trainer writes a checkpoint in place, its state last (transformers 5.23), so one that was interrupted has none.
+    Trainer writes a checkpoint's state last (transformers 5.23), so an interrupted checkpoint has no state file.
     """
     whole = (path for path in output_dir.glob("checkpoint-*") if (path / "trainer_state.json").exists())
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
-    """Variables that must be set before the worker's process starts; a worker serves only tasks that share them.
+    """Return the environment variables of a worker's process. A worker serves only tasks that ask for the same ones.
 
-    On CUDA one device is pinned and the allocator set; on a CPU it is told after the fork (malloc.keep_pages), and no
-    GPU is to be seen.
+    On CUDA they choose one device and set the allocator. On a CPU they hide every GPU; its allocator is set after the
+    fork (malloc.keep_pages).
     """
     shared = {
-        "TOKENIZERS_PARALLELISM": "false",  # rows are tokenized already; a fork would only warn
+        "TOKENIZERS_PARALLELISM": "false",  # the rows are tokenized already; tokenizers would only warn of the fork
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "warning",
@@ -115,10 +116,10 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
 
 
 def allocator_conf(tuned_allocator: bool) -> str:
-    """The allocator's settings on CUDA: the user's, but for `expandable_segments`, which follows the candidate's knob.
+    """Return the settings of torch's CUDA allocator: the user's, with `expandable_segments` as the candidate has it.
 
-    torch 2.13 reads these of PYTORCH_ALLOC_CONF, and of PYTORCH_CUDA_ALLOC_CONF only where that is not set.
+    torch 2.13 reads PYTORCH_ALLOC_CONF, and PYTORCH_CUDA_ALLOC_CONF only where the first is not set.
     """
     user = os.environ.get("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
     others = [part for part in re.split(r",(?![^\[]*\])", user) if part.strip() and "expandable_segments" not in part]
-    return ",".join((*others, f"expandable_segments:{tuned_allocator}"))  # off means off, too
+    return ",".join((*others, f"expandable_segments:{tuned_allocator}"))  # also when it is off

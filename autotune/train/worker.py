@@ -1,8 +1,9 @@
 """The worker: the process that trains, for a trial or for a run, and reports events over a pipe as plain data.
 
-Importing this module is cheap; what is heavy is imported in the process, or was by the fork server it came from.
-A worker serves one task after another until its pipe closes. It leads a process group of its own, so that whoever
-started it can end it together with its data loaders, and it ends that group itself when its parent is gone.
+Importing this module is cheap. The process imports the heavy libraries when it trains, unless it was forked from a
+server that already has them (fork_server.py). A worker serves one task after another until its pipe closes. It leads a
+process group of its own, so that its parent can end it together with its data loaders. It ends that group itself when
+its parent is gone.
 
 Events are dictionaries with the key `event`:
     loaded      {load_s}
@@ -24,7 +25,7 @@ from autotune.core.outcome import Crashed, Outcome, OutOfMemory, outcome_to_dict
 from autotune.train.task import Device, Task
 
 LOG_TAIL_LINES = 20
-OUT_OF_MEMORY_WORDS = (  # of errors that have no class of their own
+OUT_OF_MEMORY_WORDS = (  # in the text of errors that have no class of their own
     "out of memory",
     "can't allocate memory",  # torch's CPU allocator
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -53,7 +54,7 @@ def begin() -> None:
 
 
 def perform(task: Task, connection: Connection) -> Outcome:
-    """Train what `task` says, send its events, and say what became of it. Whatever training raises is an outcome."""
+    """Train as `task` says, send the events, and return the outcome. Whatever training raises is an outcome."""
     started = time.perf_counter()
     try:
         from autotune.train import measure
@@ -70,7 +71,7 @@ def perform(task: Task, connection: Connection) -> Outcome:
 
 
 def log_tail(log_path: str) -> str:
-    """The last lines of a worker's log; empty when there is none."""
+    """Return the last lines of a worker's log; empty without a log."""
     try:
         lines = Path(log_path).read_text(errors="replace").splitlines()
     except OSError:
@@ -79,7 +80,7 @@ def log_tail(log_path: str) -> str:
 
 
 def _peak_bytes(device: Device) -> int | None:
-    """What torch had allocated of a GPU at most; on a CPU nothing counts it."""
+    """Peak of the GPU memory that torch allocated; None on a CPU, where nothing counts it."""
     torch = sys.modules.get("torch")
     return None if torch is None or device == "cpu" else int(torch.cuda.max_memory_allocated())
 

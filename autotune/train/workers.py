@@ -1,8 +1,8 @@
-"""Trials, seen from the parent: give a task to a worker process and turn whatever happens into an outcome.
+"""The parent's side of training: give a task to a worker process, and turn whatever happens to it into an outcome.
 
 On a CPU each task gets a fresh fork of a server that has already imported torch, transformers and TRL. On CUDA nothing
-forks, because importing bitsandbytes (hence TRL) initialises CUDA and a forked child cannot use it: a worker is
-spawned, kept for tasks that share its environment, and replaced after any outcome but Measured.
+forks: importing bitsandbytes (hence TRL) initialises CUDA, which a forked child cannot use. There a worker is spawned,
+kept for tasks with the same environment, and replaced after any outcome but Measured.
 """
 
 import multiprocessing
@@ -56,7 +56,7 @@ class Workers:
         self._worker: _Worker | None = None
 
     def __enter__(self) -> "Workers":
-        if self.device == "cpu":  # the import takes 10 s: start it now, so that it passes while others work
+        if self.device == "cpu":  # the imports take 10 s: they pass while this process does other work
             start_fork_server(environment(True, "cpu", None))
         return self
 
@@ -66,11 +66,11 @@ class Workers:
         self._end(kill=kind is not None)
 
     def perform(self, task: Task, *, limit_s: float | None, on_event: OnEvent | None = None) -> Outcome:
-        """Have `task` done and say what became of it.
+        """Give `task` to a worker, and return its outcome.
 
         limit_s: seconds after which the worker is killed and the outcome is TimedOut; None waits.
         on_event: called with each event that the worker sends (worker.py), in order.
-        Anything raised in here, Ctrl-C too, ends the worker first.
+        Whatever is raised meanwhile, Ctrl-C too, the worker is ended first.
         """
         try:
             outcome = self._perform(task, limit_s, on_event or (lambda event: None))
@@ -86,7 +86,7 @@ class Workers:
         worker = self._worker_for(task)
         try:
             worker.connection.send(task)
-        except OSError:  # it died while idle; a fresh one is worth one try
+        except OSError:  # the worker died while it was idle; a fresh one gets one try
             self._end(kill=True)
             worker = self._worker_for(task)
             worker.connection.send(task)
@@ -97,7 +97,7 @@ class Workers:
             except (EOFError, OSError):
                 return self._post_mortem(worker, task, wall_s)
             if event is not None and event["event"] == "outcome":
-                # With what the worker cannot see: a spawned one imports for many seconds before it looks at a clock.
+                # Timed here, because a spawned worker imports for many seconds before it can look at a clock.
                 return outcome_from_dict({**event["outcome"], "wall_s": time.monotonic() - started})
             if event is not None:
                 on_event(event)
@@ -131,10 +131,10 @@ class Workers:
         return resident if resident > self.memory_limit_bytes else None
 
     def _post_mortem(self, worker: _Worker, task: Task, wall_s: float) -> Outcome:
-        """Say why a worker is gone that sent no outcome."""
+        """Say why a worker ended before it sent an outcome."""
         worker.process.join(GOODBYE_S)
         code = worker.process.exitcode
-        if code == -signal.SIGKILL:  # we did not send it
+        if code == -signal.SIGKILL:  # which was not sent here
             message = "killed from outside (SIGKILL), as the kernel does when memory runs out"
             return OutOfMemory(message=message, peak_bytes=None, wall_s=wall_s)
         died = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
