@@ -4,16 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from autotune.core.batches.batches import Epoch
-from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.candidate import Candidate, Fidelity, Optimizer
 from autotune.core.hardware import Hardware
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
@@ -24,7 +26,8 @@ from autotune.core.units import MIB
 from autotune.predict.forecaster import Forecaster
 from autotune.search.predictions import PredictedRates
 from autotune.search.request import SearchRequest
-from autotune.train.task import Compare
+from autotune.train import fork_server, workers
+from autotune.train.task import Compare, Measure
 from autotune.train.worker import begin
 from tests.core.examples import workload
 
@@ -53,9 +56,9 @@ def measured() -> Measured:
     )
 
 
-def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware) -> SearchRequest:
-    """A search of `tiny` on the demo data, of six trials."""
-    return SearchRequest(
+def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware, **changes: Any) -> SearchRequest:
+    """A search of `tiny` on the demo data, of six trials; keywords change it."""
+    request = SearchRequest(
         model="tiny",
         data="demo",
         columns={},
@@ -70,6 +73,7 @@ def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware) ->
         out=out,
         home=home,
     )
+    return replace(request, **changes)
 
 
 def forecaster(hardware: Hardware) -> Forecaster:
@@ -85,6 +89,41 @@ def forecaster(hardware: Hardware) -> Forecaster:
         home=Path("nowhere"),
         progress=print,
     )
+
+
+Who = Literal["nobody", "by_hand", "all but the baseline", "everybody"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What the trials of a search meet, if not the formula. It crosses to the worker's process, so it is plain data.
+
+    hangs, crashes: whose trials do. crashes_again: whose repeats do. crawls: who has a rate of 1.
+    rows_that_fit: of a micro-batch; a larger one runs out of memory. optimizer_that_fits: any other runs out of memory.
+    trial_s: seconds that each trial takes.
+    """
+
+    hangs: Who = "nobody"
+    crashes: Who = "nobody"
+    crashes_again: Who = "nobody"
+    crawls: Who = "nobody"
+    rows_that_fit: int | None = None
+    optimizer_that_fits: Optimizer | None = None
+    trial_s: float = 0.0
+
+
+FORMULA = Scenario()
+
+
+def is_meant(who: Who, candidate: Candidate) -> bool:
+    """Whether a candidate is among those. The references are known by their allocator, which is not tuned."""
+    is_baseline = not candidate.tuned_allocator and candidate.checkpointing == "full"
+    return {
+        "nobody": False,
+        "by_hand": not candidate.tuned_allocator and not is_baseline,
+        "all but the baseline": not is_baseline,
+        "everybody": True,
+    }[who]
 
 
 def speeds(rates: Sequence[float]) -> PredictedRates:
@@ -164,35 +203,44 @@ def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -
     predict_seconds(monkeypatch, lambda candidate: factor * 1000 / formula_rate(candidate), lambda candidate: 1000)
 
 
-def serve_by_formula(connection: Connection) -> None:
-    """Answer at once, by the formula. What the trial meets is told by the seed of the search: see the constants."""
+def serve_by_formula(connection: Connection, scenario: Scenario = FORMULA) -> None:
+    """Answer at once, by the formula and the scenario."""
     begin()
     while (task := connection.recv()) is not None:
-        candidate = task.candidate
-        is_baseline = not candidate.tuned_allocator and candidate.checkpointing == "full"
-        outcome: Outcome = replace(measured(), useful_tokens_per_s=formula_rate(candidate), wall_s=0.1, step_s=0.01)
-        if task.seed == HANGS_AFTER_BASELINE and not is_baseline:
+        if is_meant(scenario.hangs, task.candidate):
             time.sleep(3600)
-        if task.seed == NO_MEMORY_FOR_FOUR_ROWS and candidate.per_device_train_batch_size >= 4:
-            outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
-        if task.seed == NO_MEMORY:
-            outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
-        if task.seed == BASELINE_WINS and not is_baseline:
-            outcome = replace(measured(), useful_tokens_per_s=1.0, wall_s=0.1, step_s=0.01)
-        if task.seed == ALL_BUT_THE_BASELINE_CRASH and not is_baseline:
-            outcome = Crashed(message="as asked", log_tail="", wall_s=0.1)
-        if task.seed == HANGS:
-            time.sleep(3600)
-        if task.seed == ONLY_8BIT_STATES_FIT and candidate.optimizer != "adamw_8bit":
-            outcome = OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
-        if isinstance(task.goal, Compare):
-            outcome = replace(measured(), steps=formula_losses(candidate, task.goal), wall_s=0.1)
-        elif task.seed == BY_HAND_FAILS_AGAIN and not task.goal.worst_first and not candidate.tuned_allocator:
-            outcome = outcome if is_baseline else Crashed(message="as asked", log_tail="", wall_s=0.1)
-        if task.seed == SLOW:
-            time.sleep(0.15)
+        time.sleep(scenario.trial_s)
+        outcome = formula_outcome(task.candidate, task.goal, scenario)
         connection.send({"event": "outcome", "outcome": outcome_to_dict(outcome)})
 
 
-HANGS_AFTER_BASELINE, NO_MEMORY_FOR_FOUR_ROWS, NO_MEMORY, BASELINE_WINS = 101, 102, 103, 104
-ALL_BUT_THE_BASELINE_CRASH, SLOW, HANGS, ONLY_8BIT_STATES_FIT, BY_HAND_FAILS_AGAIN = 105, 106, 107, 108, 109
+def formula_outcome(candidate: Candidate, goal: Measure | Compare, scenario: Scenario) -> Outcome:
+    """What a trial, a repeat or a comparison of losses ends with."""
+    outcome = replace(measured(), useful_tokens_per_s=formula_rate(candidate), wall_s=0.1, step_s=0.01)
+    if isinstance(goal, Compare):
+        return replace(outcome, steps=formula_losses(candidate, goal))
+    if is_meant(scenario.crashes_again if is_repeat(goal) else scenario.crashes, candidate):
+        return Crashed(message="as asked", log_tail="", wall_s=0.1)
+    fits = scenario.rows_that_fit is None or candidate.per_device_train_batch_size <= scenario.rows_that_fit
+    if not fits or scenario.optimizer_that_fits not in (None, candidate.optimizer):
+        return OutOfMemory(message="no memory", peak_bytes=1, wall_s=0.1)
+    return replace(outcome, useful_tokens_per_s=1.0) if is_meant(scenario.crawls, candidate) else outcome
+
+
+def is_repeat(goal: Measure) -> bool:
+    """Whether a measurement is one of the second, which need not meet the worst batch."""
+    return not goal.worst_first
+
+
+LIGHT = forkserver.ForkServer()
+
+
+def train_by_formula(monkeypatch: pytest.MonkeyPatch, scenario: Scenario = FORMULA) -> None:
+    """Have every worker be one that answers by the formula. It needs no library, so its fork server imports none.
+
+    That is a second fork server: workers that train for real come from the first, which other tests have running.
+    """
+    monkeypatch.setattr(workers, "serve", partial(serve_by_formula, scenario=scenario))
+    monkeypatch.setattr(fork_server, "PRELOAD", ["tests.stand_ins"])
+    for name in ("ensure_running", "connect_to_new_process", "set_forkserver_preload"):
+        monkeypatch.setattr(forkserver, name, getattr(LIGHT, name))

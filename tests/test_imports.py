@@ -23,7 +23,7 @@ ORDER = tuple(
         "core.space": "context legality fidelity fixed step_shapes references enumerate opening",
         "core.memory": "law allocator replay estimate levers",
         "core.time": "speed published law common_steps many_candidates calibrate guess",
-        "core.trials": "comparison racing parity budget surrogate receipts trial standings verdict",
+        "core.trials": "comparison racing parity budget surrogate receipts trial standings reserve verdict",
         "machine": "installed nvml malloc operations rates process host gpus probe",
         "demo": "make tiny",
         "models": "catalogue architectures smollm2 find",
@@ -32,7 +32,8 @@ ORDER = tuple(
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
-        "search": "journal predictions samplers roofline proposer losses display repeats result request search",
+        "search": "samplers journal predictions request roofline proposer display bench explore repeats losses "
+        "findings run_file result summary search",
         "cli": "limits settings requests keys commands schema usage main",
     }.items()
     for name in names.split()

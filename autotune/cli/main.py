@@ -237,8 +237,8 @@ def search(settings: SearchSettings) -> str:
     from rich.console import Console
 
     from autotune.search.display import SearchDisplay
-    from autotune.search.result import summary_lines
     from autotune.search.search import search
+    from autotune.search.summary import summary_lines
 
     hydra = HydraConfig.get()
     name = f"{datetime.now():%Y%m%d-%H%M%S}-" + "-".join(

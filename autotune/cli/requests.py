@@ -82,6 +82,7 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
         seed=settings.seed,
         out=Path(settings.out).expanduser() if settings.out else new,
         home=build_home(settings),
+        explain=settings.explain,
     )
 
 

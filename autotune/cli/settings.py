@@ -181,6 +181,8 @@ class SearchSettings(TrainingSettings):
     """how far a candidate may move from the training that was asked for"""
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    explain: bool = False
+    """list why combinations of knobs are not legal"""
 
 
 @dataclass(kw_only=True)

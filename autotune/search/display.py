@@ -1,8 +1,9 @@
-"""What a search shows while it works: a live table in a terminal, plain lines elsewhere.
+"""What a search shows while it works: a live table in a terminal, elsewhere the same table line by line.
 
 Writes to the console that it is given (stderr for the command line) and nowhere else.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -17,6 +18,9 @@ from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.trials.trial import Trial
 from autotune.core.units import format_bytes, format_duration
 
+HEADINGS = ("trial", "why", "useful tokens/s", "memory", "candidate")
+PLAIN = "{:<5}  {:<8}  {:>15}  {:>9}  {:>12}  {}"  # a row where lines are plain; before the candidate the time left
+
 
 class SearchDisplay:
     """The trials of a search as they come. A context manager."""
@@ -26,7 +30,8 @@ class SearchDisplay:
         self._trials: list[Trial] = []
         self._current: tuple[int, str, Candidate] | None = None
         self._steps = 0
-        self._ends: float | None = None
+        self._ends_at: float | None = None
+        self._stopping = ""  # what stopping now would cost, in words
         self._live: Live | None = None
 
     def __enter__(self) -> "SearchDisplay":
@@ -47,8 +52,18 @@ class SearchDisplay:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def set_end(self, seconds_left: float | None) -> None:
-        """Say how much time the search has left from now; None when it has no limit."""
-        self._ends = None if seconds_left is None else time.monotonic() + seconds_left
+        """Set how much time the search has left from now; None when it has no limit."""
+        self._ends_at = None if seconds_left is None else time.monotonic() + seconds_left
+
+    def set_most_to_gain(self, share: float | None) -> None:
+        """Show what stopping now would cost.
+
+        share: of the best rate; no candidate that is left is believed to exceed it by more. None where that is not
+        known, or no candidate will be tried any more: then nothing is shown.
+        """
+        before, self._stopping = self._stopping, "" if share is None else _stopping_cost(share)
+        if self._live is None and self._stopping not in ("", before):
+            self.line(self._stopping)
 
     def begin(self, number: int, role: str, candidate: Candidate) -> None:
         """Show that a trial starts."""
@@ -60,40 +75,55 @@ class SearchDisplay:
             self._steps += 1
 
     def end(self, trial: Trial) -> None:
-        """Show what became of a trial."""
+        """Show the outcome of a trial."""
         self._current = None
-        self._trials.append(trial)
         if self._live is None:
-            self.line("  ".join(word for word in (*_cells(trial)[:5], self._best(), self._left()) if word))
-
-    def _best(self) -> str:
-        best = max((trial.rate for trial in self._trials if trial.rate is not None), default=None)
-        return "" if best is None else f"best {best:.0f}"
+            if not self._trials:
+                self.line(_plain(HEADINGS, "time left"))
+            self.line(_plain(_cells(trial), self._left()))
+        self._trials.append(trial)
 
     def _left(self) -> str:
-        return "" if self._ends is None else f"{format_duration(max(0.0, self._ends - time.monotonic()))} left"
+        return "" if self._ends_at is None else format_duration(max(0.0, self._ends_at - time.monotonic()))
 
     def _table(self) -> Table:
-        table = Table(caption="  ".join(word for word in (self._best(), self._left()) if word), box=None)
-        for heading in ("trial", "why", "candidate", "useful tokens/s", "memory"):
+        best = max((trial.rate for trial in self._trials if trial.rate is not None), default=None)
+        left = f"{self._left()} left" if self._left() else ""
+        words = ("" if best is None else f"best {best:.0f}", self._stopping, left)
+        table = Table(caption="; ".join(word for word in words if word), box=None)
+        for heading in HEADINGS:
             table.add_column(heading, overflow="fold", justify="right" if "/" in heading else "left")
         for trial in self._trials:
             table.add_row(*_cells(trial))
         if self._current is not None:
             number, role, candidate = self._current
-            table.add_row(f"{number:04d}", role, short_name(candidate), f"step {self._steps} ...", "")
+            table.add_row(f"{number:04d}", _words(role), f"step {self._steps} ...", "", short_name(candidate))
         return table
 
 
+def _stopping_cost(share: float) -> str:
+    """Say in words what is lost at most when no further candidate is tried. share: of the best rate, rounded up."""
+    return f"no candidate that is left is believed to beat the best by more than {max(1, math.ceil(100 * share))} %"
+
+
 def _cells(trial: Trial) -> Sequence[str]:
-    """A trial as the words of a row: number, role, candidate, rate, memory."""
+    """A trial as the words of a row, in the order of HEADINGS."""
     outcome = trial.outcome
     memory = ""
     if isinstance(outcome, Measured):
         error = "" if outcome.relative_error is None else f" ±{outcome.relative_error:.0%}"
         result, memory = f"{outcome.useful_tokens_per_s:.0f}{error}", format_bytes(outcome.peak_bytes)
     else:
-        result = outcome.kind.replace("_", " ")
+        result = _words(outcome.kind)
         if isinstance(outcome, OutOfMemory) and outcome.peak_bytes is not None:
             memory = format_bytes(outcome.peak_bytes)
-    return f"{trial.number:04d}", trial.role.replace("_", " "), short_name(trial.candidate), result, memory
+    return f"{trial.number:04d}", _words(trial.role), result, memory, short_name(trial.candidate)
+
+
+def _plain(cells: Sequence[str], left: str) -> str:
+    *columns, candidate = cells
+    return PLAIN.format(*columns, left, candidate)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

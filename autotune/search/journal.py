@@ -1,9 +1,9 @@
 """The run directory of a search: every trial that was ever started, on disk before and after it ran.
 
-The folders `trials/0000` and on are the record: `trial.json` and `candidate.json` stand before a trial starts,
-`outcome.json` is written whole when it ends. A search that was killed at any moment goes on from them. Beside them
-`spent_s.json` holds the seconds of all sittings, as of the last trial or the end. The Optuna journal is made anew from
-the record at every start (proposer.py), so a torn line in it loses nothing.
+The folders `trials/0000`, `trials/0001` and so on are the record. In each of them, `trial.json` and `candidate.json`
+are written before the trial starts, and `outcome.json` is written whole when it ends. A search that was killed at any
+moment goes on from there. Beside them `spent_s.json` holds the seconds of all sittings, as of the last trial or the
+end. The Optuna journal is made anew from the record at every start (proposer.py), so a torn line in it loses nothing.
 """
 
 import json
@@ -22,7 +22,7 @@ SPENT = "spent_s.json"
 
 
 class Journal:
-    """The record of one search. Opening it takes the directory for this process alone; `close` gives it back.
+    """The record of one search. Opening it locks the directory for this process; `close` unlocks it.
 
     identity: what must not change between two sittings of a search (model, data, recipe, machine ...), plain values.
     Raises UsageError when the directory belongs to another search, or is in use.
@@ -40,7 +40,7 @@ class Journal:
         self.trials: list[Trial] = self._read()
 
     def close(self) -> None:
-        """Give the directory back."""
+        """Unlock the directory."""
         self._lock.close()
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Journal:
             raise UsageError(*changed)
 
     def _read(self) -> list[Trial]:
-        """All finished trials; folders of trials that never finished are cleared away."""
+        """Read all finished trials, and remove the folders of those that never finished."""
         trials = []
         for folder in sorted((self.out / "trials").glob("[0-9]" * 4)):
             try:
@@ -81,13 +81,13 @@ class Journal:
 
     @property
     def spent_s(self) -> float:
-        """Seconds that all sittings took, as far as they said; what the recorded trials took at least."""
+        """Seconds that all sittings took: as was written down, and at least as many as the recorded trials took."""
         file = self.out / SPENT
-        said = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
-        return max(said, sum(trial.outcome.wall_s for trial in self.trials))
+        written = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
+        return max(written, sum(trial.outcome.wall_s for trial in self.trials))
 
     def spend(self, seconds: float) -> None:
-        """Write down what all sittings, this one among them, have taken so far."""
+        """Write down the seconds that all sittings have taken so far, this one among them."""
         write_json(self.out / SPENT, seconds)
 
     def folder(self, number: int) -> Path:
@@ -104,7 +104,7 @@ class Journal:
         return number
 
     def end(self, number: int, outcome: Outcome) -> Trial:
-        """Write down what became of the trial that `begin` numbered."""
+        """Write down the outcome of the trial that `begin` numbered."""
         folder = self.folder(number)
         write_json(folder / "outcome.json", outcome_to_dict(outcome))
         self.trials.append(
@@ -117,7 +117,7 @@ class Journal:
         return self.trials[-1]
 
     def abandon(self, number: int) -> None:
-        """Clear away a trial that was interrupted: it says nothing about its candidate."""
+        """Remove a trial that was interrupted: it says nothing about its candidate."""
         shutil.rmtree(self.folder(number), ignore_errors=True)
 
 

@@ -1,10 +1,12 @@
 """What to try next: Optuna's samplers over the finite set of legal candidates, by ask and tell.
 
-A sampler knows the knobs one by one and may propose a combination that is not legal, or that was tried; it then gets
-the nearest legal one that was not (by the number of knobs that differ). `random` and `grid` walk the set itself.
-Before such a sampler has seen enough to learn from, the opening is tried: few candidates that arithmetic on the lengths
-alone already favours. They learn from the references, too, which are outside of the set. `roofline` knows the set and
-what is predicted of it, and ends when nothing left can win.
+- `tpe` and `gp` know the knobs one by one, and may propose a combination that is not legal, or was tried. The nearest
+  legal one that was not tried takes its place: the one that differs in the fewest knobs. Until they have seen enough
+  trials to learn from, the opening is tried: few candidates that arithmetic on the lengths alone already favours.
+- `random` and `grid` walk through the set itself.
+- `roofline` knows the set and what is predicted of it, and ends when no candidate that is left can win.
+
+All learn from the references, too, which are outside the set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,16 +30,16 @@ from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler
 
-STARTUP_TRIALS = 6  # told trials before TPE or GP model anything; the opening is about as long
-TRIAL_STEPS = 8  # of a usual trial, the warm-up among them
-STARTING_S = 3.0  # of a trial: building the model and the trainer
+STARTUP_TRIALS = 6  # trials after which TPE and GP begin to model; the opening is about as long
+TRIAL_STEPS = 8  # steps of a usual trial, with the warm-up
+STARTING_S = 3.0  # seconds of a trial for building the model and the trainer
 
 
 class Proposer:
     """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
 
-    journal: the Optuna journal file, made anew. references: others that are measured but never proposed. predicted: how
-    fast the candidates are, and behind them the references; needed by `roofline` alone.
+    journal: the file of the Optuna journal; it is made anew. references: other candidates, which are measured but never
+    proposed. predicted: how fast the candidates are, followed by the references; only `roofline` needs it.
     """
 
     def __init__(
@@ -65,9 +67,9 @@ class Proposer:
             [[values[knob].index(getattr(c, knob)) for knob in self.knobs] for c in self.candidates], dtype=np.int64
         ).reshape(len(self.candidates), len(self.knobs))
         self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
-        self._known = frozenset(known)
+        self._known, self._references = frozenset(known), len(references)
         self._untried = np.ones(len(self.candidates), dtype=bool)
-        self._measured: list[Measured] = []  # of the trials that were told
+        self._measured: list[Measured] = []  # the outcomes of the trials that it was told
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
         self.roofline: RooflineSampler | None = None
@@ -91,10 +93,10 @@ class Proposer:
         )
 
     def tell(self, trials: Iterable[Trial]) -> None:
-        """Learn from trials of the first measurement. What did not run is a constraint; its value, which `gp` models,
-        too, is the lowest so far.
+        """Learn from trials of the first measurement.
 
-        A rate counts as if the machine had been as fast as it was around the first trial.
+        A rate counts as if the machine had been as fast as it was around the first trial. A candidate that did not run
+        violates a constraint of the study. `gp` reads its value as well, so it gets the lowest rate so far.
         """
         for trial in trials:
             place = self._places.get(trial.candidate)
@@ -108,7 +110,7 @@ class Proposer:
             rate = rates[-1] if runs else min(rates, default=0.0)
             params = {knob: getattr(trial.candidate, knob) for knob in self.knobs}
             if trial.candidate not in self._known:
-                continue  # with its knobs it would be taken for another
+                continue  # the study sees only some knobs, and in those it may equal a candidate of the set
             self.study.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.COMPLETE,
@@ -126,9 +128,10 @@ class Proposer:
             )
 
     def propose(self, fits: Callable[[Candidate], bool] = lambda _: True) -> Candidate | None:
-        """The next candidate to try; None when every one was or does not fit, or none can win any more.
+        """Choose the candidate to try next. None when all that fit were tried, or none of the others can win.
 
-        fits: asked only of what would be tried; what did not fit is asked about again each time.
+        fits: whether a candidate fits in memory. It is asked about the one that would be tried, and each time again
+        about those that did not fit.
         """
         self.ruled_out = {candidate for candidate in self.ruled_out if not fits(candidate)}
         while (candidate := self._next()) is not None:
@@ -138,9 +141,9 @@ class Proposer:
         return None
 
     def believed(self) -> dict[Candidate, Known]:
-        """What is believed of the candidates that were neither tried nor ruled out; of none where nothing is predicted.
+        """The rates of the candidates that were neither tried nor ruled out; empty where nothing is predicted.
 
-        Rates are as the study has them.
+        They count as if the machine were as fast as it was around the first trial.
         """
         if self.roofline is None:
             return {}
@@ -152,9 +155,18 @@ class Proposer:
             for place in np.flatnonzero(self._open())
         }
 
+    def most_to_gain(self) -> float | None:
+        """The share of the best rate so far by which no candidate that is left is believed to exceed it.
+
+        With 95 % confidence for each. None where nothing is predicted, or no candidate of the set was measured yet.
+        """
+        if self.roofline is None:
+            return None
+        return self.roofline.most_to_gain(self.study, self._padded(self._open()))
+
     @property
     def hopeless(self) -> int:
-        """How many untried candidates are left because they are not expected to win."""
+        """How many untried candidates are left because none of them is expected to win."""
         return int((self._open() & ~self._can_win()).sum())
 
     def _can_win(self) -> NDArray[np.bool_]:
@@ -165,7 +177,7 @@ class Proposer:
         can_win = np.ones(len(self.candidates), dtype=bool)
         if self.roofline is not None:
             can_win[:] = False
-            can_win[self.roofline.can_win(self.study)] = True  # references are not feasible
+            can_win[self.roofline.can_win(self.study)] = True  # no reference among them: they are not feasible
         return can_win
 
     def _next(self) -> Candidate | None:
@@ -178,20 +190,22 @@ class Proposer:
             if place is not None and open_[place]:
                 return candidate
         if self.roofline is not None:
-            allowed = np.zeros(len(self.roofline.candidates), dtype=bool)
-            allowed[: len(open_)] = open_ & self._can_win()
-            place = self.roofline.best_next(self.study, allowed)
+            place = self.roofline.best_next(self.study, self._padded(open_ & self._can_win()))
             return None if place is None else self.candidates[place]
         if self.sampler in ("random", "grid"):
             return self.candidates[int(open_.argmax())]
         asked = self.study.ask(dict(self.distributions))
-        self.study.tell(asked, state=TrialState.FAIL)  # only a proposal: what is tried is added by `tell`
+        self.study.tell(asked, state=TrialState.FAIL)  # it was only a proposal: `tell` adds what is tried
         return self.candidates[self._nearest(asked.params)]
 
     def _nearest(self, params: dict[str, Any]) -> int:
         codes = [self.distributions[knob].choices.index(params[knob]) for knob in self.knobs]
         apart = (self._codes != np.array(codes, dtype=np.int64)).sum(axis=1)
         return int(np.where(self._open(), apart, len(self.knobs) + 1).argmin())
+
+    def _padded(self, of_candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The same for all that `roofline` knows: False for the references, which stand behind the candidates."""
+        return np.pad(of_candidates, (0, self._references))
 
     def _open(self) -> NDArray[np.bool_]:
         """Which candidates may still be proposed, shape (candidates,)."""

@@ -24,7 +24,7 @@ class SearchRequest:
 
     fixed: knobs that the user fixed. minutes, trials: the budget, whichever ends first; None does not limit.
     out: the run directory; naming one that holds this search already goes on with it. compares_losses: the winner's
-    with the baseline's, at the end.
+    with the baseline's, at the end. explain: whether it says why combinations were removed from the space.
     """
 
     model: str
@@ -41,6 +41,7 @@ class SearchRequest:
     out: Path
     home: Path
     compares_losses: bool = True
+    explain: bool = False
 
 
 def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> Workload:

@@ -1,7 +1,7 @@
 """`RooflineSampler`: an Optuna sampler over a finite set of candidates whose rates are predicted beforehand.
 
-The prediction is the prior mean of a Gaussian process (core/trials/surrogate.py); the next candidate is the one with
-the most improvement to be expected for each second that its trial takes. Any study may use it:
+The prediction is the prior mean of a Gaussian process (core/trials/surrogate.py). The next candidate is the one whose
+expected improvement, divided by the seconds that its trial takes, is the largest. Any study may use it:
 
     sampler = RooflineSampler(candidates, predicted, trial_s=seconds)
     study = optuna.create_study(sampler=sampler, direction="maximize")
@@ -22,28 +22,32 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotune.core.trials.surrogate import Belief, can_still_win, expected_improvement, surrogate
+from autotune.core.trials.surrogate import Belief, can_still_win, expected_improvement, most_to_gain, surrogate
 
 Floats = NDArray[np.float64]
 
-ERROR = "relative_error"  # the user attribute of a trial that holds the standard error of its value, as a share of it
-USUAL_ERROR = 0.03  # where a trial has none
+ERROR = "relative_error"  # the user attribute that holds the standard error of a trial's value, as a share of it
+USUAL_ERROR = 0.03  # of a trial that has no such attribute
 LEAST_TOLERANCE = 0.01
 
 
 class RooflineSampler(BaseSampler):
-    """Samples whole candidates; parameters that no candidate has are sampled at random.
+    """Samples whole candidates. Parameters that no candidate has are sampled at random.
 
-    candidates: mappings from parameter names to values, all with the same names. predicted: their values (rates, > 0),
-    shape (n,). shares: of each prediction's seconds, those that go into each of the things whose true cost is uncertain
-    but common to all candidates, (n, things). doubt: standard deviations of the logarithms of those that are guesses, 0
-    for the others, (n,). trial_s: seconds that a trial of each takes, (n,); None takes all as equal. feasible: those
-    that may be tried, (n,), bool; one that failed or was pruned is not tried again. tolerance: the share by which one
-    must promise to exceed the best to be tried; None is the larger of 1 % and twice the error of the best. confidence:
-    with which those that are ruled out do not. seed: of other parameters; ties go by the order of the candidates.
+    candidates: mappings from parameter names to values, all with the same names.
+    predicted: their predicted values, > 0, shape (n,).
+    shares: how a candidate's seconds are divided among resources, such as memory traffic and matrix products, shape
+        (n, resources). The true cost of a resource is uncertain, but it is the same for all candidates.
+    doubt: standard deviation of the value's logarithm where the prediction is a guess, else 0, shape (n,).
+    trial_s: seconds that a trial of each candidate takes, shape (n,); None takes all as equal.
+    feasible: which candidates may be tried, shape (n,), bool. One that failed or was pruned is not tried again.
+    tolerance: a candidate is tried only if it may exceed the best by more than this share. None is the larger of 1 %
+        and twice the error of the best.
+    confidence: of the belief that a candidate which is not tried does not exceed the best by the tolerance.
+    seed: of parameters that no candidate has. Of equally good candidates the first in the list is tried.
 
-    The study's values are rates to be maximized, or seconds to be minimized (`predicted` then too). `optimize` ends
-    when nothing can win; with ask and tell, `can_win` says what can.
+    The study maximizes rates, or minimizes seconds; `predicted` holds the same. `optimize` ends when no candidate can
+    win. With ask and tell, `can_win` says which can.
     """
 
     def __init__(
@@ -79,13 +83,13 @@ class RooflineSampler(BaseSampler):
         self._places = {self._key(candidate): place for place, candidate in enumerate(self.candidates)}
         self._random = RandomSampler(seed=seed)
         self._asking = Lock()
-        self._believed: tuple[tuple[Any, ...], Belief] | None = None  # the last belief, and what it follows from
-        self._asked: dict[int, int] = {}  # of trials of this process, whose parameters a study knows only later
+        self._believed: tuple[tuple[Any, ...], Belief] | None = None  # the last belief, behind what it follows from
+        self._asked: dict[int, int] = {}  # places by number of trial; a study knows a trial's parameters only later
 
     # -- what a study calls
 
     def reseed_rng(self) -> None:
-        """Let the next process draw other numbers."""
+        """Draw other random numbers from now on; Optuna calls it in each further process."""
         self._random.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -95,7 +99,7 @@ class RooflineSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The candidate to try next, among those that have the values which were fixed for this trial."""
+        """Choose the candidate to try next, among those that have the values fixed for this trial."""
         self._raise_error_if_multi_objective(study)
         with self._asking:
             return self._ask(study, trial, search_space)
@@ -103,19 +107,19 @@ class RooflineSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A parameter that is none of the candidates', or one of a trial that fits none of them."""
+        """Sample a parameter that no candidate has, or one of a trial whose fixed values no candidate has."""
         self._raise_error_if_multi_objective(study)
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """End `optimize` when nothing can win any more."""
+        """End `optimize` when no candidate can win any more."""
         if study._thread_local.in_optimize_loop and not len(self.can_win(study, trial, state, values)):
             study.stop()
 
     # -- what a script calls
 
     def ask_all(self, trial: Trial) -> dict[str, Any]:
-        """A trial's whole candidate, by name."""
+        """Ask a trial for its whole candidate: a value for each name."""
         return {
             name: trial.suggest_categorical(name, distribution.choices)
             for name, distribution in self._space.items()
@@ -123,17 +127,25 @@ class RooflineSampler(BaseSampler):
         }
 
     def belief(self, study: Study) -> Belief:
-        """What is believed of every candidate now: means and deviations of the values' logarithms."""
+        """What is believed of every candidate now: means and standard deviations of the values' logarithms."""
         return self._believe(self._seen(study.get_trials(deepcopy=False), study))
 
     def can_win(self, study: Study, *ending: Any) -> NDArray[np.int64]:
         """Places of the candidates that can still win. ending: a trial that is ending, its state and its values."""
         return np.flatnonzero(self._can_win(self._seen(study.get_trials(deepcopy=False), study, *ending)))
 
-    def best_next(self, study: Study, allowed: NDArray[np.bool_]) -> int | None:
-        """The place of the candidate to try next among those that are allowed, (n,); None when none is left.
+    def most_to_gain(self, study: Study, allowed: NDArray[np.bool_]) -> float | None:
+        """The share by which no allowed candidate, shape (n,), is believed to exceed the best; None without a best."""
+        seen = self._seen(study.get_trials(deepcopy=False), study)
+        if seen.best is None:
+            return None
+        left = allowed & self.feasible & ~seen.gone
+        return most_to_gain(self._believe(seen), seen.best, left, confidence=self.confidence)
 
-        For scripts that add measured trials to a study of their own accord, instead of asking it.
+    def best_next(self, study: Study, allowed: NDArray[np.bool_]) -> int | None:
+        """Choose the place of the candidate to try next among the allowed ones, shape (n,); None when none is left.
+
+        For scripts that add measured trials to a study themselves, instead of asking it.
         """
         return self._best(self._seen(study.get_trials(deepcopy=False), study), allowed)
 
@@ -158,7 +170,7 @@ class RooflineSampler(BaseSampler):
         if not allowed.any():
             return None
         belief = self._believe(seen)
-        if seen.best is None:  # the fastest prediction is as good a beginning as any, and no reference is needed
+        if seen.best is None:  # nothing was measured yet: begin with the fastest prediction
             return int(np.where(allowed, belief.mean, -np.inf).argmax())
         each_second = expected_improvement(belief, seen.best) / self.trial_s
         return int(np.where(allowed, each_second, -np.inf).argmax())
@@ -173,12 +185,12 @@ class RooflineSampler(BaseSampler):
 
     def _believe(self, seen: "_Seen") -> Belief:
         last, key = self._believed, seen.key
-        if last is not None and last[0] == key:  # asked again and again while candidates are ruled out
+        if last is not None and last[0] == key:  # it is asked for again for each candidate that is ruled out
             return last[1]
         model = self._models[1.0 if seen.maximize else -1.0]
         belief = model.believe(seen.places, seen.logarithms, seen.errors)
         if len(seen.running):
-            # A trial that runs elsewhere is believed to end as expected, so that two never try the same for one reason.
+            # A trial that still runs is believed to end as expected, so that the next one is tried for another reason.
             places = np.concatenate([seen.places, seen.running])
             logarithms = np.concatenate([seen.logarithms, belief.mean[seen.running]])
             errors = np.concatenate([seen.errors, np.full(len(seen.running), USUAL_ERROR)])
@@ -199,7 +211,7 @@ class RooflineSampler(BaseSampler):
             if ending and trial.number == ending[0].number:
                 state, values = ending[1], ending[2]
             place = self._places.get(self._key(trial.params)) if self._space.keys() <= trial.params.keys() else None
-            if place is None and state == TrialState.RUNNING:  # it may not have all of its parameters yet
+            if place is None and state == TrialState.RUNNING:  # it may not have all its parameters yet
                 place = self._asked.get(trial.number)
             if place is None:
                 continue
@@ -210,7 +222,7 @@ class RooflineSampler(BaseSampler):
                 errors.append(float(trial.user_attrs.get(ERROR) or USUAL_ERROR))
             elif state == TrialState.RUNNING:
                 running.append(place)
-        # What is not feasible teaches, but sets no bar: it may be faster than all that may be tried.
+        # A candidate that is not feasible teaches, but is not the best: it may be faster than all that may be tried.
         eligible = [each if self.feasible[place] else -np.inf for each, place in zip(logarithms, places, strict=True)]
         top = int(np.argmax(eligible)) if logarithms and max(eligible) > -np.inf else None
         return _Seen(
@@ -230,7 +242,12 @@ class RooflineSampler(BaseSampler):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """The trials of a study: those that were measured, those that run, and all candidates that either has used up."""
+    """The trials of a study.
+
+    places, logarithms, errors: of the measured ones, shape (t,): which candidate, the logarithm of its value (of a
+    rate: higher is better) and its error. running: places of those that still run. gone: candidates that have a trial,
+    whatever its state, shape (n,). best, best_error: of the best feasible candidate; None and 0 before there is one.
+    """
 
     places: NDArray[np.int64]
     logarithms: Floats
@@ -243,7 +260,7 @@ class _Seen:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What a belief follows from: equal for equal measurements."""
+        """What a belief follows from; equal for equal measurements."""
         arrays = (self.places, self.logarithms, self.errors, self.running)
         return (self.maximize, *(array.tobytes() for array in arrays))
 

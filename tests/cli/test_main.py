@@ -66,7 +66,7 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Work]:
     monkeypatch.setattr("autotune.machine.probe.probe", stand_in.probe)
     monkeypatch.setattr("autotune.search.search.search", stand_in.do)
     monkeypatch.setattr("autotune.train.run.run", stand_in.do)
-    monkeypatch.setattr("autotune.search.result.summary_lines", lambda document: [f"found {document['model']}"])
+    monkeypatch.setattr("autotune.search.summary.summary_lines", lambda document: [f"found {document['model']}"])
     monkeypatch.setattr("autotune.train.run.summary_lines", lambda document: [f"trained {document['model']}"])
     yield stand_in
     assert [path.name for path in Path.cwd().iterdir() if path.name not in ("runs", "run.yaml", "conf")] == []

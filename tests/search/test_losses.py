@@ -2,18 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from autotune.core.candidate import Candidate
-from autotune.core.outcome import Crashed, Measured, Outcome
+from autotune.core.outcome import Crashed, Measured
 from autotune.core.trials.parity import Parity
-from autotune.search.losses import STEPS, compare_losses, kept_losses, needed_s
+from autotune.core.trials.reserve import COMPARED_STEPS
+from autotune.core.trials.trial import Trial
+from autotune.search.losses import compare_losses
 from autotune.train import sft
 from autotune.train.measure import train
 from autotune.train.task import Compare, Task
 from tests import stand_ins
+from tests.core import examples
+from tests.search.conftest import MakeBench, asked
 
 MakeTask = Callable[..., Task]
 
@@ -78,39 +81,47 @@ def test_other_rounding_moves_losses_by_its_own_size(batched: list[Candidate], m
     assert losses(batched[0], Compare(steps=2, order=1)) != pytest.approx(plain, rel=1e-3)
 
 
-def test_what_was_compared_is_kept(candidate: Candidate, tmp_path: Path) -> None:
+BASELINE = Trial(number=0, role="baseline", candidate=examples.candidate(), outcome=stand_ins.measured())
+BEST = replace(BASELINE, number=1, role="search", candidate=examples.candidate(tuned_allocator=False))
+
+
+def test_what_was_compared_is_kept(make_bench: MakeBench) -> None:
     """A search that goes on does not train again; another winner was not compared."""
-    asked: list[Candidate] = []
-
-    def perform(candidate: Candidate, goal: Compare) -> Outcome:
-        asked.append(candidate)
-        return replace(stand_ins.measured(), steps=stand_ins.formula_losses(candidate, goal))
-
-    best = replace(candidate, tuned_allocator=False)
-    found = compare_losses(candidate, best, perform, tmp_path)
+    bench = make_bench()
+    found = compare_losses(bench, BASELINE, BEST)
     assert isinstance(found, Parity)
     assert found.difference == pytest.approx(0.1)
     assert found.between_orders == pytest.approx(0.2)
-    assert len(found.best) == STEPS
-    assert asked == [candidate, best, candidate]
-    assert kept_losses(candidate, best, tmp_path) == found
-    assert kept_losses(candidate, replace(best, attention="eager"), tmp_path) is None
+    assert len(found.best) == COMPARED_STEPS
+    again = make_bench()
+    assert compare_losses(again, BASELINE, BEST) == found
+    other = replace(BEST, candidate=replace(BEST.candidate, attention="eager"))
+    assert isinstance(compare_losses(again, BASELINE, other), Parity)
+    for each, trained in ((bench, [BASELINE, BEST, BASELINE]), (again, [BASELINE, other, BASELINE])):
+        assert [task.candidate for task, _ in asked(each)] == [trial.candidate for trial in trained]
 
 
-def test_what_fails_is_said(candidate: Candidate, tmp_path: Path) -> None:
+def test_what_fails_is_said(make_bench: MakeBench) -> None:
     """In a word, with the candidate that failed; nothing is kept."""
-    crashed = Crashed(message="no such kernel", log_tail="", wall_s=0.0)
-    found = compare_losses(candidate, candidate, lambda candidate, goal: crashed, tmp_path)
+    bench = make_bench(Crashed(message="no such kernel", log_tail="", wall_s=0.0))
+    found = compare_losses(bench, BASELINE, BEST)
     assert isinstance(found, str)
     assert found.endswith("no such kernel")
-    assert kept_losses(candidate, candidate, tmp_path) is None
-    assert not list(tmp_path.iterdir())
+    assert isinstance(compare_losses(bench, BASELINE, BEST), Parity)
 
 
-def test_the_time_it_needs_by_hand() -> None:
-    """Three trainings of eleven steps, what their trials took beside steps, and reading where those did not read."""
-    trial = stand_ins.measured()
-    steps_s = sum(step.seconds for step in (*trial.warmup_steps, *trial.steps))
-    slow, fast = (replace(trial, step_s=seconds, wall_s=steps_s + 3.0) for seconds in (2.0, 1.0))
-    assert needed_s(slow, fast, 0.0) == pytest.approx(2 * (3 + 22) + 3 + 11)
-    assert needed_s(slow, fast, 10.0) == pytest.approx(2 * (3 + 22) + 3 + 11 + 30)
+@pytest.mark.parametrize(
+    ("seconds", "spent_s", "why"),
+    [(60.0, 0.0, "it would have taken 35.1 s; raise budget.minutes"), (600.0, 590.0, "10.0 s were left")],
+)
+def test_without_time_it_is_not_done(make_bench: MakeBench, seconds: float, spent_s: float, why: str) -> None:
+    """It may take a fifth of the budget, and what is left of it; the result says what was missing."""
+    bench = replace(make_bench(seconds=seconds), spent_before_s=spent_s)
+    assert why in str(compare_losses(bench, BASELINE, BEST))
+
+
+def test_a_training_that_hangs_is_given_up(make_bench: MakeBench) -> None:
+    """After twice the seconds that all three are expected to take."""
+    bench = make_bench()
+    compare_losses(bench, BASELINE, BEST)
+    assert [limit_s for _, limit_s in asked(bench)] == pytest.approx([2 * 35.1] * 3)

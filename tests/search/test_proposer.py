@@ -78,6 +78,24 @@ def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path)
     assert proposer.hopeless == len(SPACE) - len(tried)
 
 
+def test_what_stopping_would_cost_falls_until_nothing_can_win(tmp_path: Path) -> None:
+    """It is not known before a candidate was tried. At the end it is within the tolerance: twice the error of 1 %."""
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted(3.0))
+    assert proposer.most_to_gain() is None
+    slow = min(SPACE, key=rate)
+    proposer.tell([trial(0, slow)])
+    before = proposer.most_to_gain()
+    walk(proposer)
+    after = proposer.most_to_gain()
+    assert before is not None
+    assert after is not None
+    assert before > rate(max(SPACE, key=rate)) / rate(slow) - 1
+    assert after <= 0.02
+    tpe = Proposer(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "another")
+    tpe.tell([trial(0, slow)])
+    assert tpe.most_to_gain() is None  # it predicts nothing
+
+
 def test_what_does_not_fit_is_passed_over_until_it_does(tmp_path: Path) -> None:
     """By the roofline too: the best that fits, and the best of all once it does."""
     proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())

@@ -7,10 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +17,7 @@ from rich.console import Console
 
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
-from autotune.core.outcome import Crashed, Measured, Outcome, TimedOut, outcome_to_dict
+from autotune.core.outcome import Measured, TimedOut, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.time.calibrate import MemoryCalibration
 from autotune.core.trials.budget import Budget
@@ -28,11 +27,10 @@ from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.predict.experience import recall
 from autotune.search.display import SearchDisplay
 from autotune.search.request import SearchRequest
-from autotune.search.result import summary_lines
 from autotune.search.search import search
-from autotune.train import workers as module
-from autotune.train.task import Measure, Task
+from autotune.search.summary import summary_lines
 from tests import stand_ins
+from tests.stand_ins import Scenario
 
 HARDWARE = Hardware(
     kind="cpu",
@@ -50,15 +48,16 @@ HARDWARE = Hardware(
 
 @pytest.fixture
 def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A search of `tiny` on the demo data whose trials are made up."""
-    monkeypatch.setattr(module, "serve", stand_ins.serve_by_formula)
+    """A search of `tiny` on the demo data whose predictions are made up."""
     stand_ins.predict_by_formula(monkeypatch)
     return stand_ins.search_request(home, recipe, tmp_path / "out", HARDWARE)
 
 
-def run(request: SearchRequest) -> dict:
-    """Search, showing nothing."""
-    return search(request, display=SearchDisplay(Console(quiet=True)))
+def run(request: SearchRequest, scenario: Scenario = stand_ins.FORMULA, console: Console | None = None) -> dict:
+    """Search with trials that are made up. Nothing is shown without a console."""
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins.train_by_formula(patch, scenario)
+        return search(request, display=SearchDisplay(console or Console(quiet=True)))
 
 
 def first_measurements(result: dict) -> list[dict]:
@@ -109,7 +108,7 @@ def test_a_reference_that_breaks_the_pins_sets_no_bar(request_: SearchRequest, m
 
 
 def test_the_winner_has_receipts(request_: SearchRequest) -> None:
-    """What the best without each value reaches, as measured; in the summary those that gained something."""
+    """What the best with another value reaches, as measured: of the space, whose allocator is tuned."""
     result = run(request_)
     best = Candidate(**result["best"]["candidate"])
     assert len({receipt["knob"] for receipt in result["receipts"]}) == len(result["receipts"]) >= 3
@@ -118,10 +117,21 @@ def test_the_winner_has_receipts(request_: SearchRequest) -> None:
         assert receipt["value"] == getattr(best, receipt["knob"]) != receipt["without"]["value"]
         assert receipt["without"]["source"] == "measured"
         assert result["trials"][receipt["without"]["trial"]]["candidate"] == rival.to_dict()
-        assert rival.tuned_allocator  # as all of the space: references compete elsewhere
+        assert rival.tuned_allocator
         assert receipt["gain"] == pytest.approx(stand_ins.formula_rate(best) / stand_ins.formula_rate(rival) - 1)
     assert result["runner_up"]["useful_tokens_per_s"] <= stand_ins.formula_rate(best)
-    assert any("over the best without it" in line for line in summary_lines(result))
+    assert "tuned_allocator" in result["without_receipt"]  # no reference is the winner with another allocator
+
+
+def test_the_tuned_allocator_is_compared_with_a_reference(request_: SearchRequest) -> None:
+    """With settings by hand where they are the winner but for it; the space has no other value."""
+    fixed = {"batching": "random", "per_device_train_batch_size": 1, "checkpointing": "off"}
+    recipe = replace(request_.recipe, effective_batch_size=1)
+    result = run(replace(request_, recipe=recipe, fixed=fixed, sampler="random"))
+    [receipt] = [each for each in result["receipts"] if each["knob"] == "tuned_allocator"]
+    assert receipt["without"]["trial"] == result["by_hand"]["number"]
+    assert receipt["gain"] == pytest.approx(0.2)
+    assert "tuned_allocator" not in result["without_receipt"]
 
 
 @pytest.mark.parametrize(("fidelity", "as_asked"), [(Fidelity.close, True), (Fidelity.exact, False)])
@@ -139,7 +149,7 @@ def test_losses_are_not_compared_for_too_much_of_the_time(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The result says what it would have taken."""
-    monkeypatch.setattr("autotune.search.losses.needed_s", lambda baseline, best, reading_s: 1000.0)
+    monkeypatch.setattr("autotune.search.losses.comparison_s", lambda baseline, best, reading_s: 1000.0)
     result = run(replace(request_, minutes=1.0))
     assert "it would have taken 16" in result["losses"]["not_compared"]
 
@@ -155,6 +165,20 @@ def test_run_yaml_is_complete_and_gives_a_reason_for_each_value(request_: Search
     assert (document["model"]["path"], document["data"]["path"]) == ("tiny", "demo")
     knobs = text.split("candidate:")[1].strip().splitlines()[1:]
     assert all("  # " in line and line.split("  # ")[1].strip() for line in knobs)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_the_space_is_one_line_unless_it_is_explained(request_: SearchRequest, explain: bool) -> None:
+    """The reasons stand in result.json in any case."""
+    shown = StringIO()
+    result = run(replace(request_, trials=2, explain=explain), console=Console(file=shown, width=200))
+    space, lines = result["space"], shown.getvalue().splitlines()
+    counts = f"{space['legal']:,} candidates of {space['enumerated']:,} combinations are legal"
+    assert (f"{counts}; explain=true lists why the others are not" in lines) is not explain
+    reasons = [line for line in lines if " removed: " in line or " left out: " in line]
+    assert len(reasons) == (len(space["removed"]) + len(space["left_out"]) if explain else 0)
+    assert space["removed"]
+    assert any(value.startswith("attention=flash_attention") for value in space["left_out"])
 
 
 def test_what_does_not_fit_is_never_tried(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +197,7 @@ def test_what_does_not_fit_is_never_tried(request_: SearchRequest, monkeypatch: 
 
 def test_a_miss_of_the_prediction_is_reported(request_: SearchRequest) -> None:
     """A trial that was predicted to fit and ran out of memory, with both numbers; nothing as large is tried again."""
-    result = run(replace(request_, seed=stand_ins.NO_MEMORY_FOR_FOUR_ROWS, trials=8))
+    result = run(replace(request_, trials=8), Scenario(rows_that_fit=2))
     failed = [each for each in result["trials"] if each["outcome"]["kind"] == "out_of_memory"]
     assert [miss["number"] for miss in result["misses"]] == [each["number"] for each in failed]
     assert all(miss["predicted_bytes"] <= miss["limit_bytes"] and miss["peak_bytes"] == 1 for miss in result["misses"])
@@ -212,7 +236,7 @@ def test_another_recipe_in_the_same_directory_is_refused(request_: SearchRequest
 def test_a_search_ends_in_time_even_if_trials_hang(request_: SearchRequest) -> None:
     """Trials that never answer are killed so that the search keeps its wall-clock budget."""
     started = time.monotonic()
-    result = run(replace(request_, seed=stand_ins.HANGS_AFTER_BASELINE, minutes=0.2, trials=None))
+    result = run(replace(request_, minutes=0.2, trials=None), Scenario(hangs="all but the baseline"))
     assert time.monotonic() - started < 0.2 * 60 + 15  # describing and starting the fork server count too
     assert result["by_hand"]["outcome"]["kind"] == "timed_out"
     assert "baseline" in result["answer"]
@@ -220,7 +244,7 @@ def test_a_search_ends_in_time_even_if_trials_hang(request_: SearchRequest) -> N
 
 def test_the_baseline_falls_back_to_smaller_micro_batches(request_: SearchRequest) -> None:
     """Where TRL's defaults do not fit, the micro-batch is halved until they do; that is the baseline."""
-    result = run(replace(request_, seed=stand_ins.NO_MEMORY_FOR_FOUR_ROWS))
+    result = run(request_, Scenario(rows_that_fit=2))
     roles = [each["role"] for each in result["trials"]]
     assert roles[:3] == ["baseline"] * 3
     assert [each["candidate"]["per_device_train_batch_size"] for each in result["trials"][:3]] == [8, 4, 2]
@@ -231,20 +255,21 @@ def test_the_baseline_falls_back_to_smaller_micro_batches(request_: SearchReques
 def test_when_nothing_fits_it_says_so(request_: SearchRequest) -> None:
     """Not even the smallest baseline runs: an error with what to try, and no result file."""
     with pytest.raises(NothingFits, match=r"recipe\.method"):
-        run(replace(request_, seed=stand_ins.NO_MEMORY))
+        run(replace(request_, sampler="random"), Scenario(rows_that_fit=0))
     assert not (request_.out / "result.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("seed", "why"),
+    ("scenario", "why"),
     [
-        (stand_ins.BASELINE_WINS, "no candidate is really faster"),
-        (stand_ins.ALL_BUT_THE_BASELINE_CRASH, "nothing could be measured beside the baseline"),
+        (Scenario(crawls="all but the baseline"), "no candidate is really faster"),
+        (Scenario(crashes="all but the baseline"), "nothing could be measured beside the baseline"),
     ],
+    ids=["slow", "crash"],
 )
-def test_if_nothing_is_faster_the_answer_is_the_baseline(request_: SearchRequest, seed: int, why: str) -> None:
+def test_if_nothing_is_faster_the_answer_is_the_baseline(request_: SearchRequest, scenario: Scenario, why: str) -> None:
     """In those words, and run.yaml trains with it."""
-    result = run(replace(request_, seed=seed))
+    result = run(request_, scenario)
     assert result["answer"] == f"{why}: the answer is the baseline"
     assert result["best"]["candidate"] == result["baseline"]["candidate"]
     document = yaml.safe_load((request_.out / "run.yaml").read_text())
@@ -262,7 +287,7 @@ def test_fixed_knobs_hold_for_everything_that_may_win(request_: SearchRequest) -
 def test_the_answer_keeps_what_was_fixed_even_where_the_baseline_is_faster(request_: SearchRequest) -> None:
     """Then the fastest with the fixed value is the answer, and it says that it is slower."""
     fixed = {"per_device_train_batch_size": 2}
-    result = run(replace(request_, seed=stand_ins.BASELINE_WINS, fixed=fixed))
+    result = run(replace(request_, fixed=fixed), Scenario(crawls="all but the baseline"))
     assert result["best"]["candidate"]["per_device_train_batch_size"] == 2
     assert result["speedup"] < 1
     lines = (request_.out / "run.yaml").read_text().splitlines()
@@ -273,7 +298,7 @@ def test_the_answer_keeps_what_was_fixed_even_where_the_baseline_is_faster(reque
 
 def test_a_baseline_that_does_not_fit_is_not_the_end(request_: SearchRequest) -> None:
     """Something else may fit; there is then no speed-up over what cannot be had, and the answer says why."""
-    result = run(replace(request_, seed=stand_ins.ONLY_8BIT_STATES_FIT, trials=24, sampler="random"))
+    result = run(replace(request_, trials=24, sampler="random"), Scenario(optimizer_that_fits="adamw_8bit"))
     assert result["baseline"]["outcome"]["kind"] == "out_of_memory"
     assert result["best"]["candidate"]["optimizer"] == "adamw_8bit"
     assert result["speedup"] is None
@@ -282,7 +307,7 @@ def test_a_baseline_that_does_not_fit_is_not_the_end(request_: SearchRequest) ->
 
 def test_one_that_fails_when_repeated_does_not_spoil_the_comparison(request_: SearchRequest) -> None:
     """It is out; the others are compared in all rounds."""
-    result = run(replace(request_, seed=stand_ins.BY_HAND_FAILS_AGAIN))
+    result = run(request_, Scenario(crashes_again="by_hand"))
     assert "1" not in result["second_measurement"]
     assert {len(rates) for rates in result["second_measurement"].values()} == {2}
     assert result["speedup"] > 1
@@ -331,36 +356,17 @@ def test_references_of_the_space_are_reserved_for_once(
     assert max(asked) == 4
 
 
-def fail_repeats(monkeypatch: pytest.MonkeyPatch, of: Callable[[Candidate], bool]) -> None:
-    """Let the second measurement of such candidates crash."""
-    perform = module.Workers.perform
-
-    def failing(workers: module.Workers, task: Task, **how: Any) -> Outcome:
-        repeats = isinstance(task.goal, Measure) and not task.goal.worst_first
-        crashed = Crashed(message="as asked", log_tail="", wall_s=0.1)
-        return crashed if repeats and of(task.candidate) else perform(workers, task, **how)
-
-    monkeypatch.setattr(module.Workers, "perform", failing)
-
-
-def test_if_all_fail_when_they_are_repeated_there_is_no_answer_until_they_run(
-    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_all_fail_when_they_are_repeated_there_is_no_answer_until_they_run(request_: SearchRequest) -> None:
     """It is not said that no time was left; the same directory measures them again."""
-    with monkeypatch.context() as broken:
-        fail_repeats(broken, of=lambda candidate: True)
-        with pytest.raises(TrainingFailed, match="a second time"):
-            run(request_)
+    with pytest.raises(TrainingFailed, match="a second time"):
+        run(request_, Scenario(crashes_again="everybody"))
     assert not (request_.out / "result.json").exists()
     assert run(request_)["speedup"] > 1
 
 
-def test_if_all_others_fail_when_they_are_repeated_the_answer_is_the_baseline(
-    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_all_others_fail_when_they_are_repeated_the_answer_is_the_baseline(request_: SearchRequest) -> None:
     """And says why."""
-    fail_repeats(monkeypatch, of=lambda candidate: candidate.tuned_allocator or candidate.checkpointing == "off")
-    result = run(request_)
+    result = run(request_, Scenario(crashes_again="all but the baseline"))
     assert result["best"]["role"] == "baseline"
     assert result["answer"] == "all others failed when they were measured again: the answer is the baseline"
 
@@ -374,19 +380,19 @@ def test_the_time_of_earlier_sittings_counts(request_: SearchRequest) -> None:
 
 def test_what_a_short_budget_cut_off_is_tried_again_with_a_longer_one(request_: SearchRequest) -> None:
     """The error says to raise budget.minutes, so that must help; nor does it count in the budget of trials."""
-    for minutes in (0.05, 0.2, 0.4):
+    for minutes in (0.05, 0.1, 0.2):
         with pytest.raises(TrainingFailed, match=r"raise budget\.minutes"):
-            run(replace(request_, seed=stand_ins.HANGS, minutes=minutes, trials=2))
+            run(replace(request_, minutes=minutes, trials=2), Scenario(hangs="everybody"))
     assert len(list((request_.out / "trials").iterdir())) == 3
 
 
 SCRIPT = """
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from rich.console import Console
 import pytest
-from autotune.train import fork_server, workers
 from autotune.core.candidate import Fidelity
 from autotune.core.recipe import Recipe
 from autotune.search.display import SearchDisplay
@@ -396,11 +402,12 @@ from tests import stand_ins
 from tests.search.test_search import HARDWARE
 
 if __name__ == "__main__":
-    workers.serve, fork_server.PRELOAD = stand_ins.serve_by_formula, []
-    stand_ins.predict_by_formula(pytest.MonkeyPatch())
+    patch = pytest.MonkeyPatch()
+    stand_ins.train_by_formula(patch, stand_ins.Scenario(trial_s=0.15))
+    stand_ins.predict_by_formula(patch)
     request = SearchRequest(
         model="tiny", data="demo", columns={}, recipe=Recipe(effective_batch_size=8), fidelity=Fidelity.close,
-        fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=stand_ins.SLOW,
+        fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=42,
         out=Path(sys.argv[1]), home=Path(sys.argv[2]),
     )
     search(request, display=SearchDisplay(Console(quiet=True)))

@@ -1,6 +1,6 @@
-"""How a search divides its time: a share for each trial, a limit for what hangs, a reserve for the second measurement.
+"""How a search divides its time: a share for each trial, a limit for a trial that hangs, a part for what follows.
 
-Leaves out the clock: what has been spent comes in as seconds.
+Leaves out the clock: callers pass the seconds that were spent.
 """
 
 import math
@@ -9,24 +9,27 @@ from dataclasses import dataclass
 
 from autotune.core.outcome import Measured, Outcome
 
-TRIAL_SHARE = 1 / 15  # of the time, for one trial
-TRIAL_S = 60.0  # for one trial when only their number is limited
-BASELINE_SHARE = 0.4  # of the time, at which even the baseline is given up
-TRACING_SHARE = 0.2  # of the time, after which no further kind of step is traced for the prediction of time
-REPEAT_SHARE = 0.5  # of the time, at most, for the second measurement
-COMPARISON_SHARE = 0.2  # of the time, at most, for comparing losses; it is left out where it would take more
+# Shares of the whole time.
+TRIAL_SHARE = 1 / 15  # for one trial
+BASELINE_SHARE = 0.4  # after which even the baseline is given up
+TRACING_SHARE = 0.2  # after which no further kind of step is traced for the prediction of time
+REPEAT_SHARE = 0.5  # at most, for the second measurement
+COMPARISON_SHARE = 0.2  # at most, for comparing losses; if it would take more, they are not compared
+
+TRIAL_S = 60.0  # for one trial where only the number of trials is limited
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
-REPEAT_STEPS_UNLIMITED = 4  # when only the number of trials is limited
-ROUNDS = (2, 4)  # of the second measurement: as planned, at most
-FIRST_STEP = 2  # what a repeat's first step costs, in steps; 1 to 2 were seen on two cores
-LEAST_S = 1.0  # a limit below it would only kill what is about to be killed
+REPEAT_STEPS_UNLIMITED = 4  # where only the number of trials is limited
+ROUNDS = (2, 4)  # of the second measurement: planned, at most
+FIRST_STEP = 2  # a training's first step takes as long as so many others; 1 to 2 were seen on two cores
+LEAST_S = 1.0  # no trial has a shorter limit: it would be killed before it could say anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What a search may take. seconds: wall clock, None without a limit. trials: first measurements, None likewise.
+    """What a search may take.
 
-    warmup_steps: of a repeat, at least one (task.Measure).
+    seconds: of wall clock; None does not limit them. trials: number of first measurements; None does not limit it.
+    warmup_steps: of a repeat, at least one (train/task.py: Measure).
     """
 
     seconds: float | None
@@ -39,7 +42,7 @@ class Budget:
         return TRIAL_S if self.seconds is None else self.seconds * TRIAL_SHARE
 
     def tracing_s(self, spent_s: float, *, reserve_s: float) -> float:
-        """Seconds in which the kinds of steps may be traced: never more than half of what is left for trials."""
+        """Seconds for tracing the kinds of steps: at most half of what is left for trials."""
         if self.seconds is None:
             return math.inf
         return max(0.0, min(TRACING_SHARE * self.seconds, (self.seconds - spent_s - reserve_s) / 2))
@@ -49,13 +52,13 @@ class Budget:
         return None if self.seconds is None else self.seconds - spent_s
 
     def baseline_limit_s(self, spent_s: float) -> float | None:
-        """Seconds at which the baseline is killed: a search stops in time even if its first trial hangs."""
+        """Seconds after which the baseline is killed: a search ends in time even if its first trial hangs."""
         if self.seconds is None:
             return None
         return max(LEAST_S, min(self.seconds - spent_s, BASELINE_SHARE * self.seconds))
 
     def trial_limit_s(self, spent_s: float, *, baseline_s: float, reserve_s: float) -> float:
-        """Seconds at which any later trial is killed: when it cannot win any more, or the time is up.
+        """Seconds after which any later trial is killed: it cannot win any more, or the time is up.
 
         baseline_s: what the baseline's trial took. reserve_s: what must be left when the trial ends.
         """
@@ -79,24 +82,27 @@ class Budget:
         return left is None or left - reserve_s > usual_s
 
     def reserve_s(self, contenders: Sequence[Measured], *, rounds: int = ROUNDS[0]) -> float:
-        """Seconds to keep for so many rounds of the second measurement, without more as many as are planned."""
+        """Seconds to keep for the second measurement, at most its share. rounds: how many; by default the planned."""
         if self.seconds is None:
             return 0.0
         return min(rounds * self.round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
 
     def has_room_for_comparison(self, needed_s: float) -> bool:
-        """Whether comparing losses is worth its time."""
+        """Whether comparing losses is within its share of the time."""
         return self.seconds is None or needed_s <= COMPARISON_SHARE * self.seconds
 
     def has_room_for_round(self, spent_s: float, *, missing: Sequence[Measured], number: int, steps: int) -> bool:
-        """Whether what is missing of round `number` (from 0) can still be measured."""
+        """Whether there is time for the rest of a round.
+
+        number: the round's, from 0. missing: last measurements of the contenders that it still lacks.
+        """
         left = self.left_s(spent_s)
         if left is None:
             return number < ROUNDS[0]
         return number < ROUNDS[1] and left > self.round_s(missing, steps)
 
     def repeat_steps(self, spent_s: float, contenders: Sequence[Measured]) -> int:
-        """Measured steps of each repeat: as many as the planned rounds can have."""
+        """Measured steps of each repeat: as many as the planned rounds have time for."""
         left = self.left_s(spent_s)
         if left is None:
             return REPEAT_STEPS_UNLIMITED
@@ -105,14 +111,14 @@ class Budget:
         return max(REPEAT_STEPS[0], min(REPEAT_STEPS[1], steps))
 
     def round_s(self, contenders: Sequence[Measured], steps: int) -> float:
-        """Seconds of one round, about: each loads, warms up on ordinary steps and measures `steps`.
+        """Seconds of one round, about: each contender loads, warms up on ordinary steps and measures `steps`.
 
-        The first, on fresh memory, takes as long as FIRST_STEP others.
+        The first step, on fresh memory, takes as long as FIRST_STEP others.
         """
         steps += FIRST_STEP + self.warmup_steps - 1
         return sum(beside_s(trial) + steps * trial.step_s for trial in contenders)
 
 
 def beside_s(trial: Measured) -> float:
-    """Seconds of a trial that were no step's."""
+    """Seconds of a trial that it spent beside its steps."""
     return trial.wall_s - sum(step.seconds for step in (*trial.warmup_steps, *trial.steps))

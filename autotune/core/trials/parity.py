@@ -1,8 +1,9 @@
 """Loss parity: whether a search's winner trains like the baseline, by the losses of their first optimizer steps.
 
-Both start from the same weights and meet the same samples in each step, so their losses are compared step by step. What
-differs is held against how far the baseline's mean loss moves when the same samples come in another order; step by
-step those would differ because other samples have other losses. Leaves out the training (train/sft.py).
+Both start from the same weights and train on the same samples in each step, so their losses are compared step by step.
+To say how large a difference matters, the baseline is trained once more with the same samples in another order. Of that
+run only the mean loss is compared: its single steps hold other samples, which have other losses anyway.
+Leaves out the training (train/sft.py).
 """
 
 from collections.abc import Sequence
@@ -11,15 +12,15 @@ from statistics import fmean
 
 from autotune.core.candidate import Fidelity
 
-# Of a loss, what other rounding may move: bf16 keeps 8 bits of every product, and their errors average out.
+# The share of a loss that other rounding may move: bf16 keeps 8 bits of every product, and errors average out.
 ROUNDING = 2**-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """Losses of the first optimizer steps, each of shape (steps,): means over the labels of a step.
+    """Losses of the first optimizer steps, shape (steps,) each: a step's loss is the mean over its labels.
 
-    reordered: the baseline's with the same samples in another order.
+    reordered: of the baseline, with the same samples in another order.
     """
 
     baseline: Sequence[float]
@@ -28,16 +29,19 @@ class Parity:
 
     @property
     def difference(self) -> float:
-        """Of the winner from the baseline: the mean over the steps of how far their losses are apart."""
+        """How far the winner's losses are from the baseline's: the mean of the steps' absolute differences."""
         return _apart(self.best, self.baseline)
 
     @property
     def between_orders(self) -> float:
-        """How far the means over all steps are apart with two orders of the same samples."""
+        """How far the mean losses of all steps are apart for two orders of the same samples."""
         return abs(fmean(self.reordered) - fmean(self.baseline))
 
     def allowed(self, fidelity: Fidelity) -> float | None:
-        """How large the difference may be: other rounding, or what another order makes; None at `free`."""
+        """How large the difference may be; None at `free`, which allows any.
+
+        At `exact` it is what other rounding does, at `close` also what another order of the samples does.
+        """
         rounding = ROUNDING * fmean(self.baseline)
         return {
             Fidelity.exact: rounding,

@@ -1,7 +1,8 @@
 """Racing: ending a trial as soon as it cannot win any more.
 
-A trial is held against the fastest so far: by the seconds of the optimizer steps that both have trained, where these
-hold the same samples, and by the rates of the whole epoch in any case. Leaves out measuring (train/measure.py).
+A trial is compared with the fastest so far in two ways. Where both have trained steps that hold the same samples, the
+seconds of these steps are compared. In any case the rates of the whole epoch are. Leaves out measuring
+(train/measure.py).
 """
 
 import math
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 from autotune.core.outcome import Step, epoch_rate, ratio
 from autotune.core.trials.comparison import NORMAL_975, student_975
 
-DRIFT = 0.02  # of the machine, as a share: what reference products do not tell
+DRIFT = 0.02  # of the machine's speed, as a share: what reference products do not show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The fastest trial so far.
+    """The fastest trial so far, as another trial is compared with it.
 
-    useful_tokens_per_s: of the epoch; relative_error: its standard error's share. machine: how fast the machine is now,
-    as a share of how fast it was then. steps: number and seconds of each, where a step of that number holds the same
-    samples; else none.
+    useful_tokens_per_s: of the epoch; relative_error: its standard error as a share of it. machine: the machine's speed
+    now, as a share of its speed then. steps: number and seconds of each step; empty where steps of the same number do
+    not hold the same samples.
     """
 
     useful_tokens_per_s: float
@@ -30,9 +31,10 @@ class Pace:
 
 
 def is_outpaced(pace: Pace, steps: Sequence[Step], *, epoch_positions: int, epoch_useful: int) -> bool:
-    """Whether the trial of these steps is slower than the fastest. False below two steps.
+    """Whether the trial that has these steps is slower than the fastest. False below two steps.
 
-    With 97.5 % confidence at each look; a trial is looked at after every step, so some more are ended by bad luck.
+    Each look has 97.5 % confidence. A trial is looked at after every step, so more than 2.5 % of the trials that could
+    have won are ended by bad luck.
     """
     theirs = dict(pace.steps)
     shared = [step for step in steps if step.number in theirs]
@@ -48,7 +50,11 @@ def is_outpaced(pace: Pace, steps: Sequence[Step], *, epoch_positions: int, epoc
 
 
 def _is_above_one(times: float, n: int, error: float | None, others: float) -> bool:
-    """error: of n steps, by Student's quantiles. others: errors that are not of these steps, by the normal's."""
+    """Whether a ratio of times is above 1 with 97.5 % confidence.
+
+    error: standard error that the n steps show; Student's quantile applies. others: further errors, which the steps do
+    not show; the normal quantile applies.
+    """
     if error is None:
         return False
     return math.log(times) > math.hypot(student_975(n - 1) * error, NORMAL_975 * others)

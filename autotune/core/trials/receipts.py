@@ -1,65 +1,96 @@
-"""Receipts: for each knob of a search's winner, what the best candidate without that value reaches.
+"""Receipts: for each knob of a search's winner, what the best candidate with another value reaches.
 
-A rate counts as it was measured where the candidate was tried, and as it is predicted where it was not. Leaves out
-where rates come from (search/search.py) and how they are said (search/result.py).
+A rate is the measured one where the candidate was tried, and the predicted one where it was not. Leaves out where rates
+come from (standings.py, search/proposer.py) and how receipts are shown (search/summary.py).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from autotune.core.candidate import Candidate
-from autotune.core.knobs import DERIVED, KNOBS
+from autotune.core.candidate import KNOBS, Candidate, differences
+from autotune.core.trials.comparison import BETWEEN_TRIALS, NORMAL_975
+
+DERIVED = ("gradient_accumulation_steps",)  # knobs that follow from the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known of a candidate's rate, useful tokens per second.
+    """What is known of a candidate's rate, in useful tokens per second.
 
-    rate: the mean of all its trials, or predicted. deviation: standard deviation of its logarithm, as far as steps of
-    these trials tell; None where one of them measured a single step. trial: the number of the first, None where it is
-    predicted.
+    rate: the mean of its trials, or the predicted rate.
+    deviation: standard deviation of the rate's logarithm. Of a measured rate it says how much the steps of its trials
+        scatter, and is None where one of these trials measured a single step.
+    trial: number of its first trial; None where the rate is predicted.
+    trials: how many trials the rate is the mean of; 0 where it is predicted.
     """
 
     rate: float
     deviation: float | None
     trial: int | None
+    trials: int = 0
+
+    @property
+    def whole_deviation(self) -> float | None:
+        """The deviation, with what trials of one candidate usually differ by added to a measured one."""
+        if self.trial is None or self.deviation is None:
+            return self.deviation
+        return math.hypot(self.deviation, BETWEEN_TRIALS / math.sqrt(max(1, self.trials)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A knob of the winner. rival: the fastest candidate with another value. gain: of the winner over it, as a share.
+    """A knob of the winner, and the best candidate that has another value of it.
 
-    Below 0 where the rival is predicted to be faster, or was so in its trials: in a lucky one, or by less than the
-    second measurement can tell.
+    gain: by what share the winner's rate exceeds the rival's. It is below 0 where the rival is predicted to be faster,
+        or was faster in its trials: because they were lucky, or by less than the second measurement can tell.
+    interval: 95 % interval of the gain; None where one of the two rates has no deviation.
     """
 
     knob: str
     rival: Candidate
     known: Known
     gain: float
+    interval: tuple[float, float] | None
+
+    @property
+    def is_distinguishable(self) -> bool:
+        """Whether the interval leaves out a gain of 0. True where there is no interval to say otherwise."""
+        return self.interval is None or not self.interval[0] <= 0 <= self.interval[1]
 
 
 def receipts(
-    best: Candidate, known: Mapping[Candidate, Known], fits: Callable[[Candidate], bool] = lambda candidate: True
+    best: Candidate,
+    known: Mapping[Candidate, Known],
+    *,
+    references: Mapping[Candidate, Known] | None = None,
+    fits: Callable[[Candidate], bool] = lambda candidate: True,
 ) -> tuple[Receipt, ...]:
-    """The receipts of a winner, the largest gain first; none of knobs that have one value among all.
+    """Make the receipts of a winner, the largest gain first.
 
-    known: of all candidates that count, the winner among them. fits: asked of those that are named and only predicted.
-    Raises KeyError when the winner is not known.
+    known: the candidates that compete, the winner among them. fits: asked of rivals whose rates are only predicted.
+    references: measured candidates from outside the space. One of them is the rival where all of `known` have the
+        winner's value of a knob, and it differs from the winner in that knob alone: else the gain would be of other
+        knobs as well.
+    A knob without a rival has no receipt. Raises KeyError when the winner is not among `known`.
     """
     ranked = _ranked(known)
+    everyone = {**(references or {}), **known}
     found = []
     for knob in KNOBS:
-        others = (other for other in ranked if getattr(other, knob) != getattr(best, knob))
-        if knob not in DERIVED and (rival := _first_possible(others, known, fits)) is not None:
-            found.append(_receipt(knob, best, rival, known))
+        if knob in DERIVED:
+            continue
+        others = [other for other in ranked if getattr(other, knob) != getattr(best, knob)]
+        rival = _first_possible(others, known, fits) if others else _twin(best, knob, references or {})
+        if rival is not None:
+            found.append(_receipt(knob, known[best], rival, everyone[rival]))
     return tuple(sorted(found, key=lambda receipt: -receipt.gain))
 
 
 def runner_up(
     best: Candidate, known: Mapping[Candidate, Known], fits: Callable[[Candidate], bool] = lambda candidate: True
 ) -> Candidate | None:
-    """The fastest of the others; None when there is none."""
+    """Find the fastest of the other candidates; None when there is none."""
     return _first_possible((other for other in _ranked(known) if other != best), known, fits)
 
 
@@ -73,5 +104,13 @@ def _first_possible(
     return next((each for each in candidates if known[each].trial is not None or fits(each)), None)
 
 
-def _receipt(knob: str, best: Candidate, rival: Candidate, known: Mapping[Candidate, Known]) -> Receipt:
-    return Receipt(knob=knob, rival=rival, known=known[rival], gain=known[best].rate / known[rival].rate - 1)
+def _twin(best: Candidate, knob: str, references: Iterable[Candidate]) -> Candidate | None:
+    return next((each for each in references if differences(best, each).keys() - set(DERIVED) == {knob}), None)
+
+
+def _receipt(knob: str, best: Known, rival: Candidate, known: Known) -> Receipt:
+    ratio, interval = best.rate / known.rate, None
+    if best.whole_deviation is not None and known.whole_deviation is not None:
+        factor = math.exp(NORMAL_975 * math.hypot(best.whole_deviation, known.whole_deviation))
+        interval = (ratio / factor - 1, ratio * factor - 1)
+    return Receipt(knob=knob, rival=rival, known=known, gain=ratio - 1, interval=interval)

@@ -1,9 +1,15 @@
 """The surrogate of a search: what is believed of every candidate's rate after a few were measured.
 
-The physical prediction is the prior mean; a Gaussian process over the finite set of candidates learns what it leaves
-unexplained: factors of what seconds are spent on, which all candidates share, a deviation for each value of each knob,
-one for each combination, and one of those whose rates are only guessed. Leaves out where predictions come from
-(core/time/law.py) and what a study makes of it (search/roofline.py).
+The predicted rate is the prior mean. A Gaussian process over the finite set of candidates learns what the prediction
+leaves unexplained. It is a sum of four kinds of deviations:
+
+1. physical factors, which all candidates share. A step's seconds are spent on several resources (memory traffic, matrix
+   products, launches, the host), and each of these may be slower than was predicted;
+2. a deviation for each value of each knob;
+3. a deviation for each combination of knobs;
+4. a deviation for each candidate whose rate is only guessed.
+
+Leaves out where predictions come from (core/time/law.py) and how a study uses this (search/roofline.py).
 
 Symbols: n candidates, k knobs, f physical factors, t measured candidates. Rates are natural logarithms, so that
 deviations are factors.
@@ -12,7 +18,7 @@ deviations are factors.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import erf, log, pi, sqrt
+from math import erf, exp, log, pi, sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -22,20 +28,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Standard deviations among which the measured ones choose, as logarithms: of the factors of what seconds are spent on,
-# and of them all together (a machine that is slower than its probe said), of a knob's values (what a prediction gets
-# wrong about a kernel), and of combinations of knobs.
-OF_FACTORS = (0.1, 0.5)
-OF_KNOBS = (0.02, 0.08, 0.3)
+# Standard deviations of the first three kinds, as logarithms. The likelier a value makes what was measured, the more it
+# counts.
+OF_FACTORS = (0.1, 0.5)  # of each factor, and of all together: the whole machine may be slower than its probe said
+OF_KNOBS = (0.02, 0.08, 0.3)  # a prediction may be wrong about a kernel
 OF_COMBINATIONS = (0.01, 0.04, 0.15)
-OCTAVES = 2.0  # between values of an ordered knob whose deviations hardly have to do with each other
+OCTAVES = 2.0  # numbers that are so many octaves apart have deviations of which 1 / e is shared
 JITTER = 1e-8
-NEGLIGIBLE = 0.01  # share of the weight below which hyperparameters are left out
+NEGLIGIBLE = 0.01  # hyperparameters whose share of the weight is below it are left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Belief:
-    """What is believed of each candidate's logarithm of the rate: means and standard deviations, shape (n,)."""
+    """What is believed of the logarithm of each candidate's rate: mean and standard deviation, shape (n,)."""
 
     mean: Floats
     deviation: Floats
@@ -45,11 +50,13 @@ class Belief:
 class Surrogate:
     """Candidates and what is predicted of them.
 
-    predicted: logarithms of the rates, shape (n,). shares: of the predicted seconds, by what they are spent on, (f, n):
-    the logarithm of a rate falls by them as those factors' logarithms rise. doubt: deviations of those that are no
-    predictions but guesses, 0 for the others, (n,). codes: which value each candidate has of each knob, (k, n).
-    likeness: of a knob's values, (its values, its values): 1 on the diagonal, towards 0 for those that have nothing to
-    do with each other.
+    predicted: logarithms of the rates, shape (n,).
+    shares: which share of a candidate's predicted seconds each factor has, (f, n). As a factor's logarithm rises, the
+        logarithm of the rate falls by this share of it.
+    doubt: standard deviations of the rates that are guessed, 0 for the others, (n,).
+    codes: which value each candidate has of each knob, (k, n).
+    likeness: for each knob how alike its values are, (values, values): 1 on the diagonal, 0 for values that say nothing
+        about each other.
     """
 
     predicted: Floats
@@ -60,10 +67,11 @@ class Surrogate:
     _known: dict[int, Floats] = field(default_factory=dict, repr=False)
 
     def believe(self, measured: Integers, rates: Floats, errors: Floats) -> Belief:
-        """What t measurements say.
+        """Say what to believe after t measurements.
 
-        measured: places, repeats allowed, (t,). rates: logarithms, (t,). errors: their deviations, (t,).
-        Hyperparameters count by how likely each makes the measured rates: few measurements rule none of them out.
+        measured: places of the candidates, repeats allowed, (t,). rates: logarithms, (t,). errors: their standard
+        deviations, (t,). Hyperparameters count by how likely they make the measured rates, so that few measurements
+        rule none of them out.
         """
         itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted))), self.doubt**2])
         if not len(measured):
@@ -90,9 +98,10 @@ class Surrogate:
         return Belief(mean=self.predicted + mean, deviation=np.sqrt(np.maximum(square - mean**2, 0.0)))
 
     def _alike(self, measured: Integers) -> Floats:
-        """How alike measured candidates are to all, by kind of deviation, (4, t, n).
+        """How alike the measured candidates are to all candidates, by kind of deviation, (4, t, n).
 
-        In what they spend, in the mean of the knobs, in all knobs, and in the guess: again in the mean of the knobs.
+        By the shares of their seconds; by their knobs on average; by all knobs at once; and where both are guessed, by
+        their knobs on average.
         """
         for place in {*measured.tolist()} - self._known.keys():
             alike = [likeness[codes[place]][codes] for codes, likeness in zip(self.codes, self.likeness, strict=True)]
@@ -109,10 +118,10 @@ def surrogate(
     shares: Floats | None = None,
     doubt: Floats | None = None,
 ) -> Surrogate:
-    """The surrogate of candidates, each a mapping from knobs to values.
+    """Make the surrogate of candidates, each a mapping from knobs to values.
 
-    predicted: logarithms of their rates, (n,). shares: of their seconds by what they are spent on, (n, f), if known.
-    doubt: deviations of those that are guesses, (n,), if there are any.
+    predicted: logarithms of their rates, (n,). shares: of each one's seconds by factor, (n, f), if known.
+    doubt: standard deviations of the rates that are guessed, 0 for the others, (n,), if there are any.
     """
     knobs = [knob for knob in candidates[0] if len({each[knob] for each in candidates}) > 1]
     values = [list(dict.fromkeys(each[knob] for each in candidates)) for knob in knobs]
@@ -127,7 +136,7 @@ def surrogate(
 
 
 def _likeness(values: Sequence[Any]) -> Floats:
-    """Numbers above 0 are compared by their ratio; of other values each has nothing to do with the next."""
+    """How alike the values of a knob are: numbers above 0 by their ratio, any other values not at all."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
         octaves = np.log2(np.array(values, dtype=np.float64))
         alike: Floats = np.exp(-np.abs(octaves[:, None] - octaves[None, :]) / OCTAVES)
@@ -136,7 +145,7 @@ def _likeness(values: Sequence[Any]) -> Floats:
 
 
 def _covariance(scales: Floats, alike: Floats) -> Floats:
-    """scales: deviations by kind, (4,). alike: (4, t, n). Returns (t, n)."""
+    """The covariance of measured candidates and all, (t, n). scales: standard deviations by kind, (4,)."""
     covariance: Floats = np.einsum("s,stn->tn", scales**2, alike)
     return covariance
 
@@ -154,17 +163,31 @@ def expected_improvement(belief: Belief, best: float) -> Floats:
 
 
 def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: float) -> NDArray[np.bool_]:
-    """Which candidates may exceed the best rate by more than a share of it; shape (n,).
+    """Which candidates may exceed the best rate by more than a share of it, the tolerance; shape (n,).
 
-    tolerance: the share. confidence: with which one that is ruled out does not.
+    confidence: of the belief that one that is ruled out does not exceed it by that much.
     """
-    reach = belief.mean + NormalDist().inv_cdf(confidence) * belief.deviation
-    win: NDArray[np.bool_] = reach > best + log(1 + tolerance)
+    win: NDArray[np.bool_] = _reach(belief, confidence) > best + log(1 + tolerance)
     return win
 
 
+def most_to_gain(belief: Belief, best: float, allowed: NDArray[np.bool_], *, confidence: float) -> float:
+    """The share of the best rate by which no allowed candidate is believed to exceed it; 0 where none is allowed.
+
+    best: a logarithm. allowed: shape (n,). confidence: of that belief, for each candidate.
+    """
+    reach = _reach(belief, confidence)[allowed]
+    return max(0.0, exp(float(reach.max()) - best) - 1) if len(reach) else 0.0
+
+
+def _reach(belief: Belief, confidence: float) -> Floats:
+    """The logarithm of a rate that each candidate is believed not to exceed, shape (n,)."""
+    reach: Floats = belief.mean + NormalDist().inv_cdf(confidence) * belief.deviation
+    return reach
+
+
 def _log_likelihood(root: NDArray[np.floating[Any]], left: Floats) -> float:
-    """root: of the covariance, as Cholesky has it."""
+    """The logarithm of a normal density, but for a constant. root: Cholesky factor of the covariance."""
     whitened = np.linalg.solve(root, left)
     return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum())
 

@@ -1,4 +1,4 @@
-"""A trial: a candidate, why it was tried, and what became of it."""
+"""A trial: a candidate, why it was tried, and its outcome."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,10 +11,10 @@ Role = Literal["baseline", "by_hand", "search", "repeat"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A candidate and what became of it.
+    """A candidate that was tried, and its outcome.
 
-    number: place in the search, from 0. role: why it was tried; a `repeat` is one of the second, paired measurement.
-    of: the number of the trial that a repeat repeats. round: which round of repeats, from 0.
+    number: place in the search, from 0. role: why it was tried; a `repeat` belongs to the second measurement.
+    of: the number of the trial that a repeat repeats. round: the repeat's round, from 0.
     """
 
     number: int

@@ -1,8 +1,8 @@
-"""The verdict of a search: who wins, by the second measurement alone, and by how much.
+"""The verdict of a search: which candidate wins, by the second measurement alone, and by how much.
 
-Where no time was left for one, the fastest of the first measurement wins if it is far ahead, further than luck goes.
+Where no time was left for a second measurement, the fastest of the first one wins if it is too far ahead for luck.
 
-Leaves out measuring (search/search.py) and saying it (search/result.py).
+Leaves out measuring (search/repeats.py) and words (search/findings.py).
 """
 
 import math
@@ -16,16 +16,19 @@ from autotune.core.trials.standings import measured
 from autotune.core.trials.trial import Trial
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 
-FAR_AHEAD = 1.2  # times the baseline: the best of 30 trials that err by 6 % each looks an eighth faster than it is
+# Times the baseline's rate. The best of 30 trials that err by 6 % each looks an eighth faster than it is.
+FAR_AHEAD = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Who won. best: the winner's first trial; the baseline's own when nothing is really faster.
+    """Which trial won, and by how much.
 
-    once: of the winner over the baseline by their first trials, where those had to do. speedup, speedup_by_hand: of
-    the winner over the baseline and over `by_hand`; None where they were not both measured a second time, or are the
-    same. repeats: each contender's rate in every round, by the number of its first trial.
+    best: the winner's first trial. It is the baseline's own when nothing is really faster.
+    once: the winner's speed-up over the baseline by their first trials, where there was no second measurement.
+    speedup, speedup_by_hand: the winner's speed-up over the baseline and over `by_hand`. None where one of the two was
+        not measured a second time, or both are the same trial.
+    repeats: each contender's rate in every round, by the number of its first trial.
     """
 
     best: Trial
@@ -44,22 +47,23 @@ def decide(
     rounds: Sequence[Sequence[Measured]],
     ranked: Sequence[Trial],
     may_win: Callable[[Candidate], bool],
-    keeps_pins: Callable[[Candidate], bool],
+    keeps_fixed: Callable[[Candidate], bool],
 ) -> Verdict:
-    """Choose the fastest contender that may win; the baseline unless one is really faster, or it fails now.
+    """Choose the fastest contender that may win, or the baseline where none is really faster than it.
 
-    Without a second measurement it is the fastest of the first, if that is far ahead. Raises TrainingFailed when
-    nothing that ran may be the answer, or nothing ran again.
-
-    by_hand: the baseline's own trial where there was none. contenders: those that did not fail when they were measured
-    again. failed: the numbers of those that did; they do not win. rounds: outcomes of all contenders, in their order.
-    ranked: measured trials of the space, fastest first, for when there was no second measurement.
-    keeps_pins: whether a candidate has what the user fixed; a baseline that has not cannot be the answer.
+    by_hand: the baseline's own trial where no settings by hand were tried.
+    contenders: those that did not fail when they were measured again. failed: the trial numbers of those that did fail;
+        they do not win.
+    rounds: the outcomes of all contenders, in their order, for each round of the second measurement.
+    ranked: measured trials of the space, the fastest first. They decide where there was no second measurement.
+    may_win: whether a candidate is allowed as the answer. keeps_fixed: whether it has the values that the user fixed; a
+        baseline without them cannot be the answer.
+    Raises TrainingFailed when nothing that ran may be the answer, and when every contender failed.
     """
     if failed and not contenders:
         raise TrainingFailed(
-            "all that were measured a second time failed, though they ran before: see their logs in out, and what else "
-            "uses the machine; the same out measures them again"
+            "every candidate that was measured a second time failed, though it ran before: see the logs in out, and "
+            "what else uses the machine; naming the same out measures them again"
         )
     places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
 
@@ -75,7 +79,7 @@ def decide(
     best = max((trial for trial in eligible if trial is not baseline), key=rate, default=None)
     over_baseline = against(best, baseline) if best else None
     once_only = [t for t in (*ranked, by_hand) if _ran(t) and may_win(t.candidate) and t.number not in failed]
-    baseline_will_do = _ran(baseline) and keeps_pins(baseline.candidate) and baseline.number not in failed
+    baseline_will_do = _ran(baseline) and keeps_fixed(baseline.candidate) and baseline.number not in failed
     once = None
     if not rounds and (ahead := _far_ahead(once_only, baseline)):
         best, once = ahead
@@ -85,8 +89,8 @@ def decide(
         best = next(iter(once_only), None)
     if best is None:
         raise TrainingFailed(
-            "nothing that has the values which were fixed could be measured, and again where that was tried: raise "
-            "budget.minutes or budget.trials, or fix fewer of candidate.*"
+            "no candidate that has the values you fixed could be measured, or it failed when it was measured again: "
+            "raise budget.minutes or budget.trials, or fix fewer of candidate.*"
         )
     return Verdict(
         best=best,
@@ -105,10 +109,10 @@ def _ran(trial: Trial) -> bool:
 
 
 def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup] | None:
-    """The fastest, and how far it is ahead by the only trial of each; None where that could be luck.
+    """The fastest trial, and how far it is ahead by the only trial of each; None where that could be luck.
 
-    A rate is lowered by as much as the machine seems to have been faster than for the baseline, and none is raised. The
-    errors are those of each trial's own steps.
+    Where the machine seems to have been faster than around the baseline, the rate is lowered by that share. No rate is
+    raised. The errors are those of each trial's own steps.
     """
     ran = list({trial.number: trial for trial in (baseline, *trials) if _ran(trial)}.values())
     if not _ran(baseline):
@@ -124,7 +128,7 @@ def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup
 
 
 def cannot_start(trial: Trial) -> AutotuneError:
-    """Why not even the baseline could be measured, and what to try."""
+    """Make the error that says why not even the baseline could be measured, and what to try."""
     outcome = trial.outcome
     name = short_name(trial.candidate)
     if isinstance(outcome, OutOfMemory):

@@ -34,7 +34,6 @@ from autotune.errors import AutotuneError
 from autotune.machine.nvml import Gpu, GpuMemory
 from autotune.models.catalogue import CONF
 from autotune.models.find import resolve_architecture
-from autotune.train import workers as module
 from benchmarks.gpu import measure as gpu_rows
 from benchmarks.gpu import search as gpu_search
 from benchmarks.gpu import suite as gpu_suite
@@ -552,7 +551,7 @@ def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monk
 
     What the budget cut off goes on, and what is there stands.
     """
-    monkeypatch.setattr(module, "serve", stand_ins.serve_by_formula)
+    stand_ins.train_by_formula(monkeypatch)
     stand_ins.predict_by_formula(monkeypatch)
     here = plain_cpu()
     monkeypatch.setattr(gpu_search, "probe", lambda **_: here)

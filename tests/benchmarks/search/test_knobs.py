@@ -14,7 +14,6 @@ from autotune.core.workload import Workload
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import SearchRequest
-from autotune.train import workers as module
 from benchmarks.memory.cases import plain_cpu
 from benchmarks.rows import read
 from benchmarks.search import knobs
@@ -49,7 +48,7 @@ def test_a_pair_differs_in_one_thing(request_: SearchRequest, workload: Workload
 
 def test_rows_by_a_formula(request_: SearchRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ratio of the made-up truth; what a CPU cannot have is named with its reason; only what was asked for."""
-    monkeypatch.setattr(module, "serve", stand_ins.serve_by_formula)
+    stand_ins.train_by_formula(monkeypatch)
     file = tmp_path / "knobs.jsonl"
     rows = list(measure(request_, ["tuned_allocator", "batch_rebalance", "use_kernels"], file))
     assert read(file) == json.loads(json.dumps(rows))

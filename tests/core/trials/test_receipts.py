@@ -1,5 +1,6 @@
 """Receipts: the best without each value, measured or predicted, and the runner-up."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,36 @@ def test_what_does_not_fit_is_no_rival() -> None:
     alone = {BEST: KNOWN[BEST], LARGER: KNOWN[LARGER]}
     assert receipts(BEST, alone, fits=lambda candidate: False) == ()
     assert runner_up(BEST, alone, fits=lambda candidate: False) is None
+
+
+def test_a_knob_of_one_value_is_compared_with_a_twin() -> None:
+    """A measured reference that differs in nothing else; a gain over any other would be of other knobs as well."""
+    twin, other = replace(BEST, tuned_allocator=False), replace(RECOMPUTED, tuned_allocator=False)
+    references = {
+        other: Known(rate=50.0, deviation=0.01, trial=0, trials=1),
+        twin: Known(rate=100.0, deviation=0.01, trial=2, trials=1),
+    }
+    found = {each.knob: each for each in receipts(BEST, KNOWN, references=references)}
+    assert found["tuned_allocator"].rival == twin
+    assert found["tuned_allocator"].gain == pytest.approx(0.2)
+    assert found["checkpointing"].rival == SELECTIVE  # the space has other values, so no reference counts
+    alone = {each.knob for each in receipts(BEST, KNOWN, references={other: references[other]})}
+    assert "tuned_allocator" not in alone
+
+
+def test_the_interval_of_a_gain_by_hand() -> None:
+    """Of the mean of four trials and a single one, which differ by 5 % beside what their steps show; none without an
+    error."""
+    best = Known(rate=120.0, deviation=0.0, trial=3, trials=4)
+    rival = Known(rate=100.0, deviation=0.03, trial=1, trials=1)
+    spread = 1.96 * math.hypot(0.05 / 2, 0.03, 0.05)
+    [receipt] = receipts(BEST, {BEST: best, RECOMPUTED: rival})
+    assert receipt.interval == pytest.approx((1.2 * math.exp(-spread) - 1, 1.2 * math.exp(spread) - 1), abs=1e-4)
+    assert receipt.is_distinguishable
+    [receipt] = receipts(BEST, {BEST: best, RECOMPUTED: replace(rival, rate=115.0)})
+    assert not receipt.is_distinguishable
+    [receipt] = receipts(BEST, {BEST: best, RECOMPUTED: replace(rival, deviation=None)})
+    assert receipt.interval is None
 
 
 def test_the_runner_up_is_the_fastest_of_the_others() -> None:

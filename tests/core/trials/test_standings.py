@@ -6,8 +6,7 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Crashed, Step
-from autotune.core.trials.receipts import Known
-from autotune.core.trials.standings import first_measurements, known_rates, pace_of, ranked
+from autotune.core.trials.standings import contenders, first_measurements, measured_rates, pace_of, ranked
 from autotune.core.trials.trial import Role, Trial
 from tests.core.examples import candidate
 from tests.stand_ins import measured
@@ -70,16 +69,22 @@ def test_a_pace_has_the_steps_of_the_same_samples_alone() -> None:
 
 
 def test_a_candidate_is_known_by_all_its_trials() -> None:
-    """And so are the others; what was not tried by what is believed of it."""
+    """Repeats count as much as the first; one that was not measured is not known."""
     trials = [
         trial(0, SLOW, 100.0, role="baseline"),
         trial(1, FAST, 400.0),
         trial(2, FAST, 900.0, role="repeat", of=1),
         trial(3, SLOW, 25.0, role="repeat", of=0),
     ]
-    believed = {OTHER: Known(rate=50.0, deviation=0.2, trial=None)}
-    found = known_rates(trials, SPACE, trials[1], believed)
+    found = measured_rates(trials)
+    assert found.keys() == {SLOW, FAST}
     assert found[FAST].rate == pytest.approx(600.0)  # the geometric mean
     assert found[FAST].deviation == pytest.approx(0.01 / 2**0.5)
-    assert (found[SLOW].rate, found[SLOW].trial) == (pytest.approx(50.0), 0)
-    assert found[OTHER] == believed[OTHER]
+    assert (found[SLOW].rate, found[SLOW].trial, found[SLOW].trials) == (pytest.approx(50.0), 0, 2)
+
+
+def test_contenders_are_the_references_and_the_two_best_others() -> None:
+    """A reference that the space has is not counted twice, and one that failed does not contend."""
+    crashed = Trial(number=9, role="by_hand", candidate=ELSEWHERE, outcome=Crashed(message="", log_tail="", wall_s=0.0))
+    baseline, *others = (trial(number, which, 100.0 - number) for number, which in enumerate((SLOW, FAST, OTHER, SLOW)))
+    assert contenders((baseline, crashed), [baseline, *others]) == [baseline, *others[:2]]

@@ -6,7 +6,7 @@ from math import log
 import numpy as np
 import pytest
 
-from autotune.core.trials.surrogate import Belief, can_still_win, expected_improvement, surrogate
+from autotune.core.trials.surrogate import Belief, can_still_win, expected_improvement, most_to_gain, surrogate
 
 CANDIDATES = [
     {"rows": rows, "checkpointing": checkpointing, "kernel": kernel}
@@ -90,3 +90,12 @@ def test_what_can_still_win_by_hand() -> None:
     """At 97.7 % two deviations count: 1 + 2 x 0.1 exceeds 1.1 by more than 5 %, 0.9 + 2 x 0.1 does not."""
     belief = Belief(mean=np.array([1.0, 0.9]), deviation=np.array([0.1, 0.1]))
     assert can_still_win(belief, 1.1, tolerance=0.05, confidence=0.97725).tolist() == [True, False]
+
+
+def test_the_most_to_gain_by_hand() -> None:
+    """At 97.7 % two deviations count: of those that are allowed the second reaches furthest, 0.1 above the best."""
+    belief = Belief(mean=np.array([1.0, 0.9, 2.0]), deviation=np.array([0.0, 0.15, 0.0]))
+    allowed = np.array([True, True, False])
+    assert most_to_gain(belief, 1.1, allowed, confidence=0.97725) == pytest.approx(np.expm1(0.1), abs=1e-4)
+    assert most_to_gain(belief, 1.3, allowed, confidence=0.97725) == 0
+    assert most_to_gain(belief, 1.1, np.zeros(3, dtype=bool), confidence=0.97725) == 0

@@ -32,7 +32,7 @@ def verdict_of(
         rounds=rounds,
         ranked=[found, *others],
         may_win=lambda candidate: by_hand is None or candidate != by_hand.candidate,
-        keeps_pins=lambda candidate: True,
+        keeps_fixed=lambda candidate: True,
     )
 
 
@@ -84,7 +84,7 @@ def test_a_baseline_that_fails_when_it_is_repeated_does_not_win() -> None:
         rounds=[again, again],
         ranked=[found],
         may_win=lambda candidate: True,
-        keeps_pins=lambda candidate: True,
+        keeps_fixed=lambda candidate: True,
     )
     assert verdict.best is found
     assert verdict.speedup is None
@@ -102,7 +102,7 @@ def test_where_nothing_ran_that_has_what_was_fixed_there_is_no_answer() -> None:
             rounds=[],
             ranked=[],
             may_win=lambda candidate: False,
-            keeps_pins=lambda candidate: False,
+            keeps_fixed=lambda candidate: False,
         )
 
 
@@ -126,7 +126,7 @@ def test_what_failed_when_it_was_repeated_is_not_the_answer(others: int) -> None
             rounds=[[measured()]],
             ranked=[found, third][: 1 + others],
             may_win=lambda candidate: candidate != BASELINE,
-            keeps_pins=lambda candidate: candidate != BASELINE,
+            keeps_fixed=lambda candidate: candidate != BASELINE,
         )
 
     if others:
@@ -148,5 +148,5 @@ def test_where_nothing_ran_again_there_is_no_answer() -> None:
             rounds=[],
             ranked=[found],
             may_win=lambda candidate: True,
-            keeps_pins=lambda candidate: True,
+            keeps_fixed=lambda candidate: True,
         )

@@ -1,0 +1,105 @@
+"""run.yaml: all that `autotune run` needs to train with a search's winner, and the reason for each value.
+
+Leaves out reading it (cli/usage.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autotune.core.candidate import KNOBS, short_name
+from autotune.core.outcome import Measured
+from autotune.core.trials.receipts import DERIVED, Receipt
+from autotune.core.units import format_bytes
+from autotune.models.find import OPTIONS
+from autotune.search.findings import Findings
+
+NAMED = (*OPTIONS, "demo")  # models and data that ship with autotune; a directory of that name does not hide them
+
+
+def run_document(findings: Findings) -> str:
+    """The text of run.yaml."""
+    request, workload, candidate = findings.request, findings.workload, findings.verdict.best.candidate
+    rate = workload.recipe.learning_rate_for(candidate.method)
+    recipe = asdict(replace(workload.recipe, method=candidate.method, learning_rate=rate))
+    recipe["lora_target_modules"] = list(workload.recipe.lora_target_modules)
+    data: dict[str, Any] = {"path": _from_anywhere(request.data)}
+    if request.columns:
+        data["columns"] = dict(request.columns)
+    device = request.hardware.kind
+    lines = [
+        f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",
+        f"# {short_name(candidate)}",
+        "# Train with it: autotune run THIS_FILE; keys on the command line win over those in here.",
+        *_yaml({"model": {"path": _from_anywhere(request.model)}}),
+        *_yaml({"data": data}),
+        *_yaml({"seed": request.seed, "device": device}),
+        *_yaml({"hardware": {"device": "cpu"}} if device == "cpu" else {}),
+        "recipe:  # what was asked for",
+        *(f"  {line}" for line in _yaml(recipe)),
+        "candidate:  # what was found",
+    ]
+    for knob, reason in reasons(findings).items():
+        [line] = _yaml({knob: getattr(candidate, knob)})
+        lines.append(f"  {line}  # {reason}")
+    return "\n".join(lines) + "\n"
+
+
+def reasons(findings: Findings) -> dict[str, str]:
+    """Say why each knob of the winner has its value, one line each."""
+    candidate, fixed = findings.verdict.best.candidate, findings.request.fixed
+    facts, worth = _facts(findings), {receipt.knob: _worth(receipt) for receipt in findings.receipts}
+    found = {}
+    for knob in KNOBS:
+        value, default = getattr(candidate, knob), getattr(findings.baseline.candidate, knob)
+        if knob in fixed and value == fixed[knob]:
+            found[knob] = "fixed by you"
+            continue
+        differs = f"the baseline has {default}" if value != default and knob not in DERIVED else None
+        words = [each for each in (facts.get(knob), worth.get(knob), differs) if each is not None]
+        found[knob] = "; ".join(words) or "as in the baseline"
+    return found
+
+
+def _facts(findings: Findings) -> dict[str, str]:
+    """Facts about the values of some knobs, other than their speed."""
+    best, baseline = findings.verdict.best, findings.baseline.outcome
+    candidate, recipe, lengths = best.candidate, findings.workload.recipe, findings.workload.data.lengths
+    rows = f"{candidate.rows_per_step} row{'s' * (candidate.rows_per_step > 1)} a step"
+    samples = f"about {recipe.effective_batch_size} samples" if candidate.packs else "the samples that were asked for"
+    facts = {
+        "max_length": f"keeps {lengths.coverage(candidate.max_length):.2%} of the tokens, "
+        f"{recipe.coverage:.2%} asked; the longest row has {lengths.longest}",
+        "gradient_accumulation_steps": f"{rows}, {samples}",
+        "method": "asked for" if recipe.method else "full fine-tuning unless a method is asked for",
+    }
+    if isinstance(best.outcome, Measured):
+        facts["batching"] = f"{best.outcome.padding_epoch:.1%} of the positions are padding"
+        facts["checkpointing"] = f"peak of {format_bytes(best.outcome.peak_bytes)}"
+        if isinstance(baseline, Measured):
+            facts["batching"] += f" against {baseline.padding_epoch:.1%} in the baseline"
+            facts["checkpointing"] += f" against {format_bytes(baseline.peak_bytes)} in the baseline"
+    return facts
+
+
+def _worth(receipt: Receipt) -> str:
+    source = "predicted" if receipt.known.trial is None else f"measured in trial {receipt.known.trial}"
+    rival = f"the best candidate with {getattr(receipt.rival, receipt.knob)} ({source})"
+    if not receipt.is_distinguishable:
+        return f"not distinguishable in speed from {rival}"
+    return f"{receipt.gain:+.0%} compared with {rival}"
+
+
+def _from_anywhere(name: str) -> str:
+    """A path as a run finds it from any directory; other names as they are."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() and name not in NAMED else name
+
+
+def _yaml(values: Mapping[str, Any]) -> list[str]:
+    """A line for each key, its value in flow style behind it."""
+    texts = {key: yaml.safe_dump(value, default_flow_style=True, width=10_000) for key, value in values.items()}
+    return [f"{key}: {text.strip().removesuffix('...').strip()}" for key, text in texts.items()]
