@@ -95,6 +95,11 @@ class Bench:
         """Seconds after which a trial cannot win any more, however much time is left."""
         return self.budget.patience_s(self._baseline_s())
 
+    @property
+    def reading_s(self) -> float:
+        """Seconds, about, for reading the weights where trials do not read them."""
+        return self.workload.model.parameters / READ_PER_S if self._draws_weights else 0.0
+
     # -- measuring
 
     def try_candidate(self, candidate: Candidate, role: Role) -> Trial:
@@ -157,11 +162,6 @@ class Bench:
         goes to. On a CPU reading is as fast as drawing.
         """
         return self.workers.device == "cuda" and not self.workload.model.is_mixture_of_experts
-
-    @property
-    def reading_s(self) -> float:
-        """Seconds, about, for reading the weights where trials do not read them."""
-        return self.workload.model.parameters / READ_PER_S if self._draws_weights else 0.0
 
     def _limit_s(self, role: Role) -> float | None:
         """Seconds after which a trial that began now would be killed; None never."""

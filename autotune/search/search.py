@@ -18,10 +18,11 @@ from autotune.core.space.enumerate import Space, defaults, enumerate_space, expl
 from autotune.core.space.enumerate import baseline as baseline_candidates
 from autotune.core.space.enumerate import by_hand as by_hand_candidates
 from autotune.core.trials.budget import Budget
+from autotune.core.trials.parity import Parity
 from autotune.core.trials.receipts import Known, receipts, runner_up
 from autotune.core.trials.standings import contenders, first_measurements, measured, measured_rates
 from autotune.core.trials.trial import Role, Trial
-from autotune.core.trials.verdict import cannot_start, decide
+from autotune.core.trials.verdict import Verdict, cannot_start, decide
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError
 from autotune.machine.installed import Installed, installed
@@ -88,10 +89,8 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
 
 def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
     """Try candidates, measure the best ones again, and decide. Raises as `search` does."""
-    request, workload, predictions = bench.request, bench.workload, bench.predictions
-    hardware = request.hardware
+    workload, hardware = bench.workload, bench.request.hardware
     bench.recall()
-
     baselines = baseline_candidates(workload=workload, hardware=hardware, installed=facts)
     baseline = _first_that_runs(bench, "baseline", baselines)
     assert baseline is not None
@@ -99,11 +98,9 @@ def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
         raise cannot_start(baseline)
     settings_by_hand = by_hand_candidates(workload=workload, hardware=hardware, installed=facts)
     by_hand = _first_that_runs(bench, "by_hand", settings_by_hand) or baseline
-
     exploration = explore(bench, space, baseline, by_hand)
     if not measured(first_measurements(bench.trials)):
         raise cannot_start(baseline)
-
     asked = contenders((baseline, by_hand), bench.ranked())
     repeats = measure_again(bench, asked, leave_s=bench.comparison_reserve_s())
     verdict = decide(
@@ -117,35 +114,18 @@ def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
         keeps_fixed=partial(_keeps_fixed, bench),
     )
     parity = None
-    if verdict.best is not baseline and request.compares_losses:
+    if verdict.best is not baseline and bench.request.compares_losses:
         parity = compare_losses(bench, baseline, verdict.best)
     bench.journal.spend(bench.spent_s())
-
-    known, references = _known_rates(bench, exploration, verdict.best)
-    best, trials = verdict.best.candidate, bench.trials
-    return Findings(
-        request=request,
-        workload=workload,
-        space=space,
-        versions=dict(facts.versions),
-        trials=tuple(trials),
-        defaults=defaults(workload=workload, hardware=hardware, installed=facts),
+    return _findings(
+        bench,
+        space,
+        facts,
         baseline=baseline,
         by_hand=by_hand,
+        exploration=exploration,
         verdict=verdict,
         parity=parity,
-        estimates={trial.number: predictions.estimate(trial.candidate) for trial in trials},
-        calibrations=dict(predictions.calibrations),
-        misses=tuple(predictions.misses),
-        known=known,
-        receipts=receipts(best, known, references=references, fits=predictions.is_known_to_fit),
-        runner_up=runner_up(best, known, predictions.is_known_to_fit),
-        ruled_out=exploration.ruled_out,
-        wall_s={
-            "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
-            "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
-            "total": bench.spent_s(),
-        },
     )
 
 
@@ -173,17 +153,6 @@ def _first_that_runs(bench: Bench, role: Role, candidates: Sequence[Candidate]) 
     return last
 
 
-def _known_rates(
-    bench: Bench, exploration: Exploration, best: Trial
-) -> tuple[dict[Candidate, Known], dict[Candidate, Known]]:
-    """The rates of the space's candidates and of the winner, measured or believed; apart from them the references'."""
-    known, references = dict(exploration.believed), dict[Candidate, Known]()
-    for candidate, rate in measured_rates(bench.trials).items():
-        competes = candidate in bench.legal or candidate == best.candidate
-        (known if competes else references)[candidate] = rate
-    return known, references
-
-
 def _keeps_fixed(bench: Bench, candidate: Candidate) -> bool:
     """Whether a candidate has the values that the user fixed."""
     return all(getattr(candidate, knob) == value for knob, value in bench.request.fixed.items())
@@ -192,6 +161,50 @@ def _keeps_fixed(bench: Bench, candidate: Candidate) -> bool:
 def _may_win(bench: Bench, candidate: Candidate) -> bool:
     """Whether a contender may be the answer: the space has it, or would have it with the tuned allocator."""
     return _keeps_fixed(bench, candidate) and in_space(candidate, bench.request.fixed) in bench.legal
+
+
+def _findings(
+    bench: Bench,
+    space: Space,
+    facts: Installed,
+    *,
+    baseline: Trial,
+    by_hand: Trial,
+    exploration: Exploration,
+    verdict: Verdict,
+    parity: Parity | str | None,
+) -> Findings:
+    """Put together what the search knows, with the receipts of its winner."""
+    workload, predictions, trials = bench.workload, bench.predictions, bench.trials
+    best = verdict.best.candidate
+    known, references = dict(exploration.believed), dict[Candidate, Known]()
+    for candidate, rate in measured_rates(trials).items():
+        competes = candidate in bench.legal or candidate == best
+        (known if competes else references)[candidate] = rate
+    return Findings(
+        request=bench.request,
+        workload=workload,
+        space=space,
+        versions=dict(facts.versions),
+        trials=tuple(trials),
+        defaults=defaults(workload=workload, hardware=bench.request.hardware, installed=facts),
+        baseline=baseline,
+        by_hand=by_hand,
+        verdict=verdict,
+        parity=parity,
+        estimates={trial.number: predictions.estimate(trial.candidate) for trial in trials},
+        calibrations=dict(predictions.calibrations),
+        misses=tuple(predictions.misses),
+        known=known,
+        receipts=receipts(best, known, references=references, fits=predictions.is_known_to_fit),
+        runner_up=runner_up(best, known, predictions.is_known_to_fit),
+        ruled_out=exploration.ruled_out,
+        wall_s={
+            "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),
+            "second_measurement": sum(trial.outcome.wall_s for trial in trials if trial.role == "repeat"),
+            "total": bench.spent_s(),
+        },
+    )
 
 
 def _about_hardware(hardware: Hardware) -> Iterator[str]:
