@@ -56,7 +56,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def make_bench(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeBench:
-    """Build a bench on that record. ends: of its trials. seconds: of its budget. legal: the space. said: its lines."""
+    """Build a bench on that record.
+
+    ends: outcomes of its trials. seconds, trials: its budget. legal: the space. device: what its workers train on.
+    said: gets what it shows. Other keywords change the request.
+    """
     stand_ins.predict_by_formula(monkeypatch)
 
     def make(
@@ -69,13 +73,12 @@ def make_bench(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         said: StringIO | None = None,
         **request: Any,
     ) -> Bench:
-        hardware = examples.CPU if device == "cpu" else examples.A100
         workload = examples.workload(model=dict(model or {}))
         return Bench(
-            request=stand_ins.search_request(tmp_path, workload.recipe, journal.out, hardware, **request),
+            request=stand_ins.search_request(tmp_path, workload.recipe, journal.out, examples.CPU, **request),
             workload=workload,
             legal=frozenset(legal),
-            predictions=Predictions(forecaster=stand_ins.forecaster(hardware), progress=lambda line: None),
+            predictions=Predictions(forecaster=stand_ins.forecaster(examples.CPU), progress=lambda line: None),
             journal=journal,
             workers=StandIns(list(ends), device),  # type: ignore[arg-type]
             display=SearchDisplay(Console(file=said or StringIO(), width=200)),
