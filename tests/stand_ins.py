@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from autotune.core.batches.batches import Epoch
-from autotune.core.candidate import Candidate, Fidelity, Optimizer
+from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
+from autotune.core.knobs import Optimizer
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
 from autotune.core.recipe import Recipe

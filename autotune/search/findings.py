@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.candidate import Candidate, differences
+from autotune.core.knobs import DERIVED
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.space.enumerate import Space
 from autotune.core.time.calibrate import MemoryCalibration
 from autotune.core.trials.comparison import Speedup
 from autotune.core.trials.parity import Parity
-from autotune.core.trials.receipts import DERIVED, Known, Receipt
+from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
 from autotune.core.workload import Workload

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from autotune.core.candidate import KNOBS, short_name
+from autotune.core.candidate import short_name
+from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.outcome import Measured
-from autotune.core.trials.receipts import DERIVED, Receipt
+from autotune.core.trials.receipts import Receipt
 from autotune.core.units import format_bytes
 from autotune.models.find import OPTIONS
 from autotune.search.findings import Findings

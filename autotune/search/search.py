@@ -14,12 +14,11 @@ from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, OutOfMemory
-from autotune.core.space.enumerate import Space, defaults, enumerate_space, explain
-from autotune.core.space.enumerate import baseline as baseline_candidates
-from autotune.core.space.enumerate import by_hand as by_hand_candidates
+from autotune.core.space import references
+from autotune.core.space.enumerate import Space, enumerate_space, explain
 from autotune.core.trials.budget import Budget
 from autotune.core.trials.parity import Parity
-from autotune.core.trials.receipts import Known, receipts, runner_up
+from autotune.core.trials.receipts import receipts, runner_up
 from autotune.core.trials.standings import contenders, first_measurements, measured, measured_rates
 from autotune.core.trials.trial import Role, Trial
 from autotune.core.trials.verdict import Verdict, cannot_start, decide
@@ -91,12 +90,12 @@ def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
     """Try candidates, measure the best ones again, and decide. Raises as `search` does."""
     workload, hardware = bench.workload, bench.request.hardware
     bench.recall()
-    baselines = baseline_candidates(workload=workload, hardware=hardware, installed=facts)
+    baselines = references.baseline(workload=workload, hardware=hardware, installed=facts)
     baseline = _first_that_runs(bench, "baseline", baselines)
     assert baseline is not None
     if not isinstance(baseline.outcome, Measured | OutOfMemory):  # other candidates would fail in the same way
         raise cannot_start(baseline)
-    settings_by_hand = by_hand_candidates(workload=workload, hardware=hardware, installed=facts)
+    settings_by_hand = references.by_hand(workload=workload, hardware=hardware, installed=facts)
     by_hand = _first_that_runs(bench, "by_hand", settings_by_hand) or baseline
     exploration = explore(bench, space, baseline, by_hand)
     if not measured(first_measurements(bench.trials)):
@@ -177,17 +176,16 @@ def _findings(
     """Put together what the search knows, with the receipts of its winner."""
     workload, predictions, trials = bench.workload, bench.predictions, bench.trials
     best = verdict.best.candidate
-    known, references = dict(exploration.believed), dict[Candidate, Known]()
-    for candidate, rate in measured_rates(trials).items():
-        competes = candidate in bench.legal or candidate == best
-        (known if competes else references)[candidate] = rate
+    rates = measured_rates(trials)
+    competing = {candidate: rate for candidate, rate in rates.items() if candidate in bench.legal or candidate == best}
+    known = {**exploration.believed, **competing}
     return Findings(
         request=bench.request,
         workload=workload,
         space=space,
         versions=dict(facts.versions),
         trials=tuple(trials),
-        defaults=defaults(workload=workload, hardware=bench.request.hardware, installed=facts),
+        defaults=references.defaults(workload=workload, hardware=bench.request.hardware, installed=facts),
         baseline=baseline,
         by_hand=by_hand,
         verdict=verdict,
@@ -196,7 +194,7 @@ def _findings(
         calibrations=dict(predictions.calibrations),
         misses=tuple(predictions.misses),
         known=known,
-        receipts=receipts(best, known, references=references, fits=predictions.is_known_to_fit),
+        receipts=receipts(best, known, references=rates, fits=predictions.is_known_to_fit),
         runner_up=runner_up(best, known, predictions.is_known_to_fit),
         ruled_out=exploration.ruled_out,
         wall_s={

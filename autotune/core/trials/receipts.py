@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from autotune.core.candidate import KNOBS, Candidate, differences
+from autotune.core.candidate import Candidate, differences
+from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.trials.comparison import BETWEEN_TRIALS, NORMAL_975
-
-DERIVED = ("gradient_accumulation_steps",)  # knobs that follow from the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import knobs_that_change
 from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import corrected_rates, drift, rates_as_at_first
 from autotune.core.trials.racing import Pace
@@ -16,7 +17,7 @@ from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
 
 # Where two candidates agree in these, the steps of one number hold the same samples, however each step is split.
-SAME_SAMPLES = ("batching", "max_length", "packed_length", "rows_per_step")
+SAME_SAMPLES = (*knobs_that_change("samples"), "rows_per_step")
 
 
 def measured(trials: Iterable[Trial]) -> list[Measured]:
