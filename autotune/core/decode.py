@@ -29,6 +29,13 @@ def decode(values: Any, cls: type[Facts], *, where: str, least: Mapping[str, flo
     return decoded
 
 
+def problems_of(value: Any, hint: Any, *, where: str) -> list[str]:
+    """List what is wrong with a plain value that should be what a type hint says; empty when nothing is."""
+    decoder = _Decoder(None)
+    decoder.value(value, hint, where)
+    return decoder.problems
+
+
 class _Decoder:
     """Decodes values and notes what is wrong with them. What it returns counts only if it noted nothing."""
 

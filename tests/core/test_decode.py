@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from autotune.core.decode import decode
+from autotune.core.decode import decode, problems_of
 from autotune.errors import UsageError
 
 
@@ -83,3 +83,18 @@ def test_numbers_may_have_a_least_value() -> None:
     decode({"x": 1}, Point, where="p", least={"x": 1})
     with pytest.raises(UsageError, match="at least 1"):
         decode({"x": 0.5}, Point, where="p", least={"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "problems"),
+    [
+        (None, int | None, []),
+        (3, int | None, []),
+        (True, int, ["k: got True, expected a whole number"]),
+        ("x", Literal["a", "b"] | None, ["k: got 'x', expected one of a, b"]),
+        (None, bool, ["k: got None, expected true or false"]),
+    ],
+)
+def test_a_single_value(value: Any, hint: Any, problems: list[str]) -> None:
+    """Judged by a type hint alone, as the knobs on a command line are."""
+    assert problems_of(value, hint, where="k") == problems

@@ -4,12 +4,12 @@ Each fixed knob is judged here, alone and together with the other fixed ones. So
 every value of a knob that is free: enumerate.py finds those, and says which rules left nothing.
 """
 
-import types
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from autotune.core.candidate import Candidate
+from autotune.core.decode import problems_of
 from autotune.core.knobs import KNOBS, TYPES
 from autotune.core.space.context import Context
 from autotune.core.space.fidelity import divisors
@@ -22,11 +22,7 @@ def check_fixed(fixed: Mapping[str, Any], context: Context) -> None:
 
     First unknown knobs and values of a wrong type. If there are none, then what the recipe or a rule forbids.
     """
-    problems = [
-        _unknown(knob) if knob not in KNOBS else f"candidate.{knob}: got {value!r}, expected {_expected(TYPES[knob])}"
-        for knob, value in fixed.items()
-        if knob not in KNOBS or not _fits(value, TYPES[knob])
-    ]
+    problems = [problem for knob, value in fixed.items() for problem in _problems_of(knob, value)]
     problems = problems or _against_recipe(fixed, context) + _against_rules(fixed, context)
     if problems:
         raise UsageError(*problems)
@@ -90,26 +86,13 @@ def _against_rules(fixed: Mapping[str, Any], context: Context) -> list[str]:
     ]
 
 
-def _unknown(knob: str) -> str:
-    near = get_close_matches(knob, KNOBS, n=1)
-    return f"candidate.{knob}: unknown, expected " + (near[0] if near else "one of " + ", ".join(KNOBS))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a knob."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if hint is int:
-        return type(value) is int and value >= 0
-    return isinstance(value, hint)
-
-
-def _expected(hint: Any) -> str:
-    """The values of a type, in words."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_expected(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(get_args(hint))
-    return {int: "a whole number", bool: "true or false", type(None): "null"}[hint]
+def _problems_of(knob: str, value: Any) -> list[str]:
+    """What is wrong with a knob's name, or with its value alone."""
+    where = f"candidate.{knob}"
+    if knob not in KNOBS:
+        near = get_close_matches(knob, KNOBS, n=1)
+        return [f"{where}: unknown, expected " + (near[0] if near else "one of " + ", ".join(KNOBS))]
+    least = KNOBS[knob].least
+    if type(value) is int and least is not None and value < least:
+        return [f"{where}: got {value}, expected at least {least}"]
+    return problems_of(value, TYPES[knob], where=where)
