@@ -58,10 +58,12 @@ def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
         data=DataSettings(path="~/rows.jsonl", columns={"question": "q"}),
         recipe=RecipeSettings(lora_target_modules=["q_proj", "v_proj"]),
         candidate=CandidateSettings(batching="random", torch_compile=False),
+        explain=True,
         fidelity=Fidelity.exact,
         home="~/cache",
     )
     request = build_search(settings, hardware=CPU, new=tmp_path / "new")
+    assert request.explain
     assert request.recipe == Recipe(lora_target_modules=("q_proj", "v_proj"))
     assert dict(request.fixed) == {"batching": "random", "torch_compile": False}
     assert (request.data, dict(request.columns)) == (str(Path.home() / "rows.jsonl"), {"question": "q"})
