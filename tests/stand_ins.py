@@ -57,7 +57,7 @@ def measured() -> Measured:
     )
 
 
-def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware, **changes: Any) -> SearchRequest:
+def search_request(home: Path, recipe: Recipe, out: Path, **changes: Any) -> SearchRequest:
     """A search of `tiny` on the demo data, of six trials; keywords change it."""
     request = SearchRequest(
         model="tiny",
@@ -66,7 +66,6 @@ def search_request(home: Path, recipe: Recipe, out: Path, hardware: Hardware, **
         recipe=recipe,
         fidelity=Fidelity.close,
         fixed={},
-        hardware=hardware,
         minutes=None,
         trials=6,
         sampler="tpe",

@@ -237,6 +237,7 @@ def search(settings: SearchSettings) -> str:
     from rich.console import Console
 
     from autotune.search.display import SearchDisplay
+    from autotune.search.request import workload_of
     from autotune.search.search import search
     from autotune.search.summary import summary_lines
 
@@ -246,8 +247,10 @@ def search(settings: SearchSettings) -> str:
     )
     if hydra.mode is RunMode.MULTIRUN:
         name += f"-{hydra.job.num}"  # launchers may start several jobs in one second
-    request = build_search(settings, hardware=_hardware(settings), new=Path("runs") / name)
-    result = search(request, display=SearchDisplay(Console(stderr=True)))
+    _refuse_catalogue_gpu(settings)
+    request = build_search(settings, new=Path("runs") / name)
+    workload = workload_of(request, progress=_say)  # what the files say is judged before a probe, which takes a minute
+    result = search(request, workload, _hardware(settings), display=SearchDisplay(Console(stderr=True)))
     return _shown(settings, result, summary_lines(result))
 
 
@@ -258,11 +261,13 @@ def run(settings: RunSettings) -> str:
     from rich.console import Console
 
     from autotune.train.display import RunDisplay
-    from autotune.train.run import run, summary_lines
+    from autotune.train.run import run, summary_lines, workload_of
 
     overrides = HydraConfig.get().overrides.task
-    request = build_run(settings, hardware=_hardware(settings), overrides=overrides)
-    result = run(request, display=RunDisplay(Console(stderr=True)))
+    _refuse_catalogue_gpu(settings)
+    request = build_run(settings, overrides=overrides)
+    workload = workload_of(request, progress=_say)
+    result = run(request, workload, _hardware(settings), display=RunDisplay(Console(stderr=True)))
     return _shown(settings, result, summary_lines(result))
 
 
@@ -283,14 +288,18 @@ def _planned_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
     return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say), True
 
 
-def _hardware(settings: TrainingSettings) -> "Hardware":
-    from autotune.machine.probe import load_own_probe, probe
-
+def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
     if settings.hardware.gpu:
         raise UsageError(
             f"hardware={settings.hardware.gpu.get('name')}: is a GPU of the catalogue, for `autotune estimate`; search "
             "and run train on the machine at hand: expected hardware=auto, hardware=cpu or its own probe"
         )
+
+
+def _hardware(settings: TrainingSettings) -> "Hardware":
+    """Probe the machine that trains, or read its probe from a file."""
+    from autotune.machine.probe import load_own_probe, probe
+
     if settings.hardware.file is not None:
         return load_own_probe(Path(settings.hardware.file).expanduser(), progress=_say)
     use_gpu = settings.hardware.device != "cpu"

@@ -19,7 +19,6 @@ from autotune.cli.settings import (
 )
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
-from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.core.hardware import Hardware
@@ -63,7 +62,7 @@ def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand:
     )
 
 
-def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -> "SearchRequest":
+def build_search(settings: SearchSettings, *, new: Path) -> "SearchRequest":
     """Build the request of a search. new: its run directory, unless `out` names one."""
     from autotune.search.request import SearchRequest
 
@@ -75,7 +74,6 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
         recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a method that is fixed is asked for
         fidelity=settings.fidelity,
         fixed=fixed,
-        hardware=hardware,
         minutes=settings.budget.minutes,
         trials=settings.budget.trials,
         sampler=settings.sampler.name,
@@ -86,17 +84,8 @@ def build_search(settings: SearchSettings, *, hardware: "Hardware", new: Path) -
     )
 
 
-def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequence[str]) -> "RunRequest":
-    """Build the request of a run. overrides: the words of the command line, which won over the run file.
-
-    Raises UsageError when the file was made for another kind of device.
-    """
-    if settings.device not in (None, hardware.kind):
-        raise UsageError(
-            f"device={settings.device}: the configuration was made for another device than this one ({hardware.kind}, "
-            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
-        )
-
+def build_run(settings: RunSettings, *, overrides: Sequence[str]) -> "RunRequest":
+    """Build the request of a run. overrides: the words of the command line, which won over the run file."""
     from autotune.train.run import RunRequest
 
     return RunRequest(
@@ -108,7 +97,7 @@ def build_run(settings: RunSettings, *, hardware: "Hardware", overrides: Sequenc
         seed=settings.seed,
         out=Path(settings.out or "run").expanduser(),
         home=build_home(settings),
-        hardware=hardware,
+        device=settings.device,
         overrides=tuple(overrides),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.recipe import Recipe
-from autotune.errors import NothingFits
+from autotune.errors import NothingFits, UsageError
 
 MULTIPLE = 64  # tokens; tensor cores need multiples of 8, and 64 keeps the list of lengths short
 
@@ -123,6 +123,17 @@ def too_few_rows(workload: Workload) -> list[str]:
     ]
 
 
+def check_workload(workload: Workload) -> None:
+    """Judge the data against the recipe and the model, as far as needs no hardware.
+
+    Raises UsageError when the data has no full optimizer step, NothingFits when the model cannot take rows as long as
+    the recipe's coverage asks for.
+    """
+    if problems := too_few_rows(workload):
+        raise UsageError(*problems)
+    _longest(workload.data.lengths, least_coverage=workload.recipe.coverage, model_limit=workload.model.limit)
+
+
 def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> tuple[int, ...]:
     """List the lengths worth trying, ascending, all within the model's limit.
 
@@ -131,14 +142,7 @@ def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limi
     A `least_coverage` of 1 asks for all that the model can take. Raises NothingFits when even `model_limit` keeps less
     than a lower `least_coverage`.
     """
-    longest = _round_up(lengths.longest)
-    if model_limit is not None:
-        longest = min(longest, model_limit)
-    if (kept := lengths.coverage(longest)) < least_coverage < 1:
-        raise NothingFits(
-            f"max_length={longest} keeps {kept:.1%} of the tokens, {least_coverage:.1%} asked: "
-            "lower recipe.coverage, split long rows, or take a model with a longer context"
-        )
+    longest = _longest(lengths, least_coverage=least_coverage, model_limit=model_limit)
     steps: list[int] = []
     wanted = least_coverage
     for step in range(MULTIPLE, longest, MULTIPLE):
@@ -150,6 +154,19 @@ def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limi
     if not steps or lengths.coverage(steps[-1]) < lengths.coverage(longest):
         steps.append(longest)
     return tuple(steps)
+
+
+def _longest(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> int:
+    """The longest length worth trying. Raises NothingFits as `max_length_candidates` does."""
+    longest = _round_up(lengths.longest)
+    if model_limit is not None:
+        longest = min(longest, model_limit)
+    if (kept := lengths.coverage(longest)) < least_coverage < 1:
+        raise NothingFits(
+            f"max_length={longest} keeps {kept:.1%} of the tokens, {least_coverage:.1%} asked: "
+            "lower recipe.coverage, split long rows, or take a model with a longer context"
+        )
+    return longest
 
 
 def _round_up(tokens: int) -> int:

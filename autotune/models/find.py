@@ -104,6 +104,15 @@ def resolve_architecture(
     return config, replace(facts, path=name, name=Path(name).name)
 
 
+def configuration_of(name: str, directory: Path) -> dict[str, Any]:
+    """Tell the configuration of a model that `resolve_model` found and `fetch_weights` brought into `directory`.
+
+    The catalogue's, where it has the model, so that an estimate and a search share their traces; else config.json.
+    """
+    config = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name) or _read_json(directory / "config.json")
+    return {key: value for key, value in config.items() if key not in NAMES}
+
+
 def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
     """Find a model's tokenizer, or fetch it. Returns its directory or hub id. Raises UsageError without one."""
     home = home.absolute()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
 from autotune.core.outcome import Outcome, TimedOut
 from autotune.core.trials.budget import Budget
 from autotune.core.trials.reserve import comparison_reserve_s, reserve_s
@@ -35,6 +36,7 @@ class Bench:
 
     request: SearchRequest
     workload: Workload
+    hardware: Hardware
     legal: frozenset[Candidate]
     predictions: Predictions
     journal: Journal

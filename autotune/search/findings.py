@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.candidate import Candidate, differences
+from autotune.core.hardware import Hardware
 from autotune.core.knobs import DERIVED
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.space.enumerate import Space
@@ -40,6 +41,7 @@ class Findings:
 
     request: SearchRequest
     workload: Workload
+    hardware: Hardware
     space: Space
     versions: Mapping[str, str]
     trials: Sequence[Trial]

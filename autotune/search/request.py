@@ -1,6 +1,6 @@
-"""What a search is asked for, and what follows from that alone: its workload, its forecaster, its identity.
+"""What a search is asked for, the workload and the predictions that this leads to, and what identifies the search.
 
-Leaves out the search (search.py).
+Leaves out the search itself (search.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,12 @@ from typing import Any
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
-from autotune.core.workload import Workload
+from autotune.core.workload import Workload, check_workload
 from autotune.data.describe import describe
 from autotune.machine.installed import Installed
-from autotune.models.find import resolve_architecture
+from autotune.models.find import configuration_of
 from autotune.predict.forecaster import Forecaster
+from autotune.search.predictions import Predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,8 @@ class SearchRequest:
     """What a search is asked for.
 
     fixed: knobs that the user fixed. minutes, trials: the budget, whichever ends first; None does not limit.
-    out: the run directory; naming one that holds this search already goes on with it. compares_losses: the winner's
-    with the baseline's, at the end. explain: whether it says why combinations were removed from the space.
+    out: the run directory; a search that is in there already is continued. compares_losses: whether the winner's losses
+    are compared with the baseline's at the end. explain: whether it says why combinations were removed from the space.
     """
 
     model: str
@@ -33,7 +34,6 @@ class SearchRequest:
     recipe: Recipe
     fidelity: Fidelity
     fixed: Mapping[str, Any]
-    hardware: Hardware
     minutes: float | None
     trials: int | None
     sampler: str
@@ -45,8 +45,12 @@ class SearchRequest:
 
 
 def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> Workload:
-    """The model and the data of a search. Raises UsageError listing what is wrong with them."""
-    return describe(
+    """Read the model and the data of a search, and judge them. Needs no hardware.
+
+    Raises UsageError listing what is wrong with them or when the data has no full step, NothingFits when the model
+    cannot take rows as long as the recipe's coverage asks for.
+    """
+    workload = describe(
         model=request.model,
         data=request.data,
         columns=dict(request.columns),
@@ -55,34 +59,38 @@ def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> W
         home=request.home,
         progress=progress,
     )
+    check_workload(workload)
+    return workload
 
 
-def forecaster_of(request: SearchRequest, workload: Workload, progress: Callable[[str], None]) -> Forecaster:
-    """What predicts a search's candidates."""
-    config, _ = resolve_architecture(request.model, None, home=request.home, progress=progress)
-    return Forecaster(
-        config=config,
+def predictions_of(
+    request: SearchRequest, workload: Workload, hardware: Hardware, progress: Callable[[str], None]
+) -> Predictions:
+    """Set up the predictions of a search's candidates; nothing is traced yet."""
+    forecaster = Forecaster(
+        config=configuration_of(request.model, Path(workload.model.path)),
         facts=workload.model,
         lengths=workload.data.lengths,
         recipe=request.recipe,
         loss="fused",
-        hardware=request.hardware,
+        hardware=hardware,
         seed=request.seed,
         home=request.home.absolute(),
         progress=progress,
         thrifty=True,
     )
+    return Predictions(forecaster=forecaster, progress=progress)
 
 
-def identity_of(request: SearchRequest, workload: Workload, facts: Installed) -> dict[str, Any]:
-    """What must not change between two sittings of one search."""
+def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, facts: Installed) -> dict[str, Any]:
+    """List what must stay the same when a search is continued."""
     return {
         "model": workload.model.fingerprint,
         "data": workload.data.fingerprint,
         "recipe": asdict(workload.recipe),
         "fidelity": request.fidelity.name,
         "fixed": dict(request.fixed),
-        "hardware": request.hardware.uuid,
+        "hardware": hardware.uuid,
         "seed": request.seed,
         "versions": dict(facts.versions),
     }

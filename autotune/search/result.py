@@ -58,7 +58,7 @@ def result_document(findings: Findings) -> dict[str, Any]:
             "left_out": dict(space.left_out),
         },
         "wall_s": dict(findings.wall_s),
-        "hardware": request.hardware.to_dict(),
+        "hardware": findings.hardware.to_dict(),
         "workload": _workload(findings),
         "versions": dict(findings.versions),
         "seed": request.seed,

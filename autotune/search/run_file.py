@@ -30,7 +30,7 @@ def run_document(findings: Findings) -> str:
     data: dict[str, Any] = {"path": _from_anywhere(request.data)}
     if request.columns:
         data["columns"] = dict(request.columns)
-    device = request.hardware.kind
+    device = findings.hardware.kind
     lines = [
         f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",
         f"# {short_name(candidate)}",

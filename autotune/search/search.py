@@ -32,38 +32,38 @@ from autotune.search.explore import Exploration, explore, in_space
 from autotune.search.findings import Findings
 from autotune.search.journal import Journal
 from autotune.search.losses import compare_losses
-from autotune.search.predictions import Predictions
 from autotune.search.repeats import REPEAT, measure_again
-from autotune.search.request import SearchRequest, forecaster_of, identity_of, workload_of
+from autotune.search.request import SearchRequest, identity_of, predictions_of
 from autotune.search.result import write_result
 from autotune.train.task import Device
 from autotune.train.workers import Workers
 
 
-def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
+def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, display: SearchDisplay) -> dict[str, Any]:
     """Find the best candidate within the budget, write the run directory and return the object of result.json.
 
-    Raises UsageError when the input is wrong, NothingFits or TrainingFailed when not even the baseline runs.
+    workload: as request.workload_of returns it. Raises UsageError when a fixed knob is impossible here or `out` holds
+    another search, NothingFits or TrainingFailed when not even the baseline runs.
     """
     started_at = time.monotonic()
-    hardware = request.hardware
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
         for line in _about_hardware(hardware):
             display.line(line)
-        workload, facts = workload_of(request, progress=display.line), installed()
+        facts = installed()
         space = enumerate_space(
             workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed
         )
         for line in (*_about_data(workload), *_about_space(space, in_full=request.explain)):
             display.line(line)
-        predictions = Predictions(forecaster=forecaster_of(request, workload, display.line), progress=display.line)
-        with closing(Journal(request.out, identity_of(request, workload, facts))) as journal:
+        predictions = predictions_of(request, workload, hardware, display.line)
+        with closing(Journal(request.out, identity_of(request, workload, hardware, facts))) as journal:
             display.line(f"trials are kept in {request.out}; the same out= goes on from them")
             bench = Bench(
                 request=request,
                 workload=workload,
+                hardware=hardware,
                 legal=frozenset(space.candidates),
                 predictions=predictions,
                 journal=journal,
@@ -88,7 +88,7 @@ def search(request: SearchRequest, *, display: SearchDisplay) -> dict[str, Any]:
 
 def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
     """Try candidates, measure the best ones again, and decide. Raises as `search` does."""
-    workload, hardware = bench.workload, bench.request.hardware
+    workload, hardware = bench.workload, bench.hardware
     bench.recall()
     baselines = references.baseline(workload=workload, hardware=hardware, installed=facts)
     baseline = _first_that_runs(bench, "baseline", baselines)
@@ -182,10 +182,11 @@ def _findings(
     return Findings(
         request=bench.request,
         workload=workload,
+        hardware=bench.hardware,
         space=space,
         versions=dict(facts.versions),
         trials=tuple(trials),
-        defaults=references.defaults(workload=workload, hardware=bench.request.hardware, installed=facts),
+        defaults=references.defaults(workload=workload, hardware=bench.hardware, installed=facts),
         baseline=baseline,
         by_hand=by_hand,
         verdict=verdict,

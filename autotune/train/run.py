@@ -6,7 +6,7 @@ started again with the same configuration. Leaves out surviving an out-of-memory
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +34,7 @@ LOSS_SHARE = 0.1  # share of the steps that the mean losses at the start and at 
 class RunRequest:
     """What a run is asked to do.
 
+    device: the kind of device that the candidate was found for; None for any.
     overrides: the words of the command line that replaced values of the run file, for the record.
     out: where checkpoints, the trained weights and run.json go.
     """
@@ -46,38 +47,49 @@ class RunRequest:
     seed: int
     out: Path
     home: Path
-    hardware: Hardware
+    device: str | None = None
     overrides: Sequence[str] = ()
 
 
-def run(request: RunRequest, *, display: RunDisplay) -> dict[str, Any]:
+def workload_of(request: RunRequest, *, progress: Callable[[str], None]) -> Workload:
+    """Read the model and all rows of the data. Needs no hardware. Raises UsageError listing what is wrong with them."""
+    return describe(
+        model=request.model,
+        data=request.data,
+        columns=dict(request.columns),
+        recipe=request.recipe,
+        seed=request.seed,
+        home=request.home,
+        progress=progress,
+        most_rows=None,
+    )
+
+
+def run(request: RunRequest, workload: Workload, hardware: Hardware, *, display: RunDisplay) -> dict[str, Any]:
     """Train, write run.json into `request.out`, and return its object.
 
-    Raises UsageError when the input is wrong or `out` holds another run, NothingFits when memory runs out and
-    TrainingFailed when training fails in another way. run.json is written in these cases, too.
+    workload: as `workload_of` returns it. Raises UsageError when the candidate is for another kind of device or `out`
+    holds another run, NothingFits when memory runs out and TrainingFailed when training fails in another way. run.json
+    is written in these last cases, too.
     """
-    if request.hardware.other_devices:
-        others = ", ".join(request.hardware.other_devices)
-        display.line(f"one GPU is used, {request.hardware.name}; not used: {others}")
-    on_cuda = request.hardware.kind == "cuda"
-    uuid = request.hardware.uuid if on_cuda else None
-    with Workers(device="cuda" if on_cuda else "cpu", device_uuid=uuid, memory_limit_bytes=None) as workers:
-        workload = describe(
-            model=request.model,
-            data=request.data,
-            columns=dict(request.columns),
-            recipe=request.recipe,
-            seed=request.seed,
-            home=request.home,
-            progress=display.line,
-            most_rows=None,
+    if request.device not in (None, hardware.kind):
+        raise UsageError(
+            f"device={request.device}: the configuration was made for another device than this one ({hardware.kind}, "
+            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
         )
+    if hardware.other_devices:
+        display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
+    on_cuda = hardware.kind == "cuda"
+    uuid = hardware.uuid if on_cuda else None
+    with Workers(device="cuda" if on_cuda else "cpu", device_uuid=uuid, memory_limit_bytes=None) as workers:
         request.out.mkdir(parents=True, exist_ok=True)
         with lock(request.out):
-            return _train(request, workload, workers, display)
+            return _train(request, workload, hardware, workers, display)
 
 
-def _train(request: RunRequest, workload: Workload, workers: Workers, display: RunDisplay) -> dict[str, Any]:
+def _train(
+    request: RunRequest, workload: Workload, hardware: Hardware, workers: Workers, display: RunDisplay
+) -> dict[str, Any]:
     """Train in the run's directory, which is this process's alone, and write run.json."""
     _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
     epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size
@@ -99,7 +111,7 @@ def _train(request: RunRequest, workload: Workload, workers: Workers, display: R
     display.line(f"training {workload.model.name} on {workload.data.name}: {short_name(request.candidate)}")
     with display:
         outcome = workers.perform(task, limit_s=None, on_event=display.event)
-    document = _document(request, outcome, [*before, *(step["loss"] for step in display.steps)])
+    document = _document(request, hardware, outcome, [*before, *(step["loss"] for step in display.steps)])
     write_json(request.out / "run.json", document)
     if not isinstance(outcome, Measured):
         raise _failure(outcome, request)
@@ -150,7 +162,7 @@ def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:
     }
 
 
-def _document(request: RunRequest, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
+def _document(request: RunRequest, hardware: Hardware, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
     """Build the object of run.json. losses: of every step, also of those before the run was stopped."""
     part = max(1, round(LOSS_SHARE * len(losses)))
     return {
@@ -165,7 +177,7 @@ def _document(request: RunRequest, outcome: Outcome, losses: Sequence[float]) ->
         "candidate": request.candidate.to_dict(),
         "overrides": list(request.overrides),
         "seed": request.seed,
-        "hardware": request.hardware.to_dict(),
+        "hardware": hardware.to_dict(),
         "versions": dict(installed().versions),
         "out": str(request.out),
     }

@@ -26,14 +26,13 @@ from autotune.core.space.context import Context
 from autotune.core.space.fidelity import divisors, samples_per_step
 from autotune.core.space.legality import first_broken
 from autotune.core.space.references import baseline
-from autotune.core.workload import Workload
-from autotune.machine.installed import Installed, installed
+from autotune.machine.installed import installed
 from autotune.machine.probe import probe
 from autotune.models.find import resolve_architecture
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
 from autotune.search.predictions import Predictions
-from autotune.search.request import SearchRequest, forecaster_of, identity_of, workload_of
+from autotune.search.request import SearchRequest, identity_of, predictions_of, workload_of
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
@@ -108,8 +107,8 @@ def run(
     try:
         with ending(deadline):
             hardware = probe(home=home, use_gpu=use_gpu, progress=progress)
-            request = request_of(name, hardware, data=data, minutes=minutes, out=out, home=home, progress=progress)
-            return {**search_and_compare(name, request, out / FILE, commit, progress), "left": []}
+            request = request_of(name, data=data, minutes=minutes, out=out, home=home, progress=progress)
+            return {**search_and_compare(name, request, hardware, out / FILE, commit, progress), "left": []}
     except TimeIsUp:
         progress("the time is up; the same command goes on")
         return {"name": name, "left": [name], "rows": []}
@@ -117,7 +116,6 @@ def run(
 
 def request_of(
     name: str,
-    hardware: Hardware,
     *,
     data: Path,
     minutes: float,
@@ -134,7 +132,6 @@ def request_of(
         recipe=Recipe(method=wanted.method, effective_batch_size=SAMPLES),
         fidelity=Fidelity.close,
         fixed={},
-        hardware=hardware,
         minutes=minutes,
         trials=None,
         sampler="roofline",
@@ -158,10 +155,15 @@ def model_of(name: str, directory: Path, home: Path, progress: Callable[[str], N
 
 
 def search_and_compare(
-    name: str, request: SearchRequest, file: Path, commit: str | None, progress: Callable[[str], None]
+    name: str,
+    request: SearchRequest,
+    hardware: Hardware,
+    file: Path,
+    commit: str | None,
+    progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """The row of one search, as it stands in the file, else made and appended; and as `rows` those of its trainings."""
-    hardware, stack, workload = request.hardware, installed(), workload_of(request, progress=progress)
+    stack, workload = installed(), workload_of(request, progress=progress)
     about = {
         "device": hardware.name,
         "uuid": hardware.uuid,
@@ -172,27 +174,26 @@ def search_and_compare(
         "commit": commit or commit_of_checkout(),
     }
     done = own_rows(file, {**about, "kind": "comparison"}, IDENTITY)
-    row = done[-1] if done else compare(request, workload, stack, file, about, progress)
+    context = Context(installed=stack, hardware=hardware, workload=workload)
+    row = done[-1] if done else compare(request, context, file, about, progress)
     return {**row, "rows": own_rows(file, {**about, "kind": "training"}, IDENTITY)}
 
 
 def compare(
     request: SearchRequest,
-    workload: Workload,
-    stack: Installed,
+    context: Context,
     file: Path,
     about: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Search, measure what was found beside the others, and append the row. about: what each row says."""
-    result, hardware = found_by(request, workload, stack), request.hardware
-    context = Context(installed=stack, hardware=hardware, workload=workload)
-    plan = Predictions(forecaster=forecaster_of(request, workload, progress), progress=progress)
+    result, workload, hardware = found_by(request, context), context.workload, context.hardware
+    predictions = predictions_of(request, workload, hardware, progress)
     rivals = {
         FOUND: Candidate(**result["best"]["candidate"]),
-        **settings_of(context, plan, SEARCHES[about["name"]].published, progress),
+        **settings_of(context, predictions, SEARCHES[about["name"]].published, progress),
     }
-    tasks = {name: task_of(each, request, workload) for name, each in rivals.items()}
+    tasks = {name: task_of(each, request, context) for name, each in rivals.items()}
     with Workers(device=hardware.kind, device_uuid=hardware.uuid, memory_limit_bytes=None) as workers:
         rounds = side_by_side(tasks, Kept(workers, file, about), rounds=ROUNDS, limit_s=LIMIT_S, say=progress)
     row = {
@@ -209,18 +210,19 @@ def compare(
     return row
 
 
-def found_by(request: SearchRequest, workload: Workload, stack: Installed) -> dict[str, Any]:
+def found_by(request: SearchRequest, context: Context) -> dict[str, Any]:
     """The result of the search, which goes on where it stopped. Raises UsageError where another one stands."""
     file = request.out / "result.json"
     if not file.exists():
-        return search(request, display=SearchDisplay(Console(stderr=True)))
-    Journal(request.out, identity_of(request, workload, stack)).close()
+        display = SearchDisplay(Console(stderr=True))
+        return search(request, context.workload, context.hardware, display=display)
+    Journal(request.out, identity_of(request, context.workload, context.hardware, context.installed)).close()
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return result
 
 
 def settings_of(
-    context: Context, plan: Predictions, published: Settings, progress: Callable[[str], None]
+    context: Context, predictions: Predictions, published: Settings, progress: Callable[[str], None]
 ) -> dict[str, Candidate]:
     """What people start from, as this machine and this data would have it; what is not legal here is told and left out.
 
@@ -230,7 +232,7 @@ def settings_of(
     found = {DEFAULTS: defaults}
     for rows in divisors(SAMPLES)[::-1]:
         largest = replace(defaults, per_device_train_batch_size=rows, gradient_accumulation_steps=SAMPLES // rows)
-        if plan.predict(largest).fits:
+        if predictions.predict(largest).fits:
             found[LARGEST] = largest
             break
     for name, knobs in published.items():
@@ -242,15 +244,15 @@ def settings_of(
     return found
 
 
-def task_of(candidate: Candidate, request: SearchRequest, workload: Workload) -> Task:
+def task_of(candidate: Candidate, request: SearchRequest, context: Context) -> Task:
     """A few steps of a candidate, on weights that are drawn."""
     return Task(
         candidate=candidate,
         recipe=request.recipe,
-        model_path=workload.model.path,
-        tokenized_path=workload.data.tokenized_path,
+        model_path=context.workload.model.path,
+        tokenized_path=context.workload.data.tokenized_path,
         seed=request.seed,
-        device=request.hardware.kind,
+        device=context.hardware.kind,
         output_dir=str(request.out.parent / "out"),
         log_path=str(request.out.parent / "log.txt"),
         goal=Measure(budget_s=LIMIT_S, precision=0.0, least_steps=STEPS, most_steps=STEPS),

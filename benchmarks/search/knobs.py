@@ -21,6 +21,7 @@ from statistics import median
 from typing import Any
 
 from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome
 from autotune.core.recipe import Recipe
@@ -35,7 +36,7 @@ from autotune.search.request import SearchRequest, workload_of
 from autotune.train.task import Device, Measure, Task
 from autotune.train.workers import Workers
 from benchmarks.rows import append, now, refuse
-from benchmarks.search.record_table import request_of
+from benchmarks.search.record_table import hardware_of, request_of
 from benchmarks.search.rounds import kinds_and_rates, over, side_by_side
 
 RESULTS = Path(__file__).parents[1] / "results" / "knobs.jsonl"
@@ -62,7 +63,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as kernels:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = kernels  # before any process that compiles is started
         try:
-            rows = list(measure(request_of(arguments.words), arguments.only, arguments.results))
+            request, hardware = request_of(arguments.words), hardware_of(arguments.words)
+            rows = list(measure(request, hardware, arguments.only, arguments.results))
         except AutotuneError as error:
             refuse(error)
     if arguments.json:
@@ -76,9 +78,11 @@ def main() -> None:
         print(f"{row['name']:<40} {ratio}")
 
 
-def measure(request: SearchRequest, only: list[str] | None, results: Path) -> Iterator[dict[str, Any]]:
+def measure(
+    request: SearchRequest, hardware: Hardware, only: list[str] | None, results: Path
+) -> Iterator[dict[str, Any]]:
     """Measure the pairs one after another, append each, and yield it."""
-    workload, hardware, stack = workload_of(request, progress=_say), request.hardware, installed()
+    workload, stack = workload_of(request, progress=_say), installed()
     context = Context(installed=stack, hardware=hardware, workload=workload)
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     about = {

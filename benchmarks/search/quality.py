@@ -35,8 +35,7 @@ from autotune.core.space.references import baseline
 from autotune.core.trials.trial import Trial
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed
-from autotune.search.predictions import Predictions
-from autotune.search.request import forecaster_of, workload_of
+from autotune.search.request import predictions_of, workload_of
 from benchmarks.rows import count, refuse
 from benchmarks.search.record_table import SPACES, request_of
 from benchmarks.search.replays import RULES, World, regret_after, replay, seconds_to
@@ -117,7 +116,6 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in table.header["recipe"].items()}
     request = replace(
         request_of(words),
-        hardware=hardware,
         recipe=Recipe(**recipe),
         fidelity=Fidelity[table.header["fidelity"]],
         fixed=table.header["fixed"],
@@ -137,7 +135,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     if len(candidates) < len(outcomes):
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
-    plan = Predictions(forecaster=forecaster_of(request, workload, _say), progress=_say)
+    predictions = predictions_of(request, workload, hardware, _say)
     references = [
         Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
         for row in table.steady()
@@ -145,7 +143,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     ]
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
     started = time.monotonic()
-    predicted = plan.speeds([*candidates, *outside])
+    predicted = predictions.speeds([*candidates, *outside])
     return World(
         candidates=candidates,
         start=start,

@@ -26,8 +26,9 @@ from typing import Any
 
 from autotune.cli import usage
 from autotune.cli.requests import build_home, build_search
-from autotune.cli.settings import store_configs
+from autotune.cli.settings import SearchSettings, store_configs
 from autotune.core.candidate import Candidate, short_name
+from autotune.core.hardware import Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
 from autotune.core.space.enumerate import enumerate_space
@@ -138,13 +139,13 @@ def record(
 
 def _record(arguments: argparse.Namespace) -> None:
     started, preset = time.monotonic(), SPACES[arguments.space]
-    request = request_of(_joined(preset.words, arguments.overrides))
-    hardware = request.hardware
+    words = _joined(preset.words, arguments.overrides)
+    request = request_of(words)
+    workload, hardware = workload_of(request, progress=_say), hardware_of(words)
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     workers = Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit)
     with workers, tempfile.TemporaryDirectory() as folder:
-        workload = workload_of(request, progress=_say)
         here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
         space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
         budget = Budget(seconds=None if request.minutes is None else 60 * request.minutes, trials=request.trials)
@@ -201,7 +202,18 @@ def _record(arguments: argparse.Namespace) -> None:
 
 
 def request_of(words: Sequence[str]) -> SearchRequest:
-    """What `autotune search` would make of these words."""
+    """The request that `autotune search` would make of these words."""
+    return build_search(_settings(words), new=RESULTS)
+
+
+def hardware_of(words: Sequence[str]) -> Hardware:
+    """The machine that `autotune search` would probe with these words."""
+    settings = _settings(words)
+    use_gpu = settings.hardware.device != "cpu"
+    return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
+
+
+def _settings(words: Sequence[str]) -> SearchSettings:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -209,9 +221,8 @@ def request_of(words: Sequence[str]) -> SearchRequest:
     overrides = usage.check("search", words)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings: Any = OmegaConf.to_object(compose("search", overrides=overrides))
-    use_gpu = settings.hardware.device != "cpu"
-    hardware = probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=_say)
-    return build_search(settings, hardware=hardware, new=RESULTS)
+    assert isinstance(settings, SearchSettings)
+    return settings
 
 
 def _joined(words: Sequence[str], overrides: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ class Work:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.hardware: list[Hardware] = []  # that searches and runs were given
         self.error: Callable[[Any], BaseException | None] = lambda request: None
 
     def probe(self, *, home: Path, refresh: bool, progress: Callable[[str], None], use_gpu: bool = True) -> Hardware:
@@ -48,9 +49,15 @@ class Work:
         self.asked.append({"home": home, "refresh": refresh})
         return CPU
 
-    def do(self, request: Any, *, display: Any) -> dict[str, Any]:
+    def read(self, request: Any, *, progress: Callable[[str], None]) -> str:
+        progress("reading")
+        return f"{request.model} on {request.data}"
+
+    def do(self, request: Any, workload: str, hardware: Hardware, *, display: Any) -> dict[str, Any]:
         print("a library that prints")
+        assert workload == f"{request.model} on {request.data}"
         self.asked.append(request)
+        self.hardware.append(hardware)
         if (error := self.error(request)) is not None:
             raise error
         return {"model": request.model, "seed": request.seed}
@@ -64,6 +71,8 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Work]:
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setenv("AUTOTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("autotune.machine.probe.probe", stand_in.probe)
+    monkeypatch.setattr("autotune.search.request.workload_of", stand_in.read)
+    monkeypatch.setattr("autotune.train.run.workload_of", stand_in.read)
     monkeypatch.setattr("autotune.search.search.search", stand_in.do)
     monkeypatch.setattr("autotune.train.run.run", stand_in.do)
     monkeypatch.setattr("autotune.search.summary.summary_lines", lambda document: [f"found {document['model']}"])
@@ -78,11 +87,11 @@ def test_a_search_gets_what_was_asked(work: Work, capsys: pytest.CaptureFixture[
     assert main([*words, "budget=short"]) == 0
     _, request = work.asked
     assert (request.model, request.data, request.recipe.lora_rank) == ("Qwen/Qwen2.5-0.5B", "rows.jsonl", 4)
-    assert (request.fixed, request.minutes, request.hardware) == ({"tf32": True}, 10.0, CPU)
+    assert (request.fixed, request.minutes, work.hardware) == ({"tf32": True}, 10.0, [CPU])
     assert (request.out.parent, request.out.name.endswith("-Qwen2.5-0.5B-rows")) == (Path("runs"), True)
     out, err = capsys.readouterr()
     assert out == "found Qwen/Qwen2.5-0.5B\n"
-    assert err == "measuring\na library that prints\n"
+    assert err == "reading\nmeasuring\na library that prints\n"
 
 
 def test_json_is_alone_on_stdout(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +116,7 @@ def test_a_probe_in_a_file_must_be_of_this_machine(
     file = tmp_path / "probe.json"
     file.write_text(json.dumps({**CPU.to_dict(), "uuid": read_host().uuid, "noise": 0.5}))
     assert main([*SEARCH, f"hardware={file}"]) == 0
-    assert [request.hardware.noise for request in work.asked] == [0.5]
+    assert [hardware.noise for hardware in work.hardware] == [0.5]
     file.write_text(json.dumps({**CPU.to_dict(), "uuid": "CPU-of-another"}))
     assert main([*SEARCH, f"hardware={file}"]) == 2
     assert "expected one of the machine at hand" in capsys.readouterr().err
@@ -122,6 +131,39 @@ def test_hardware_cpu_looks_at_no_gpu(
     monkeypatch.setattr("autotune.machine.probe.probe", lambda *, use_gpu, **_: seen.append(use_gpu) or CPU)
     assert main([*SEARCH, *words]) == 0
     assert seen == [looks]
+
+
+FORMLESS = '{"body": "no form has this column"}\n'
+SHORT = '{"text": "one row"}\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "said"),
+    [
+        (["search", "model=tiny"], FORMLESS, "fits no form"),
+        (["search", "model=tiny"], SHORT, "the data has 1 rows, fewer than one optimizer step"),
+        (["search", "model=."], SHORT, "has no config.json"),
+        (["run", "run.yaml"], FORMLESS, "fits no form"),
+    ],
+)
+def test_what_the_files_tell_is_judged_before_the_machine_is_probed(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    rows: str,
+    said: str,
+) -> None:
+    """A wrong input ends with code 2 at once, and not after a probe of a minute."""
+    measured: list[Any] = []
+    monkeypatch.setattr("autotune.machine.probe.measure_in_process", lambda request, **_: measured.append(request))
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(RUN_FILE)
+    Path("rows.jsonl").write_text(rows)
+    assert main([*words, "data=rows.jsonl", f"home={home}", "refresh=true"]) == 2
+    assert said in capsys.readouterr().err
+    assert measured == []
 
 
 @pytest.mark.parametrize("by", ["file", "directory"])

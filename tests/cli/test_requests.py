@@ -17,7 +17,6 @@ from autotune.cli.settings import (
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
-from autotune.errors import UsageError
 
 COMPLETE = CandidateSettings(
     max_length=128, per_device_train_batch_size=2, gradient_accumulation_steps=4, method="full", checkpointing="off"
@@ -49,7 +48,7 @@ def run_settings(**values: Any) -> RunSettings:
 def test_a_fixed_method_is_the_method_that_is_asked_for(tmp_path: Path) -> None:
     """Else a search for adapters would be compared with full fine-tuning."""
     settings = search_settings(candidate=CandidateSettings(method="lora"))
-    assert build_search(settings, hardware=CPU, new=tmp_path).recipe.method == "lora"
+    assert build_search(settings, new=tmp_path).recipe.method == "lora"
 
 
 def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
@@ -62,7 +61,7 @@ def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
         fidelity=Fidelity.exact,
         home="~/cache",
     )
-    request = build_search(settings, hardware=CPU, new=tmp_path / "new")
+    request = build_search(settings, new=tmp_path / "new")
     assert request.explain
     assert request.recipe == Recipe(lora_target_modules=("q_proj", "v_proj"))
     assert dict(request.fixed) == {"batching": "random", "torch_compile": False}
@@ -74,17 +73,11 @@ def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
 
 def test_a_run_is_built_of_plain_types(tmp_path: Path) -> None:
     """A run's candidate is the file's, with core's defaults for the knobs that the file leaves out."""
-    request = build_run(run_settings(out=str(tmp_path), device="cpu"), hardware=CPU, overrides=["seed=1"])
+    request = build_run(run_settings(out=str(tmp_path), device="cpu"), overrides=["seed=1"])
     assert request.candidate == Candidate(
         max_length=128, per_device_train_batch_size=2, gradient_accumulation_steps=4, method="full"
     )
-    assert (request.out, request.overrides) == (tmp_path, ("seed=1",))
-
-
-def test_a_run_for_another_device_is_refused() -> None:
-    """What was found on CUDA does not run on a CPU by accident."""
-    with pytest.raises(UsageError, match=r"device=cuda: .* run it all the same with device=cpu"):
-        build_run(run_settings(device="cuda"), hardware=CPU, overrides=())
+    assert (request.out, request.device, request.overrides) == (tmp_path, "cpu", ("seed=1",))
 
 
 @pytest.mark.parametrize(

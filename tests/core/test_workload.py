@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.workload import MULTIPLE, max_length_candidates
-from autotune.errors import NothingFits
-from tests.core.examples import lengths
+from autotune.core.workload import MULTIPLE, check_workload, max_length_candidates
+from autotune.errors import AutotuneError, NothingFits, UsageError
+from tests.core.examples import lengths, workload
 
 rows = st.lists(st.integers(1, 2000), min_size=1, max_size=50)
 
@@ -33,6 +33,22 @@ def test_lengths_worth_trying_by_hand(least: float, limit: int | None, expected:
     table = lengths([401] * 10 + [40] * 10) if least > 0.5 else lengths([64, 32])
     found = max_length_candidates(table, least_coverage=least, model_limit=limit)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "recipe", "refused", "said"),
+    [
+        ([10] * 15, {}, UsageError, "effective_batch_size=16: the data has 15 rows"),
+        ([4096] * 16, {"coverage": 0.9}, NothingFits, "max_length=2048 keeps 50.0% of the tokens, 90.0% asked"),
+    ],
+)
+def test_data_that_cannot_do_what_the_recipe_asks_is_refused(
+    tokens: list[int], recipe: dict[str, float], refused: type[AutotuneError], said: str
+) -> None:
+    """Without looking at hardware: fewer rows than a step has samples, rows too long for the coverage."""
+    with pytest.raises(refused, match=said):
+        check_workload(workload(tokens, model={"limit": 2048}, effective_batch_size=16, **recipe))
+    check_workload(workload([10] * 16, model={"limit": 2048}, effective_batch_size=16, **recipe))
 
 
 @given(rows, st.integers(1, 3000), st.integers(0, 500))

@@ -13,7 +13,13 @@ import pytest
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError
 from autotune.models import smollm2
-from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
+from autotune.models.find import (
+    configuration_of,
+    fetch_weights,
+    resolve_architecture,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from tests.core.examples import workload
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -83,6 +89,16 @@ def test_a_second_look_imports_no_library_and_says_nothing(tiny: ModelFacts, hom
     )
     done = subprocess.run([sys.executable, "-c", code, str(home)], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("model", ["tiny", "a directory", "meta-llama/Llama-3.1-8B"])
+def test_a_search_traces_the_configuration_that_an_estimate_does(
+    tiny: ModelFacts, home: Path, copy: Path, model: str
+) -> None:
+    """So that they share what is kept: the catalogue's where it has the model, else the directory's own."""
+    name = str(copy) if model == "a directory" else model
+    config, _ = resolve_architecture(name, None, home=home, progress=print)
+    assert configuration_of(name, Path(tiny.path)) == config
 
 
 def test_a_damaged_tiny_is_made_anew(tiny: ModelFacts, home: Path) -> None:

@@ -75,8 +75,9 @@ def make_bench(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Bench:
         workload = examples.workload(model=dict(model or {}))
         return Bench(
-            request=stand_ins.search_request(tmp_path, workload.recipe, journal.out, examples.CPU, **request),
+            request=stand_ins.search_request(tmp_path, workload.recipe, journal.out, **request),
             workload=workload,
+            hardware=examples.CPU,
             legal=frozenset(legal),
             predictions=Predictions(forecaster=stand_ins.forecaster(examples.CPU), progress=lambda line: None),
             journal=journal,

@@ -59,10 +59,11 @@ VERDICT = Verdict(
 def findings(out: Path, *, request: dict[str, Any] | None = None, **changes: Any) -> Findings:
     """All of it; keywords change it, and `request` what was asked for."""
     workload = examples.workload()
-    asked = stand_ins.search_request(out, workload.recipe, out, examples.CPU, **(request or {}))
+    asked = stand_ins.search_request(out, workload.recipe, out, **(request or {}))
     made = Findings(
         request=asked,
         workload=workload,
+        hardware=examples.CPU,
         space=Space(
             candidates=(WINNER, RECOMPUTED, EAGER),
             legal=3,

@@ -26,7 +26,7 @@ from autotune.core.workload import Workload
 from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.predict.experience import recall
 from autotune.search.display import SearchDisplay
-from autotune.search.request import SearchRequest
+from autotune.search.request import SearchRequest, workload_of
 from autotune.search.search import search
 from autotune.search.summary import summary_lines
 from tests import stand_ins
@@ -50,14 +50,15 @@ HARDWARE = Hardware(
 def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A search of `tiny` on the demo data whose predictions are made up."""
     stand_ins.predict_by_formula(monkeypatch)
-    return stand_ins.search_request(home, recipe, tmp_path / "out", HARDWARE)
+    return stand_ins.search_request(home, recipe, tmp_path / "out")
 
 
 def run(request: SearchRequest, scenario: Scenario = stand_ins.FORMULA, console: Console | None = None) -> dict:
     """Search with trials that are made up. Nothing is shown without a console."""
     with pytest.MonkeyPatch.context() as patch:
         stand_ins.train_by_formula(patch, scenario)
-        return search(request, display=SearchDisplay(console or Console(quiet=True)))
+        display = SearchDisplay(console or Console(quiet=True))
+        return search(request, workload_of(request, progress=display.line), HARDWARE, display=display)
 
 
 def first_measurements(result: dict) -> list[dict]:
@@ -397,7 +398,7 @@ from autotune.core.candidate import Fidelity
 from autotune.core.recipe import Recipe
 from autotune.search.display import SearchDisplay
 from autotune.search.search import search
-from autotune.search.request import SearchRequest
+from autotune.search.request import SearchRequest, workload_of
 from tests import stand_ins
 from tests.search.test_search import HARDWARE
 
@@ -407,10 +408,11 @@ if __name__ == "__main__":
     stand_ins.predict_by_formula(patch)
     request = SearchRequest(
         model="tiny", data="demo", columns={}, recipe=Recipe(effective_batch_size=8), fidelity=Fidelity.close,
-        fixed={}, hardware=HARDWARE, minutes=None, trials=8, sampler="random", seed=42,
+        fixed={}, minutes=None, trials=8, sampler="random", seed=42,
         out=Path(sys.argv[1]), home=Path(sys.argv[2]),
     )
-    search(request, display=SearchDisplay(Console(quiet=True)))
+    workload = workload_of(request, progress=lambda line: None)
+    search(request, workload, HARDWARE, display=SearchDisplay(Console(quiet=True)))
 """
 
 

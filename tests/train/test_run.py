@@ -3,15 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
+from autotune.core.workload import Workload
 from autotune.errors import TrainingFailed, UsageError
 from autotune.train.display import RunDisplay
-from autotune.train.run import RunRequest, run, summary_lines
+from autotune.train.run import RunRequest, run, summary_lines, workload_of
 from autotune.train.task import last_checkpoint
 from tests.search.test_search import HARDWARE
 
@@ -28,7 +30,6 @@ def request_(home: Path, candidate: Candidate, tmp_path: Path) -> RunRequest:
         seed=42,
         out=tmp_path / "run",
         home=home,
-        hardware=HARDWARE,
         overrides=("recipe.max_steps=10",),
     )
 
@@ -46,14 +47,22 @@ class StopsAfter(RunDisplay):
             raise KeyboardInterrupt
 
 
-def silent() -> RunDisplay:
-    """A display that nobody reads."""
-    return RunDisplay(Console(quiet=True))
+def trained(request: RunRequest, display: RunDisplay | None = None) -> dict[str, Any]:
+    """Run on a CPU, by default showing nothing."""
+    display = display or RunDisplay(Console(quiet=True))
+    return run(request, workload_of(request, progress=display.line), HARDWARE, display=display)
+
+
+def test_a_run_for_another_device_is_refused(request_: RunRequest, workload: Workload) -> None:
+    """What was found on CUDA does not run on a CPU by accident."""
+    cuda = replace(request_, device="cuda")
+    with pytest.raises(UsageError, match=r"device=cuda: .* run it all the same with device=cpu"):
+        run(cuda, workload, HARDWARE, display=RunDisplay(Console(quiet=True)))
 
 
 def test_a_run_trains_and_leaves_its_record(request_: RunRequest) -> None:
     """The loss falls, weights and run.json are there, and the record says what the command line overrode."""
-    document = run(request_, display=silent())
+    document = trained(request_)
     assert document["finished"]
     assert document["steps"] == 10
     assert document["loss_at_end"] < document["loss_at_start"]
@@ -62,36 +71,36 @@ def test_a_run_trains_and_leaves_its_record(request_: RunRequest) -> None:
     assert (request_.out / "model.safetensors").exists()
     assert any("optimizer steps" in line for line in summary_lines(document))
     with pytest.raises(UsageError, match="finished"):
-        run(request_, display=silent())
+        trained(request_)
 
 
 def test_a_stopped_run_goes_on_from_its_last_checkpoint(request_: RunRequest) -> None:
     """After Ctrl-C the same command trains only the steps that were missing."""
     with pytest.raises(KeyboardInterrupt):
-        run(request_, display=StopsAfter(4))
-    display = silent()
-    document = run(request_, display=display)
+        trained(request_, StopsAfter(4))
+    display = RunDisplay(Console(quiet=True))
+    document = trained(request_, display)
     assert document["finished"]
     assert len(display.steps) < document["steps"] == 10
     with pytest.raises(UsageError, match="seed"):
-        run(replace(request_, seed=43), display=silent())
+        trained(replace(request_, seed=43))
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(request_: RunRequest) -> None:
     """A kill while saving leaves one without Trainer's state; the run goes on from the one before."""
     with pytest.raises(KeyboardInterrupt):
-        run(request_, display=StopsAfter(4))
+        trained(request_, StopsAfter(4))
     whole = last_checkpoint(request_.out)
     (request_.out / "checkpoint-9").mkdir()
     assert last_checkpoint(request_.out) == whole
-    assert run(request_, display=silent())["finished"]
+    assert trained(request_)["finished"]
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_can_finish(request_: RunRequest) -> None:
     """Nothing is left to train, and the record is still to be written."""
-    first = run(request_, display=silent())
+    first = trained(request_)
     (request_.out / "run.json").unlink()
-    again = run(request_, display=silent())
+    again = trained(request_)
     assert again["finished"]
     assert (again["steps"], again["loss_at_end"]) == (first["steps"], first["loss_at_end"])
 
@@ -100,7 +109,7 @@ def test_a_run_that_fails_says_why_and_records_it(request_: RunRequest) -> None:
     """A loss that is not finite ends the run with what to try; run.json keeps the outcome."""
     wild = replace(request_, recipe=replace(request_.recipe, learning_rate=1e30, max_grad_norm=0.0))
     with pytest.raises(TrainingFailed, match="learning_rate"):
-        run(wild, display=silent())
+        trained(wild)
     document = json.loads((request_.out / "run.json").read_text())
     assert not document["finished"]
     assert document["outcome"]["kind"] == "diverged"

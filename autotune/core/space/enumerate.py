@@ -22,7 +22,7 @@ from autotune.core.space.fixed import check_fixed, fixed_in_words
 from autotune.core.space.legality import RULES
 from autotune.core.space.references import simplest
 from autotune.core.space.step_shapes import SHAPE, shapes
-from autotune.core.workload import Workload, too_few_rows
+from autotune.core.workload import Workload, check_workload
 from autotune.errors import NothingFits, UsageError
 
 MOST_CANDIDATES = 100_000  # listed in about two seconds; of a larger space a part stands for the whole
@@ -87,8 +87,7 @@ def enumerate_space(
     Raises UsageError with every fixed value that is impossible here, or when the data has no full step. Raises
     NothingFits when nothing is left although no knob is fixed.
     """
-    if problems := too_few_rows(workload):
-        raise UsageError(*problems)
+    check_workload(workload)
     context = Context(installed=installed, hardware=hardware, workload=workload)
     check_fixed(fixed, context)
     start = simplest(context)

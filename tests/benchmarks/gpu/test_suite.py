@@ -34,6 +34,7 @@ from autotune.errors import AutotuneError
 from autotune.machine.nvml import Gpu, GpuMemory
 from autotune.models.catalogue import CONF
 from autotune.models.find import resolve_architecture
+from autotune.search.predictions import Prediction
 from benchmarks.gpu import measure as gpu_rows
 from benchmarks.gpu import search as gpu_search
 from benchmarks.gpu import suite as gpu_suite
@@ -500,7 +501,7 @@ def test_examples_are_what_their_projects_publish() -> None:
 
 def test_an_example_that_is_not_legal_is_left_out() -> None:
     """With the reason; of the others every one stands beside TRL's defaults."""
-    everything_fits: Any = type("Plan", (), {"fits": lambda plan, candidate: True})()
+    everything_fits: Any = type("Predictions", (), {"predict": lambda predictions, candidate: Prediction(fits=True)})()
     told: list[str] = []
     for model_type, left_out in (("llama", []), ("opt", ["Axolotl's example"])):
         work = workload(method="lora", effective_batch_size=16, model={"model_type": model_type})
@@ -515,8 +516,8 @@ def test_a_training_is_measured_once(tmp_path: Path) -> None:
     """An earlier process's answer stands, for the same candidate, round and device; a crash is no answer."""
     file, about = tmp_path / "rows.jsonl", {"device": "d", "uuid": "u", "versions": {}, "name": "n"}
     about["data_fingerprint"] = "f"
-    request = search_request(tmp_path, Recipe(), tmp_path / "search", plain_cpu())
-    one, other = (gpu_search.task_of(make("m", "full", rows, 64).candidate, request, workload()) for rows in (1, 2))
+    request, here = search_request(tmp_path, Recipe(), tmp_path / "search"), context(plain_cpu(), work=workload())
+    one, other = (gpu_search.task_of(make("m", "full", rows, 64).candidate, request, here) for rows in (1, 2))
     crash = Crashed(message="lost", log_tail="", wall_s=1.0)
     before = Kept(Scripted(RAN, crash), file, about)
     assert [before.perform(task, limit_s=None) for task in (one, other)] == [RAN, crash]

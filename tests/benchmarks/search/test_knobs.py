@@ -23,7 +23,7 @@ from tests import stand_ins
 
 @pytest.fixture
 def request_(home: Path, recipe: Recipe, tmp_path: Path) -> SearchRequest:
-    return stand_ins.search_request(home, recipe, tmp_path / "out", plain_cpu())
+    return stand_ins.search_request(home, recipe, tmp_path / "out")
 
 
 def ran(rate: float, step_s: float, starting_s: float = 0.0) -> Measured:
@@ -32,7 +32,7 @@ def ran(rate: float, step_s: float, starting_s: float = 0.0) -> Measured:
 
 def test_a_pair_differs_in_one_thing(request_: SearchRequest, workload: Workload) -> None:
     """A knob and what follows from it, or the recipe; packing is compared as a whole."""
-    context = Context(installed=installed(), hardware=request_.hardware, workload=workload)
+    context = Context(installed=installed(), hardware=plain_cpu(), workload=workload)
     found = list(pairs(request_, workload, context))
     assert len({pair.name for pair in found}) == len(found) > 15
     for pair in found:
@@ -50,7 +50,7 @@ def test_rows_by_a_formula(request_: SearchRequest, tmp_path: Path, monkeypatch:
     """The ratio of the made-up truth; what a CPU cannot have is named with its reason; only what was asked for."""
     stand_ins.train_by_formula(monkeypatch)
     file = tmp_path / "knobs.jsonl"
-    rows = list(measure(request_, ["tuned_allocator", "batch_rebalance", "use_kernels"], file))
+    rows = list(measure(request_, plain_cpu(), ["tuned_allocator", "batch_rebalance", "use_kernels"], file))
     assert read(file) == json.loads(json.dumps(rows))
     by_name = {row["name"]: row for row in rows}
     assert by_name["tuned_allocator"]["speedup"]["ratio"] == pytest.approx(1.2)
@@ -63,11 +63,11 @@ def test_rows_by_a_formula(request_: SearchRequest, tmp_path: Path, monkeypatch:
 def test_words_of_a_search_are_kept_to(request_: SearchRequest, workload: Workload, tmp_path: Path) -> None:
     """A pinned knob is in every pair that does not compare it; a knob that is none is refused with those that are."""
     pinned = replace(request_, fixed={"optimizer": "adafactor"})
-    context = Context(installed=installed(), hardware=request_.hardware, workload=workload)
+    context = Context(installed=installed(), hardware=plain_cpu(), workload=workload)
     for pair in pairs(pinned, workload, context):
         assert pair.name.startswith("optimizer") or pair.without.optimizer == "adafactor"
     with pytest.raises(UsageError, match="--only: got rebalance, expected one of attention, batch_rebalance"):
-        list(measure(request_, ["rebalance"], tmp_path / "knobs.jsonl"))
+        list(measure(request_, plain_cpu(), ["rebalance"], tmp_path / "knobs.jsonl"))
 
 
 def test_what_takes_long_to_start_must_pay() -> None:

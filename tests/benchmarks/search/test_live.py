@@ -8,12 +8,10 @@ import pytest
 
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
-from benchmarks.search import record_table
 from benchmarks.search.live import score, words_of
 from benchmarks.search.record_table import request_of
 from benchmarks.search.table import Row, Table, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
-from tests.core.examples import CPU
 
 TABLES = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("table_*.jsonl"))
 HARDWARE = {"name": "a machine", "cores": 2}
@@ -41,9 +39,8 @@ FOUND: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
-def test_the_search_is_of_the_tables_space(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_is_of_the_tables_space(file: Path) -> None:
     """Its words are understood as what the header says."""
-    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     header = load(file).header
     request = request_of(words_of(header, "demo"))
     recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in header["recipe"].items()}

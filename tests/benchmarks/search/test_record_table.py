@@ -23,6 +23,7 @@ from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.display import SearchDisplay
 from autotune.search.predictions import Prediction, Predictions
+from autotune.search.request import workload_of
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
@@ -270,9 +271,8 @@ def test_summary_says_what_a_table_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_space_is_a_command_line_of_a_search(name: str) -> None:
     """What a space fixes, a user could fix, and its trials have the time that a search gives by default."""
-    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     words = SPACES[name].words
     request = request_of([*words, *([] if "data=demo" in words else ["data=demo"])])
     fixed = [word for word in words if word.startswith("candidate.")]
@@ -280,9 +280,8 @@ def test_every_space_is_a_command_line_of_a_search(name: str, monkeypatch: pytes
     assert (request.fidelity, request.minutes) == (Fidelity.close, 30)
 
 
-def test_tiny_has_the_asked_number_of_candidates(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiny_has_the_asked_number_of_candidates(workload: Workload) -> None:
     """`tiny` on the demo data is a space of 300 to 600 candidates on two cores."""
-    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
     request = request_of(SPACES["tiny-demo"].words)
     space = enumerate_space(
         workload=replace(workload, recipe=request.recipe),
@@ -312,7 +311,9 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     record_table.main()
     by_table, tasks = tasks, []
     request = request_of((*SPACES["tiny-demo"].words, *fixed, f"home={home}"))
-    search(replace(request, out=tmp_path / "out", trials=6), display=SearchDisplay(Console(quiet=True)))
+    workload = workload_of(request, progress=print)
+    display = SearchDisplay(Console(quiet=True))
+    search(replace(request, out=tmp_path / "out", trials=6), workload, CPU, display=display)
     paths = {"output_dir": "", "log_path": ""}
     of_table = {replace(task, **paths) for task in by_table}
     first = [task for task in tasks if isinstance(task.goal, Measure) and task.goal.worst_first]
