@@ -4,7 +4,7 @@
 killed, the connection between the two closes; the child notices and ends itself with everything that it started.
 
 Leaves out the processes that train and trace (train/workers.py, trace/tracer.py). They live longer, and a fork server
-starts them with their libraries already imported; they share `end_with_parent` and `kill_group`.
+starts them with their libraries already imported. They share `end_with_parent`.
 """
 
 import math
@@ -86,7 +86,8 @@ def ask(
                 ours.send((function, arguments, progress is not None))
             return _listen(process, ours, progress or (lambda line: None), on_output, limit_s)
         finally:
-            kill_group(process.pid)
+            with suppress(ProcessLookupError):  # it ended by itself, and so did what it started
+                os.killpg(process.pid, signal.SIGKILL)
             assert process.stdout is not None
             process.stdout.close()
             with suppress(subprocess.TimeoutExpired):
@@ -126,16 +127,6 @@ def end_with_parent(sentinel: Connection | int | None = None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def kill_group(pid: int) -> None:
-    """Kill the group that a process leads, or the process alone while it does not lead one yet."""
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-            return
-        except ProcessLookupError:
-            continue
 
 
 def _listen(

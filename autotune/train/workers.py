@@ -6,6 +6,7 @@ kept for tasks with the same environment, and replaced after any outcome but Mea
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,6 @@ from typing import Any
 
 import psutil
 
-from autotune.child import kill_group
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, TimedOut, outcome_from_dict
 from autotune.core.units import format_bytes
 from autotune.train.fork_server import start_fork_server, variables_set
@@ -154,6 +154,16 @@ class Workers:
                     pass
         finally:
             if worker.process.pid is not None:
-                kill_group(worker.process.pid)
+                _kill_group(worker.process.pid)
             worker.process.join(KILLED_S)
             worker.connection.close()
+
+
+def _kill_group(pid: int) -> None:
+    """Kill the group that a worker leads, or the worker alone while it does not lead one yet."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+            return
+        except ProcessLookupError:
+            continue

@@ -1,4 +1,4 @@
-"""The measuring process: it answers, and what goes wrong in it is said in words. Ctrl-C: tests/test_child.py."""
+"""The measuring process: it answers, and what goes wrong in it is said in words."""
 
 import os
 import signal
@@ -49,6 +49,11 @@ def hang(request: Request, *, progress: Any) -> None:
     time.sleep(600)
 
 
+def say_and_hang(request: Request, *, progress: Any) -> None:
+    progress("begun")
+    time.sleep(600)
+
+
 def leave(request: Request, *, progress: Any) -> None:
     print("half", file=sys.stderr)
     os._exit(1)
@@ -94,6 +99,19 @@ def test_a_process_that_fails(monkeypatch: pytest.MonkeyPatch, what: Any, words:
     monkeypatch.setattr(process, "measure_device", what)
     with pytest.raises(AutotuneError, match=words):
         measure_in_process(CPU, progress=ignore, limit_s=8.0 if what is hang else 120.0)
+    assert children() == before
+
+
+def test_ctrl_c_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised by progress: nothing is left to disturb the next measurement."""
+    before = children()
+    monkeypatch.setattr(process, "measure_device", say_and_hang)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_in_process(CPU, progress=interrupt)
     assert children() == before
 
 
