@@ -1,6 +1,6 @@
 """Experience: what the trials of searches on a machine say of its predicted seconds, kept for `autotune estimate`.
 
-Leaves out what follows from it (core/time/calibrate.py).
+Leaves out what follows from it (core/time/calibration.py).
 """
 
 import json

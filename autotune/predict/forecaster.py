@@ -24,9 +24,10 @@ from autotune.core.memory.estimate import MemoryEstimate, Room, demand_from_dict
 from autotune.core.memory.law import MemoryLaw, Peak, law_from_dict, memory_law, peak
 from autotune.core.memory.replay import replay
 from autotune.core.recipe import Recipe
-from autotune.core.step.profile import Profile, deepen
+from autotune.core.step.deepening import deepen
+from autotune.core.step.profile import Profile
 from autotune.core.step.regime import regime_of
-from autotune.core.time.calibrate import MEASURED, PUBLISHED, TimeCalibration, TimePrior, calibrate_time
+from autotune.core.time.calibration import MEASURED, PUBLISHED, TimeCalibration, TimePrior, calibrate_time
 from autotune.core.time.common_steps import CommonSteps, common_steps
 from autotune.core.time.law import FORMAT as TIME_FORMAT
 from autotune.core.time.law import SPENT, TimeEstimate, TimeLaw, estimate_time, time_law, time_law_from_dict

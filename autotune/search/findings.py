@@ -11,9 +11,9 @@ from typing import Any
 from autotune.core.candidate import Candidate, differences
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import DERIVED
+from autotune.core.memory.calibration import MemoryCalibration
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.space.enumerate import Space
-from autotune.core.time.calibrate import MemoryCalibration
 from autotune.core.trials.comparison import Speedup
 from autotune.core.trials.parity import Parity
 from autotune.core.trials.receipts import Known, Receipt

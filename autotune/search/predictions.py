@@ -1,7 +1,7 @@
 """The plan of a search: which candidates fit in memory, as predicted, and corrected by what trials measured.
 
 A prediction is of live tensors; what a process takes beside them is learned from the peaks of trials, a factor and an
-offset for each method (core/time/calibrate.py). A candidate that cannot be predicted counts as fitting: it is for a
+offset for each method (core/memory/calibration.py). A candidate that cannot be predicted counts as fitting: it is for a
 trial to say. How fast candidates are is predicted as well, for a sampler that can make use of it.
 """
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.knobs import DEFAULTS, KNOBS
+from autotune.core.memory.calibration import MemoryCalibration, calibrate_memory
 from autotune.core.memory.estimate import MemoryEstimate
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Measured, OutOfMemory
-from autotune.core.time.calibrate import MemoryCalibration, calibrate_memory
 from autotune.core.time.guess import guess
 from autotune.core.time.law import SPENT
 from autotune.core.time.many_candidates import TimeParts

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.step.profile import Profile, repetition, traced_layers, with_growth
+from autotune.core.step.deepening import repetition, traced_layers, with_growth
+from autotune.core.step.profile import Profile
 from autotune.core.step.regime import Regime, Shapes, micro_batch, shapes_of
 from autotune.trace.assembly import assemble
 from autotune.trace.fake_training import Prepare, record_steps

@@ -15,7 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from autotune.child import end_with_parent
-from autotune.core.step.profile import Profile, with_growth
+from autotune.core.step.deepening import with_growth
+from autotune.core.step.profile import Profile
 from autotune.errors import NotPredicted, UsageError
 from autotune.train.fork_server import start_fork_server
 

@@ -21,7 +21,8 @@ import numpy as np
 from autotune.core.memory.allocator import AllocatorSettings
 from autotune.core.memory.law import Peak, memory_law, peak
 from autotune.core.memory.replay import replay
-from autotune.core.step.profile import Profile, deepen
+from autotune.core.step.deepening import deepen
+from autotune.core.step.profile import Profile
 from benchmarks.command import Answer, command, say
 from benchmarks.memory.points import Point, Skipped, half, profile_of, read, read_files
 from benchmarks.rows import Row, RowFile, versions

@@ -28,7 +28,8 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.knobs import VALUES
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import METHODS, Recipe
-from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, deepen, monomials
+from autotune.core.step.deepening import deepen
+from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, monomials
 from autotune.core.step.regime import micro_batch
 from autotune.machine.installed import installed
 from autotune.trace.profiles import MEMORY, STACK, request_of

@@ -20,7 +20,7 @@ from typing import Any
 from autotune.core.candidate import short_name
 from autotune.core.memory.estimate import demand_of
 from autotune.core.memory.law import memory_law
-from autotune.core.step.profile import deepen
+from autotune.core.step.deepening import deepen
 from autotune.core.workload import ModelFacts
 from autotune.machine.installed import installed
 from autotune.trace.profiles import STACK

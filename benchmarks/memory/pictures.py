@@ -23,7 +23,8 @@ from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
-from autotune.core.step.profile import ON_THE_HOST, Profile, deepen, monomials
+from autotune.core.step.deepening import deepen
+from autotune.core.step.profile import ON_THE_HOST, Profile, monomials
 from autotune.core.units import GIB
 from autotune.models.catalogue import CONF
 from autotune.trace.profiles import Loss, load_profile, request_of

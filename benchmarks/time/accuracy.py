@@ -27,7 +27,7 @@ import numpy as np
 from transformers.utils import logging
 
 from autotune.core.step.profile import Profile
-from autotune.core.time.calibrate import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
+from autotune.core.time.calibration import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
 from autotune.core.time.law import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.core.time.published import published_speed
 from autotune.errors import AutotuneError, UsageError

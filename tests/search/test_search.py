@@ -17,9 +17,9 @@ from rich.console import Console
 
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
+from autotune.core.memory.calibration import MemoryCalibration
 from autotune.core.outcome import Measured, TimedOut, outcome_to_dict
 from autotune.core.recipe import Recipe
-from autotune.core.time.calibrate import MemoryCalibration
 from autotune.core.trials.budget import Budget
 from autotune.core.units import MIB
 from autotune.core.workload import Workload

@@ -7,7 +7,8 @@ import pytest
 from transformers import Qwen3MoeConfig
 
 from autotune.core.memory.law import memory_law, peak
-from autotune.core.step.profile import OFFLOADED, Profile, deepen, monomials
+from autotune.core.step.deepening import deepen
+from autotune.core.step.profile import OFFLOADED, Profile, monomials
 from autotune.trace.trace import set_up_trace, trace, trace_whole
 from tests.trace.test_trace import request
 

@@ -1,7 +1,7 @@
 """Memory: how many bytes live at the worst moment of a training step, and what they hold.
 
-The laws follow from a profile: at each moment of the step the live bytes are a polynomial of the micro-batch's shape,
-and the peak is the largest of them. Moments that can never be the largest are dropped, so that many candidates are
+A law follows from a profile. At each moment of the step the live bytes are a polynomial of the micro-batch's shape, and
+the peak is the largest of these. Moments that can never be the largest are dropped, so that many candidates can be
 evaluated at once. Leaves out the allocator's rounding and fragmentation (allocator.py).
 
 Symbols: R moments kept, O owners, M monomials, C candidates; B, S, N as in core/step/profile.py.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.step.deepening import deepen, repeated_layers
 from autotune.core.step.profile import (
     MONOMIALS,
     OFFLOADED,
@@ -22,23 +23,21 @@ from autotune.core.step.profile import (
     PAGED,
     Profile,
     blocks_per_micro_step,
-    deepen,
-    repeated_layers,
 )
 
 Floats = NDArray[np.float64]
-OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each; the others that a host holds are there once
-HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # what waits on a host, and what passes through it
-OF_LAYERS = "weights of layers"  # those of the weights that belong to a decoder layer
+OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each micro-step; the other owners on a host are there once
+HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # owners whose blocks wait on a host or pass through it
+OF_LAYERS = "weights of layers"  # the weights that belong to a decoder layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemoryLaw:
     """Live bytes at the moments of a step that can be the worst.
 
-    coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment. hosted:
-    the blocks of each of HOSTED and OF_LAYERS by size, shape (K, 1 + M): how many there are, of those made in every
-    micro-step one micro-step's, and the bytes of one per monomial.
+    coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment.
+    hosted: by owner (one of HOSTED, or OF_LAYERS), its blocks sorted by size, shape (K, 1 + M). A row is how many
+    blocks of one size there are (in one micro-step, if they are made anew in each), then the bytes per monomial of one.
     """
 
     owners: tuple[str, ...]
@@ -48,7 +47,7 @@ class MemoryLaw:
     hosted: Mapping[str, Sequence[Sequence[float]]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `law_from_dict` reads them back."""
+        """Return plain values; `law_from_dict` reads them back."""
         return {
             "owners": self.owners,
             "phases": self.phases,
@@ -58,14 +57,14 @@ class MemoryLaw:
         }
 
     def live(self, shapes: Floats) -> Floats:
-        """Live bytes at each moment. shapes: values of the monomials, shape (C, M). Returns shape (C, R)."""
+        """Live bytes at each moment, shape (C, R). shapes: values of the monomials, (C, M)."""
         totals: Floats = shapes @ self.coefficients.sum(axis=1).T
         return totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """The worst moment of a step. items: bytes by what they hold; they add up to `bytes`."""
+    """The worst moment of a step. items: bytes by owner; they add up to `bytes`, but for rounding."""
 
     bytes: int
     phase: str
@@ -74,9 +73,10 @@ class Peak:
 
 
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
-    """The law of a profile for a model of so many layers and so many micro-steps.
+    """Derive the law of a profile.
 
-    What the host holds is no part of the moments. Only the memory of the fetched batches grows with the micro-steps.
+    layers: of the whole model. accumulation: micro-steps of an optimizer step; of the memory only the fetched batches
+    grow with it. What the host holds is not among the live bytes.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
@@ -121,13 +121,13 @@ def law_from_dict(values: Mapping[str, Any]) -> MemoryLaw:
 
 
 def peaks(law: MemoryLaw, shapes: Floats) -> NDArray[np.int64]:
-    """Live bytes at the worst moment of many micro-batches at once. shapes: (C, M). Returns shape (C,)."""
+    """Live bytes at the worst moment of many micro-batches, shape (C,). shapes: values of the monomials, (C, M)."""
     worst: NDArray[np.int64] = np.rint(law.live(shapes).max(axis=1)).astype(np.int64)
     return worst
 
 
 def peak(law: MemoryLaw, shape: Sequence[int]) -> Peak:
-    """The worst moment for one micro-batch; shape: as `profile.monomials` gives it."""
+    """Find the worst moment for one micro-batch. shape: as `profile.monomials` returns it."""
     values = np.array(shape, dtype=np.float64)
     worst = int(law.live(values[None])[0].argmax())
     items = law.coefficients[worst] @ values
@@ -140,10 +140,10 @@ def peak(law: MemoryLaw, shape: Sequence[int]) -> Peak:
 
 
 def hosted_bytes(law: MemoryLaw, owner: str, shapes: Floats, *, pinned: bool = False) -> Floats:
-    """What the blocks of one of HOSTED take on a host. shapes: (C, M). Returns shape (C,).
+    """Bytes that the blocks of an owner (one of HOSTED) take on a host, shape (C,). shapes: as in `peaks`.
 
-    pinned: in memory that torch pins, where each block is rounded up to a power of two and kept when it is freed
-    (ATen/core/CachingHostAllocator.h, torch 2.13, `pinned_max_round_threshold_mb` at its default).
+    pinned: whether torch pins their memory. It then rounds each block up to a power of two and keeps it when it is
+    freed (ATen/core/CachingHostAllocator.h, torch 2.13, `pinned_max_round_threshold_mb` at its default).
     """
     if owner not in law.hosted:
         return np.zeros(len(shapes))
@@ -157,20 +157,21 @@ def hosted_bytes(law: MemoryLaw, owner: str, shapes: Floats, *, pinned: bool = F
 
 
 def _kinds(sizes: Floats, micro_steps: int) -> Sequence[Sequence[float]]:
-    """Blocks by size, with how many there are in each of the micro-steps."""
+    """Group blocks by size: rows of how many there are in a micro-step, and the size."""
     kinds, counts = np.unique(sizes, axis=0, return_counts=True)
     return tuple(tuple(row) for row in np.column_stack([counts / micro_steps, kinds]).tolist())
 
 
 def _candidates(profile: Profile, deep: Profile) -> list[int]:
-    """Moments that may be worst: of repeated layers those of the first and last copy; bytes are linear between."""
+    """Moments that may be the worst. Of the copies of repeated layers only the first and the last may: live bytes are
+    linear between them."""
     middle, added = repeated_layers(profile), deep.layers - profile.layers
     skipped = range(middle.stop, middle.start + added)
     return [index for index, op in enumerate(deep.ops) if op.allocates and op.layer not in skipped]
 
 
 def _worst(totals: Floats, candidates: Sequence[int]) -> list[int]:
-    """Of the candidates, those that no other one exceeds in every monomial."""
+    """Keep the candidates that no other candidate exceeds in every monomial."""
     chosen = np.array(candidates)
     left = chosen[np.argsort(-totals[chosen].sum(axis=1), kind="stable")]
     kept: list[int] = []

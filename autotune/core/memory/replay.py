@@ -1,7 +1,7 @@
 """Replay: what torch's caching allocator reserves while a profile's steps run over batches of several shapes.
 
-Fragmentation comes from lengths that vary, so the steps are given as they would be drawn. Leaves out micro-steps
-beyond the two that a profile has: those between repeat the second.
+Fragmentation comes from lengths that vary, so the steps must be in an order like the sampler's. A profile has at most
+two micro-steps. Leaves out further ones, which repeat the second.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,8 @@ from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_st
 class Replayed:
     """Bytes at the worst moment of all steps.
 
-    needed: what the process cannot do without: reserved, less what is given back before memory runs out.
+    needed_bytes: what the process cannot do without: the reserved bytes, less those that the allocator gives back
+    before it runs out of memory.
     """
 
     allocated_bytes: int
@@ -30,9 +31,10 @@ class Replayed:
 def replay(
     profile: Profile, steps: Iterable[Sequence[Batch]], *, accumulation: int, settings: AllocatorSettings
 ) -> Replayed:
-    """Run optimizer steps, each over the micro-batches of `steps`, on a fresh allocator.
+    """Run optimizer steps through a fresh allocator.
 
-    profile: at its full depth. steps: as many micro-batches each as the profile has micro-steps.
+    profile: of the whole model. steps: the micro-batches of each step, as many as the profile has micro-steps.
+    accumulation: micro-steps of a step in truth, whose micro-batches are all fetched at its beginning.
     """
     allocator = CachingAllocator(settings)
     sizes = np.array([block.size for block in profile.blocks])
@@ -42,7 +44,7 @@ def replay(
     load, *ops = profile.ops
     persistent = set(load.allocates)
     freed = {place for op in ops for place in op.frees}
-    passing = [place for place in load.allocates if place in freed]  # what a step leaves to the next one
+    passing = [place for place in load.allocates if place in freed]  # blocks that each step leaves to the next one
     held: dict[int, Any] = {}
     left: list[Any] = []
     for number, batches in enumerate(steps):

@@ -1,1 +1,1 @@
-"""One training step as a trace saw it: regimes, profiles, operators' work, and more layers than were traced."""
+"""One training step as a trace saw it: its regime, its profile, the work of its operators, and deeper models."""

@@ -1,11 +1,15 @@
 """Regimes: the shapes of micro-batches whose steps have one structure, and which of them to trace.
 
-Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Its borders: a
-single row (what is contiguous there is copied with more), rows as long as the model's sliding window (shorter ones
-need no mask for it), more label positions than TRL's head scores in one tile (then it reuses its buffers), and lengths
-whose masks CUDA copies into padded ones.
+Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Four questions tell
+regimes apart:
 
-Symbols: B rows of a micro-batch, S positions of a row, W positions that a sliding window reaches back.
+- One row or several? Tensors that are contiguous with one row are copied where there are several.
+- Are the rows at least as long as the model's sliding window? Shorter ones need no mask for it.
+- Are there more label positions than TRL's head scores in one tile? With a second tile it reuses its buffers.
+- Is the length a multiple of 16? CUDA copies masks of other lengths into padded ones.
+
+Symbols: B rows of a micro-batch, S positions of a row, N label positions, W positions that a sliding window reaches
+back.
 """
 
 from collections.abc import Sequence
@@ -16,20 +20,20 @@ from math import log
 from autotune.core.candidate import Candidate
 
 TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
-STEP = 128  # positions between traced lengths, where there is room for it: kernels of attention round to it
-SHAPES = 4
-LENGTHS = 64  # to choose from
-UNSCORED = (1, 5, 2, 7)  # positions of each traced micro-batch without a label
+STEP = 128  # positions between traced lengths, where there is room: kernels of attention round lengths to it
+SHAPES = 4  # traced in each regime
+LENGTHS = 64  # from which the traced ones are chosen
+UNSCORED = (1, 5, 2, 7)  # positions without a label, of each traced micro-batch
 ALIGNMENT = 16  # positions: CUDA's masks of other lengths are copied into padded ones (trace/attention_kernels.py)
 SUMS_ALIGNMENT = 32  # positions: to which CUDA's memory-efficient kernel rounds its sums of rows
-WHOLE, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions beyond a step, of the traced lengths: aligned ones, and not
+WHOLE, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions that traced lengths lie above a multiple of STEP
 
 Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regime:
-    """Where a micro-batch lies between the borders."""
+    """The answers to the four questions above, for one micro-batch."""
 
     one_row: bool
     beyond_window: bool
@@ -38,21 +42,21 @@ class Regime:
 
 
 def micro_batch(candidate: Candidate, positions: int) -> tuple[int, int]:
-    """(B, S) of a candidate's micro-batch whose rows have `positions`.
+    """Return (B, S) of a candidate's micro-batch whose rows have `positions`.
 
-    TRL lays packed rows whose documents are kept apart one behind the other: they are one row to the model.
+    Where the documents of packed rows are kept apart, TRL concatenates the rows: the model sees one long row.
     """
     rows = candidate.per_device_train_batch_size
     return (1, rows * positions) if keeps_documents_apart(candidate) else (rows, positions)
 
 
 def keeps_documents_apart(candidate: Candidate) -> bool:
-    """Whether rows hold several samples that must not see each other; only `pack_wrapped` mixes them."""
+    """Whether a row holds several samples that must not attend to each other. Only `pack_wrapped` lets them."""
     return candidate.batching in ("pack_bfd", "pack_bfd_split", "padding_free")
 
 
 def regime_of(rows: int, positions: int, window: int | None, *, labels: int | None = None) -> Regime:
-    """The regime of a micro-batch. window: W, None for a model without one. labels: None where all are scored."""
+    """Find the regime of a micro-batch. window: W, None without one. labels: N, None where every position is scored."""
     return Regime(
         one_row=rows == 1,
         beyond_window=window is not None and positions >= window,
@@ -62,11 +66,12 @@ def regime_of(rows: int, positions: int, window: int | None, *, labels: int | No
 
 
 def shapes_of(regime: Regime, window: int | None) -> Shapes:
-    """Shapes to trace: four tell sizes apart that are sums of two monomials. All have as many tiles.
+    """Choose four shapes to trace, all with the same number of tiles.
 
-    N is for devices where a loss chooses label positions: a few less than B (S - 1), so that it is told apart. Where a
-    regime has no room for four with the fewest tiles, because W is about as long as a tile, they are those of more: its
-    buffers differ by less than one tile's.
+    Four shapes determine any size that is a sum of two monomials. N is a few less than B (S - 1), to tell it from the
+    number of positions; it counts on devices where the loss scores the labels alone. Where W is about as long as a
+    tile, a regime may have no four shapes with its fewest tiles. Shapes with more tiles are then taken: the buffers of
+    the head differ by less than one tile.
     """
     step = STEP if window is None or regime.beyond_window else _step_below(window)
     beyond = RAGGED if regime.ragged and step > 1 else WHOLE if step == STEP else (0,) * SHAPES
@@ -89,12 +94,12 @@ def shapes_of(regime: Regime, window: int | None) -> Shapes:
 
 
 def _step_below(window: int) -> int:
-    """Positions between traced lengths below W: the largest that leaves room for a few."""
+    """The largest distance between traced lengths that leaves room for several of them below W."""
     return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step > SHAPES or step == 1)
 
 
 def _far_apart(room: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """SHAPES of them with different B S, each as far from those before it as can be."""
+    """Choose SHAPES of (B, S), each as far as possible from those chosen before it, and with another B S."""
 
     def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
         rows, positions = log(one[0] / other[0]), log(one[1] / other[1])

@@ -1,7 +1,7 @@
 """Work: what a training step computes and moves, as plain numbers that hold for any batch and length.
 
-The trace notes the work of every operator; alike ones are one entry with a count. Leaves out how fast a machine does
-it (core/time/speed.py).
+The trace records the work of every operator. Operators that do the same are one entry with a count. Leaves out how fast
+a machine is (core/time/speed.py).
 
 Symbols: B rows, H heads, S length, D head width; M, N, K sides of a product, (M, K) times (K, N).
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "product",  # sides: how many of them, M, N, K
-    "nf4_product",  # of bitsandbytes' layers; sides as above
+    "product",  # sides: how many products, M, N, K
+    "nf4_product",  # of bitsandbytes' layers; sides as of a product
     "attention",  # causal; sides: B, H, S, D
     "attention_backward",
     "masked_attention",  # all pairs of positions are computed
@@ -20,8 +20,8 @@ Kind = Literal[
     "nf4_dequantize",  # sides: elements
     "blockwise_quantize",  # of an optimizer's states on a CPU, and of the scales of nf4; sides: elements
     "blockwise_dequantize",
-    "stream",  # everything else; sides: bytes read and written
-    "share",  # of one parameter in a stream over many of them, which is launched once; sides: bytes
+    "stream",  # all other operators; sides: bytes read and written
+    "share",  # one parameter's share of an operator that is launched once for many parameters; sides: bytes
 ]
 Part = Literal["forward", "loss", "recomputed", "backward", "clip", "optimizer"]
 Polynomial = tuple[int, ...]  # factors of profile.MONOMIALS
@@ -31,8 +31,8 @@ Polynomial = tuple[int, ...]  # factors of profile.MONOMIALS
 class Work:
     """Operators of a step that do the same.
 
-    layer: traced decoder layer, None outside of them. micro: micro-step, from 1. dtype: of the operands.
-    sides: sizes as polynomials of the micro-batch's shape; their meaning depends on the kind.
+    layer: the traced decoder layer, None outside of the layers. micro: micro-step, from 1. dtype: of the operands.
+    sides: sizes as polynomials of the micro-batch's shape; what they are of is listed at Kind.
     """
 
     kind: Kind
@@ -45,5 +45,5 @@ class Work:
 
 
 def work_from_dict(values: Mapping[str, Any]) -> Work:
-    """Read an entry back."""
+    """Read a Work back from its plain values."""
     return Work(**{**values, "sides": tuple(map(tuple, values["sides"]))})

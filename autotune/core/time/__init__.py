@@ -1,1 +1,1 @@
-"""Seconds of a training: the machine's speed, the law of a step, and many candidates at once."""
+"""Seconds of a training: the speed of the machine, the law of a step, calibration, and many candidates at once."""

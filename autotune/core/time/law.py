@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.hardware import RateDtype, What
-from autotune.core.step.profile import MONOMIALS, Profile, repeated_layers
+from autotune.core.step.deepening import repeated_layers
+from autotune.core.step.profile import MONOMIALS, Profile
 from autotune.core.step.regime import TILE
 from autotune.core.step.work import Work
 from autotune.core.time.speed import BOUNDS, Bound, MachineSpeed

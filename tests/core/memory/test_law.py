@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.core.memory.law import hosted_bytes, law_from_dict, memory_law, peak
-from autotune.core.step.profile import OFFLOADED, Profile, deepen, monomials, traced_layers
+from autotune.core.step.deepening import deepen, traced_layers
+from autotune.core.step.profile import OFFLOADED, Profile, monomials
 from tests.core.step.test_profile import ACTIVATION as TOKENS
 from tests.core.step.test_profile import Writer, block, step
 
