@@ -12,10 +12,11 @@ Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
-from typing import Any
+from typing import Any, get_args
 
 from autotune.cli.limits import Limit, number, one_of
 from autotune.core.candidate import Fidelity
+from autotune.core.hardware import Device
 from autotune.core.knobs import KNOBS, TYPES, VALUES
 from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
@@ -194,7 +195,7 @@ class RunSettings(TrainingSettings):
     is short for `model: {path: PATH}`, and `data: PATH` for `data: {path: PATH}`.
     """
 
-    device: str | None = one_of(("cpu", "cuda"))
+    device: str | None = one_of(get_args(Device))
     """kind of device that the candidate was found for; null: any"""
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from autotune.core.decode import decode
 from autotune.errors import UsageError
 
-Kind = Literal["cuda", "cpu"]
+Device = Literal["cpu", "cuda"]
 What = Literal[
     "matmul",  # y = x w^T, the forward of a linear layer; shape (M, N, K)
     "matmul_grad_input",  # dx = dy w; shape (M, N, K)
@@ -122,7 +122,7 @@ class Hardware:
     peaks: of a device of the catalogue, which has no rates.
     """
 
-    kind: Kind
+    kind: Device
     name: str
     uuid: str
     memory_bytes: int

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.hardware import Kind, RateDtype, What, amount_of
+from autotune.core.hardware import Device, RateDtype, What, amount_of
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ class Bench:
     pin: Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def list_points(kind: Kind, *, tf32: bool = False) -> tuple[Point, ...]:
+def list_points(kind: Device, *, tf32: bool = False) -> tuple[Point, ...]:
     """List the points that are worth timing on a kind of device, each curve in ascending order of work.
 
     No CPU trains in fp16 or tf32. The bf16 curves of a GPU that has no bf16 show what emulation costs.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware
+from autotune.core.hardware import Device, Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.space import references
@@ -35,7 +35,6 @@ from autotune.search.losses import compare_losses
 from autotune.search.repeats import REPEAT, measure_again
 from autotune.search.request import SearchRequest, identity_of, predictions_of
 from autotune.search.result import write_result
-from autotune.train.task import Device
 from autotune.train.workers import Workers
 
 

@@ -20,12 +20,13 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from autotune.core.hardware import Device
 from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
 from autotune.core.trials.racing import is_outpaced
 from autotune.machine.host import count_cores
 from autotune.machine.malloc import keep_pages
 from autotune.train import sft
-from autotune.train.task import Device, Measure, Task, Train, last_checkpoint
+from autotune.train.task import Measure, Task, Train, last_checkpoint
 
 USUAL_THREADS = min(torch.get_num_threads(), count_cores())
 REFERENCE_S = 0.2  # seconds of reference products

@@ -5,13 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from autotune.core.candidate import Candidate
+from autotune.core.hardware import Device
 from autotune.core.recipe import Recipe
 from autotune.core.trials.racing import Pace
-
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

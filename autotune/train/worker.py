@@ -21,8 +21,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from autotune.child import end_with_parent
+from autotune.core.hardware import Device
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, outcome_to_dict
-from autotune.train.task import Device, Task
+from autotune.train.task import Task
 
 LOG_TAIL_LINES = 20
 OUT_OF_MEMORY_WORDS = (  # in the text of errors that have no class of their own

@@ -19,10 +19,11 @@ from typing import Any
 
 import psutil
 
+from autotune.core.hardware import Device
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, TimedOut, outcome_from_dict
 from autotune.core.units import format_bytes
 from autotune.train.fork_server import start_fork_server, variables_set
-from autotune.train.task import Device, Task, environment
+from autotune.train.task import Task, environment
 from autotune.train.worker import log_tail, serve
 
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
-from autotune.core.hardware import Hardware
+from autotune.core.hardware import Device, Hardware
 from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.core.units import GIB
 from autotune.errors import AutotuneError
@@ -29,7 +29,7 @@ from autotune.machine.host import count_cores
 from autotune.machine.installed import installed
 from autotune.models.catalogue import CONF
 from autotune.trace.profiles import STACK
-from autotune.train.task import Device, Measure, Task
+from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
 from benchmarks.gpu.cases import CPU_CASES, SEED, Case
 from benchmarks.gpu.predictions import Planned, Progress, in_order, predictions, waiting

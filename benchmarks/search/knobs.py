@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware
+from autotune.core.hardware import Device, Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome
 from autotune.core.recipe import Recipe
@@ -33,7 +33,7 @@ from autotune.core.workload import Workload
 from autotune.errors import AutotuneError, UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import SearchRequest, workload_of
-from autotune.train.task import Device, Measure, Task
+from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
 from benchmarks.rows import append, now, refuse
 from benchmarks.search.record_table import hardware_of, request_of

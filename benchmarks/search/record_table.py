@@ -28,7 +28,7 @@ from autotune.cli import usage
 from autotune.cli.requests import build_home, build_search
 from autotune.cli.settings import SearchSettings, store_configs
 from autotune.core.candidate import Candidate, short_name
-from autotune.core.hardware import Hardware
+from autotune.core.hardware import Device, Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, Outcome, outcome_to_dict
 from autotune.core.space.enumerate import enumerate_space
@@ -39,7 +39,7 @@ from autotune.machine.installed import installed
 from autotune.machine.probe import probe
 from autotune.models.catalogue import CONF
 from autotune.search.request import SearchRequest, workload_of
-from autotune.train.task import Device, Measure, Task
+from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
 from benchmarks.rows import append, now, read, refuse
 from benchmarks.search.table import References, Row, Table, load, next_trial, summarize

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware, Kind, RatePoint
+from autotune.core.hardware import Device, Hardware, RatePoint
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context, Installed
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
@@ -13,7 +13,7 @@ from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
-def hardware(kind: Kind, capability: tuple[int, int] | None = None, cores: int = 8) -> Hardware:
+def hardware(kind: Device, capability: tuple[int, int] | None = None, cores: int = 8) -> Hardware:
     """A machine of a kind; bf16 and tf32 come with compute capability 8.0."""
     ampere = capability is not None and capability >= (8, 0)
     return Hardware(

@@ -172,7 +172,7 @@ def test_a_bad_file_is_told_everything_at_once() -> None:
     assert sorted(caught.value.problems) == sorted(
         [
             "h.json.uuid: missing, expected a string",
-            "h.json.kind: got 'tpu', expected one of cuda, cpu",
+            "h.json.kind: got 'tpu', expected one of cpu, cuda",
             "h.json.cores: got True, expected a whole number",
             "h.json.free_bytes: got -1, expected at least 0",
             "h.json.memory_bytes: got 1.5, expected a whole number",

@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 
 from autotune.core.candidate import Candidate
+from autotune.core.hardware import Device
 from autotune.core.outcome import Outcome
 from autotune.core.trials.budget import Budget
 from autotune.search.bench import Bench
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
 from autotune.search.predictions import Predictions
-from autotune.train.task import Device, Task
+from autotune.train.task import Task
 from tests import stand_ins
 from tests.core import examples
 
