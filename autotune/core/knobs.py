@@ -96,7 +96,7 @@ class Knobs:
     every_n_layers: Annotated[
         int,
         Knob(
-            "with checkpointing=every_n: one decoder layer in so many is checkpointed",
+            "with checkpointing=every_n: one decoder layer in this many is checkpointed",
             group="checkpointing",
             changes=("trace",),
             least=1,

@@ -1,6 +1,6 @@
-"""What a candidate is judged against: the installed stack, the machine, the workload, and what follows from them.
+"""What a candidate is judged against: the installed libraries, the machine, the workload, and what follows from them.
 
-Leaves out the judging: legality.py says what is refused, fidelity.py what departs from what was asked.
+Leaves out the judging: legality.py says what is refused, and fidelity.py what departs from what was asked.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,12 @@ from autotune.core.workload import Workload, max_length_candidates
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """Facts about the installed stack (autotune/machine/installed.py reads them).
+    """Facts about the installed libraries (autotune/machine/installed.py reads them).
 
-    versions: of each distribution that matters, by name; what is not installed is absent.
-    flash_attention_2, flash_attention_3: the packages flash-attn and flash-attn-3. kernels: Hugging Face's package
-    for kernels of the hub. cpp_compiler: one that torch.compile would find.
+    versions: the version of each package that matters, by its name. Packages that are not installed are absent.
+    flash_attention_2, flash_attention_3: whether the packages flash-attn and flash-attn-3 are installed.
+    kernels: whether Hugging Face's package for kernels of the hub is installed.
+    cpp_compiler: whether torch.compile would find a C++ compiler.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -29,9 +30,9 @@ class Installed:
     cpp_compiler: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: what is computed once is kept
+@dataclass(frozen=True, kw_only=True, eq=False)  # no slots: cached_property needs a __dict__
 class Context:
-    """All that legality and fidelity depend on beside the candidate itself."""
+    """All that legality and fidelity depend on, beside the candidate itself."""
 
     installed: Installed
     hardware: Hardware
@@ -40,12 +41,12 @@ class Context:
 
     @cached_property
     def asked_max_length(self) -> int:
-        """Tokens: the shortest length that keeps the coverage that was asked. Raises NothingFits without one."""
+        """The shortest length in tokens that keeps the asked coverage. Raises NothingFits where no length does."""
         recipe, lengths, limit = self.workload.recipe, self.workload.data.lengths, self.workload.model.limit
         return max_length_candidates(lengths, least_coverage=recipe.coverage, model_limit=limit)[0]
 
     def packing(self, candidate: Candidate) -> Packing:
-        """What packing as `candidate` asks makes of the dataset. The candidate must have a packed length."""
+        """Pack the dataset as `candidate` packs it. The candidate must have a packed length."""
         strategy, row_length = STRATEGIES[candidate.batching], candidate.row_length
         if (strategy, row_length) not in self._packings:
             tokens = self.workload.data.lengths.tokens
@@ -53,9 +54,9 @@ class Context:
         return self._packings[strategy, row_length]
 
     def accumulation(self, candidate: Candidate) -> int | None:
-        """Micro-batches of the candidate's size that make the asked step; packed: that come nearest to it, >= 1.
+        """Micro-batches of the candidate's size in one step of the asked samples; None if no whole number gives them.
 
-        None where no whole number makes it.
+        Packed rows hold several samples each. With packing it is the number, at least 1, that comes nearest.
         """
         samples = self.workload.recipe.effective_batch_size
         rows = candidate.per_device_train_batch_size * candidate.devices
@@ -64,7 +65,7 @@ class Context:
         return samples // rows if samples % rows == 0 else None
 
     def rows(self, candidate: Candidate) -> int:
-        """Rows of an epoch."""
+        """Rows of an epoch; with packing, estimated from the rows whose lengths are known."""
         data = self.workload.data
         if not candidate.packs:
             return data.rows_in_file

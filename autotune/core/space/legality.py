@@ -1,9 +1,9 @@
 """Legality: which candidates the installed libraries and this device would refuse, or would train differently.
 
 A rule is a predicate over a candidate and its context, with a reason in a user's words. Nothing here is a matter of
-taste or of memory: a legal candidate may be slow, and may not fit. How far a legal one moves the training is
-fidelity.py's. The rules are facts about trl 1.16, transformers 5.23, accelerate 1.15, bitsandbytes 0.50 and
-torch 2.13; tests/test_legality_against_libraries.py holds them against those.
+taste or of memory: a legal candidate may be slow, and may not fit. How far a legal candidate moves the training is said
+in fidelity.py. The rules are facts about trl 1.16, transformers 5.23, accelerate 1.15, bitsandbytes 0.50 and torch
+2.13. tests/core/space/test_legality_against_libraries.py compares them with those libraries.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from autotune.core.space.context import Context
 QUANTIZED = ("qlora", "lora_int8")
 AMPERE, TURING = (8, 0), (7, 5)
 
-# Model types of transformers 5.23 that keep packed documents apart: each has the logits and the loss that it has alone.
-# benchmarks/results/documents_apart.jsonl has a row for every type, and this list is what the rows say. The others
-# build masks or positions of their own, carry a state from one document into the next, or could not be tried.
+# Model types of transformers 5.23 that keep packed documents apart: each document has the logits and the loss that it
+# has alone. benchmarks/results/documents_apart.jsonl has a row for every type, and this list is what the rows say. The
+# other types build masks or positions of their own, carry a state from one document into the next, or could not be
+# tried.
 DOCUMENTS_KEPT_APART = frozenset(
     """
     apertus arcee aria_text axk1 axk2 beam bitnet codegen cohere cohere2 cohere2_moe cohere_compass_text ctrl cwm
@@ -38,9 +39,10 @@ DOCUMENTS_KEPT_APART = frozenset(
 class Rule:
     """One way in which a candidate can be illegal.
 
-    knobs: those that `broken` reads; no other knob changes its answer. refused_by: the library's own error where it
-    refuses such a candidate; None where it would silently do something else, or nothing at all.
-    seen_on: the kind of device on which that refusal appears.
+    knobs: all that `broken` reads; no other knob changes its answer.
+    refused_by: the error of the library that refuses such a candidate. None where the library silently does something
+        else, or nothing at all.
+    seen_on: the kind of device on which the library refuses it.
     """
 
     name: str
@@ -59,7 +61,7 @@ def first_broken(candidate: Candidate, context: Context) -> Rule | None:
 def _flash_available(attention: str, context: Context) -> bool:
     installed, capability = context.installed, context.hardware.compute_capability
     package = installed.flash_attention_2 if attention == "flash_attention_2" else installed.flash_attention_3
-    # transformers takes the kernel from the hub when the package is missing
+    # when the package is missing, transformers takes the kernel from the hub
     return capability is not None and capability >= AMPERE and (package or installed.kernels)
 
 
@@ -75,7 +77,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="one_device",
         knobs=("devices", "sharding"),
-        reason="training on several devices is not supported yet: devices=1 and sharding=none",
+        reason="training on several devices is not supported yet: it must be devices=1 and sharding=none",
         broken=lambda c, x: c.devices != 1 or c.sharding != "none",
     ),
     Rule(
@@ -88,7 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="documents_mixed",
         knobs=("batching",),
-        reason="packed documents of this type of model were not seen to stay apart",
+        reason="no test has shown for this type of model that packed documents do not see each other",
         broken=lambda c, x: (
             c.batching in ("pack_bfd", "pack_bfd_split") and x.workload.model.model_type not in DOCUMENTS_KEPT_APART
         ),
@@ -96,13 +98,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="packed_length_without_packing",
         knobs=("batching", "packed_length"),
-        reason="a packed length goes with a packing, and a packing needs one",
+        reason="packed_length goes with a batching that packs, and such a batching needs it",
         broken=lambda c, x: c.packs != (c.packed_length is not None),
     ),
     Rule(
         name="packing_cuts_at_the_row",
         knobs=("batching", "max_length", "packed_length"),
-        reason="with packing TRL cuts a sample at the row's length and nowhere else, so max_length = packed_length",
+        reason="with packing TRL cuts samples at the row's length alone, so max_length must be packed_length",
         broken=lambda c, x: c.packs and c.max_length != c.packed_length,
     ),
     Rule(
@@ -114,13 +116,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="splits_nothing",
         knobs=("batching", "packed_length"),
-        reason="no sample is longer than a row, so pack_bfd_split is pack_bfd",
+        reason="no sample is longer than a row, so pack_bfd_split does what pack_bfd does",
         broken=lambda c, x: c.batching == "pack_bfd_split" and c.row_length >= x.workload.data.lengths.longest,
     ),
     Rule(
         name="samples_per_step",
         knobs=("batching", "packed_length", "per_device_train_batch_size", "gradient_accumulation_steps", "devices"),
-        reason="an optimizer step would not hold recipe.effective_batch_size samples (packed: the nearest whole rows)",
+        reason="a step would not hold recipe.effective_batch_size samples (with packing: the nearest number of rows)",
         broken=lambda c, x: c.gradient_accumulation_steps != x.accumulation(c),
     ),
     Rule(
@@ -153,13 +155,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="fp16_weights_on_a_cpu",
         knobs=("weights_dtype",),
-        reason="fp16 weights train only under fp16 mixed precision, which there is none of on a CPU",
+        reason="fp16 weights train only under fp16 mixed precision, which a CPU does not have",
         broken=lambda c, x: c.weights_dtype == "float16" and x.hardware.kind == "cpu",
     ),
     Rule(
         name="fp16_autocast_on_a_cpu",
         knobs=("mixed_precision",),
-        reason="on a CPU accelerate takes fp16 mixed precision and silently computes without it",
+        reason="on a CPU accelerate accepts fp16 mixed precision and silently computes without it",
         broken=lambda c, x: c.mixed_precision == "fp16" and x.hardware.kind == "cpu",
     ),
     Rule(
@@ -179,13 +181,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="two_half_types",
         knobs=("weights_dtype", "mixed_precision"),
-        reason="bf16 weights under fp16 autocast are converted at every product, for nothing",
+        reason="bf16 weights under fp16 autocast are converted for every matrix product, which gains nothing",
         broken=lambda c, x: c.weights_dtype == "bfloat16" and c.mixed_precision == "fp16",
     ),
     Rule(
         name="quantized_under_fp16",
         knobs=("method", "mixed_precision"),
-        reason="TRL makes the adapters of a quantized base bf16, which fp16's gradient scaler cannot take (trl#4901)",
+        reason="TRL gives a quantized base bf16 adapters, and the gradient scaler of fp16 refuses them (trl#4901)",
         broken=lambda c, x: c.method in QUANTIZED and c.mixed_precision == "fp16",
         refused_by="torch: NotImplementedError: not implemented for 'BFloat16'",
         seen_on="cuda",
@@ -206,7 +208,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="tf32_changes_nothing",
         knobs=("weights_dtype", "mixed_precision", "tf32"),
-        reason="in half precision no product is left that tf32 could speed up",
+        reason="tf32 speeds up nothing but matrix products of fp32, and in half precision there are none",
         broken=lambda c, x: c.tf32 and (c.weights_dtype, c.mixed_precision) != ("float32", "no"),
     ),
     # activations
@@ -220,13 +222,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="every_n_misplaced",
         knobs=("checkpointing", "every_n_layers"),
-        reason="every_n_layers goes with checkpointing=every_n, from 2 to less than the model's layers; else it is 1",
+        reason="every_n_layers goes with checkpointing=every_n, and is then 2 to less than the layers; else it is 1",
         broken=_every_n_misplaced,
     ),
     Rule(
         name="offloading_needs_a_gpu",
         knobs=("activation_offloading",),
-        reason="activations are offloaded from an accelerator to the host, and there is none",
+        reason="activations are offloaded from an accelerator to the host, and there is no accelerator",
         broken=lambda c, x: c.activation_offloading and x.hardware.kind == "cpu",
         refused_by="trl: AttributeError: 'NoneType' object has no attribute 'type'",
     ),
@@ -265,13 +267,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="selective_saves_nothing",
         knobs=("checkpointing", "attention"),
-        reason="TRL's selective checkpointing knows the outputs of sdpa and FlashAttention; here it would be full",
+        reason="selective checkpointing keeps outputs of sdpa and FlashAttention; with another attention it is full",
         broken=lambda c, x: c.checkpointing == "selective" and c.attention in ("eager", "flex_attention"),
     ),
     Rule(
         name="paging_needs_a_gpu",
         knobs=("optimizer",),
-        reason="on a CPU bitsandbytes takes a paged optimizer and silently uses the unpaged one",
+        reason="on a CPU bitsandbytes accepts a paged optimizer and silently uses the one that is not paged",
         broken=lambda c, x: c.optimizer == "paged_adamw_8bit" and x.hardware.kind == "cpu",
     ),
     Rule(
@@ -292,13 +294,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="more_workers_than_cores",
         knobs=("dataloader_num_workers",),
-        reason="more loader workers than this machine's cores",
+        reason="more loader workers than this machine has cores",
         broken=lambda c, x: c.dataloader_num_workers > x.hardware.cores,
     ),
     Rule(
         name="more_threads_than_cores",
         knobs=("torch_threads",),
-        reason="more threads than this machine's cores",
+        reason="more threads than this machine has cores",
         broken=lambda c, x: (c.torch_threads or 0) > x.hardware.cores,
     ),
     Rule(

@@ -1,10 +1,9 @@
-"""The opening of a search: the few candidates that arithmetic on the lengths alone already favours.
+"""The opening of a search: the few candidates that it tries first.
 
-It only says where to begin. Padding is what the lengths tell before anything is measured, so the opening tries, for
-each way of batching, the largest micro-batch that hardly pads (good where large products are fast) and the smallest
-of at least two rows (good where memory traffic is what costs).
-
-Symbols: E samples of an optimizer step, B rows of a micro-batch.
+Before anything is measured, the lengths of the rows already tell how much each way of batching pads. For each of them
+the opening has two micro-batches: the largest one that hardly pads, which is good where large matrix products are fast,
+and the smallest one of at least two rows, which is good where memory traffic takes most of the time. The opening only
+says where to begin.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,15 +15,15 @@ from numpy.typing import NDArray
 from autotune.core.batches.batches import deal
 from autotune.core.candidate import Candidate
 
-LITTLE_PADDING = 0.05  # share of positions: what a grouped epoch of short chats still pads
+LITTLE_PADDING = 0.05  # of all positions; an epoch of short chats that is grouped by length still pads this share
 
 
 def opening(
     candidates: Collection[Candidate], start: Candidate, tokens: NDArray[np.int64], *, seed: int
 ) -> list[Candidate]:
-    """List the first candidates to try, least padding first: like `start` but for how they batch.
+    """List the first candidates to try, the least padding first. They differ from `start` only in how they batch.
 
-    candidates: the legal ones; only these are listed. tokens: of each row, shape (N,).
+    candidates: the legal ones; no other is listed. tokens: the length of each row, shape (N,).
     """
     order = np.random.default_rng(seed).permutation(tokens)
     picked: dict[Candidate, float] = {}
@@ -40,7 +39,10 @@ def opening(
 
 
 def padded_share(tokens: Sequence[int] | NDArray[np.int64], candidate: Candidate) -> float:
-    """Share of an epoch's positions that is padding, about: batches as the samplers form them of `tokens` in order."""
+    """Estimate which share of an epoch's positions is padding. tokens: lengths of rows in a random order, shape (N,).
+
+    The samplers' way of forming batches is simulated.
+    """
     if candidate.packs or candidate.batching == "padding_free":
         return 0.0
     lengths = np.minimum(tokens, candidate.max_length)
@@ -50,6 +52,7 @@ def padded_share(tokens: Sequence[int] | NDArray[np.int64], candidate: Candidate
 
 
 def _apart_from_batching(candidate: Candidate, start: Candidate) -> Candidate:
+    """The candidate with the batching of `start`."""
     return replace(
         candidate,
         batching=start.batching,

@@ -4,7 +4,7 @@ A way says how samples are batched, where they are cut or how long a packed row 
 divided into micro-batches. Leaves out whether such a step is legal (legality.py), and how near it comes to what was
 asked (fidelity.py).
 
-Symbols: E samples of an optimizer step, B rows of a micro-batch, A micro-batches of a step, S length of a packed row.
+Symbols: B rows of a micro-batch, A micro-batches of a step.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
