@@ -42,7 +42,7 @@ GPU = GpuSpec(
     bf16_tflops=1.0,
     tf32_tflops=1.0,
 ).hardware(cores=2)
-PINS = {"max_length": 128, "checkpointing": "off"}
+FIXED = {"max_length": 128, "checkpointing": "off"}
 WORDS = ["hardware=a100_80gb", "candidate.max_length=128", "candidate.checkpointing=off"]
 
 
@@ -62,7 +62,7 @@ def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: 
         "data": None,
         "columns": {},
         "recipe": Recipe(),
-        "fixed": PINS,
+        "fixed": FIXED,
         "loss": "fused",
         "hardware": hardware,
         "at_hand": False,
@@ -140,7 +140,7 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
     assert largest is not None
     limit = found.memory.room.limit_bytes
     at, beyond = (
-        ask(home, small, fixed={**PINS, "per_device_train_batch_size": rows}).memory
+        ask(home, small, fixed={**FIXED, "per_device_train_batch_size": rows}).memory
         for rows in (largest, largest * 3 // 2)  # a segment of 20 MiB is many rows here
     )
     assert at.needed_bytes <= limit < beyond.needed_bytes
@@ -150,17 +150,17 @@ def test_the_largest_that_fits_does_and_the_next_does_not(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "pins"),
+    ("recipe", "fixed"),
     [(Recipe(), {"optimizer": "adamw_torch"}), (Recipe(method="lora"), {"checkpointing": "full"})],
     ids=["full", "lora"],
 )
-def test_a_lever_promises_no_more_than_it_keeps(home: Path, recipe: Recipe, pins: dict[str, Any]) -> None:
+def test_a_lever_promises_no_more_than_it_keeps(home: Path, recipe: Recipe, fixed: dict[str, Any]) -> None:
     """What a change brings is never less than the bound that is named for it, and less than without it."""
-    found = ask(home, recipe=recipe, loss="full_logits", fixed={**PINS, **pins})
+    found = ask(home, recipe=recipe, loss="full_logits", fixed={**FIXED, **fixed})
     assert found.levers  # not of a fused head: its tile is larger than the logits of 1152 tokens
     for lever in found.levers:
         knob, value = lever.words.removeprefix("candidate.").split("=")
-        knobs = {**PINS, **pins, knob: int(value) if value.isdigit() else value}
+        knobs = {**FIXED, **fixed, knob: int(value) if value.isdigit() else value}
         changed = ask(home, recipe=recipe, loss="full_logits", fixed=knobs).memory.peak.bytes
         assert lever.least_bytes <= changed < found.memory.peak.bytes, lever
 
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_told_what_would(home: Path) -> None:
     [smaller] = found.suggestions
     assert smaller.memory.fits
     assert smaller.changes["per_device_train_batch_size"] < 8
-    hopeless = ask(home, with_memory(2**20), fixed={**PINS, "checkpointing": "full", "method": "lora"})
+    hopeless = ask(home, with_memory(2**20), fixed={**FIXED, "checkpointing": "full", "method": "lora"})
     assert hopeless.largest_rows.value is None
     assert not any(each.memory.fits for each in hopeless.suggestions)
     assert [each.changes.get("method") for each in hopeless.suggestions] == ["lora", "qlora"]
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_told_what_would(home: Path) -> None:
 
 def test_samples_that_are_not_those_of_the_recipe_are_remarked(home: Path) -> None:
     """5 rows three times are 15 samples where 16 were asked for; 8 twice are all of them."""
-    odd = ask(home, fixed={**PINS, "per_device_train_batch_size": 5})
+    odd = ask(home, fixed={**FIXED, "per_device_train_batch_size": 5})
     said = "a step has 5 x 3 = 15 samples, not the 16 of recipe.effective_batch_size"
     assert said in summary_lines(odd)
     assert not any("samples" in line for line in summary_lines(ask(home)))
@@ -193,17 +193,17 @@ def test_emulated_bf16_is_remarked(home: Path) -> None:
     said = "a GPU has no instructions for bf16, which is emulated; it has them for candidate.mixed_precision=fp16"
     assert said in summary_lines(ask(home, old))
     assert not any("emulated" in line for line in summary_lines(ask(home)))
-    pure = ask(home, old, fixed={**PINS, "mixed_precision": "no", "weights_dtype": "bfloat16"})
+    pure = ask(home, old, fixed={**FIXED, "mixed_precision": "no", "weights_dtype": "bfloat16"})
     assert said in summary_lines(pure)
     slow = summary_lines(ask(home, replace(CPU, rates=SLOW_IN_BF16)))
     assert "example is slow in bf16; faster: candidate.mixed_precision=no candidate.weights_dtype=float32" in slow
-    fp16 = ask(home, old, fixed={**PINS, "mixed_precision": "fp16"})
+    fp16 = ask(home, old, fixed={**FIXED, "mixed_precision": "fp16"})
     assert not any("emulated" in line for line in summary_lines(fp16))
 
 
 def test_the_host_must_hold_what_is_offloaded(home: Path) -> None:
     """A byte too little of its memory: it says so, and the largest batch and what would make it fit heed it."""
-    offloading = {**PINS, "activation_offloading": True}
+    offloading = {**FIXED, "activation_offloading": True}
     needed = ask(home, fixed=offloading).memory.host_peak_bytes
     found = ask(home, replace(GPU, host_free_bytes=needed - 1), fixed=offloading)
     assert document(found)["short_of"] == ["host"]
@@ -232,7 +232,7 @@ def test_a_cpu_takes_the_time_that_its_probe_tells(home: Path) -> None:
     assert found is not None
     assert found.measured
     assert sum(found.estimate.items.values()) == pytest.approx(found.estimate.step_s)
-    assert ask(home, MACHINE, fixed={**PINS, "torch_threads": 1}).time is None
+    assert ask(home, MACHINE, fixed={**FIXED, "torch_threads": 1}).time is None
     assert ask(home, CPU).time is None
 
 

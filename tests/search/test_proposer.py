@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_passed_over_until_it_does(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_only_looks_like_a_candidate_takes_nobodys_place(tmp_path: Path) -> None:
-    """The pinned knob of the space is not among the knobs that a study sees."""
+    """The fixed knob of the space is not among the knobs that a study sees."""
     proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
     best = max(SPACE, key=rate)
     proposer.tell([trial(0, replace(best, optimizer="adafactor"))])

@@ -98,7 +98,7 @@ def test_the_roofline_tries_the_best_at_once_and_ends(request_: SearchRequest, m
 
 
 def test_a_reference_that_breaks_the_pins_sets_no_bar(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand one would not checkpoint; where it is pinned, candidates compete with one another."""
+    """By hand one would not checkpoint; where it is fixed, candidates compete with one another."""
     stand_ins.predict_seconds_by_formula(monkeypatch, factor=1.0)
     result = run(replace(request_, sampler="roofline", trials=20, fixed={"checkpointing": "full"}))
     tried = [Candidate(**each["candidate"]) for each in first_measurements(result) if each["role"] == "search"]
@@ -344,7 +344,7 @@ def test_a_baseline_that_somebody_removed_is_measured_again(request_: SearchRequ
 def test_references_of_the_space_are_reserved_for_once(
     request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the allocator is pinned as they have it, they are ranked as well."""
+    """Where the allocator is fixed as they have it, they are ranked as well."""
     reserve_s, asked = Budget.reserve_s, list[int]()
 
     def counted(budget: Budget, contenders: list[Measured], **rounds: int) -> float:

@@ -61,10 +61,10 @@ def test_rows_by_a_formula(request_: SearchRequest, tmp_path: Path, monkeypatch:
 
 
 def test_words_of_a_search_are_kept_to(request_: SearchRequest, workload: Workload, tmp_path: Path) -> None:
-    """A pinned knob is in every pair that does not compare it; a knob that is none is refused with those that are."""
-    pinned = replace(request_, fixed={"optimizer": "adafactor"})
+    """A fixed knob is in every pair that does not compare it; a knob that is none is refused with those that are."""
+    fixed = replace(request_, fixed={"optimizer": "adafactor"})
     context = Context(installed=installed(), hardware=plain_cpu(), workload=workload)
-    for pair in pairs(pinned, workload, context):
+    for pair in pairs(fixed, workload, context):
         assert pair.name.startswith("optimizer") or pair.without.optimizer == "adafactor"
     with pytest.raises(UsageError, match="--only: got rebalance, expected one of attention, batch_rebalance"):
         list(measure(request_, plain_cpu(), ["rebalance"], tmp_path / "knobs.jsonl"))

@@ -114,7 +114,7 @@ def test_a_baseline_of_the_space_counts_once() -> None:
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_what_failed_when_it_was_repeated_is_not_the_answer(others: int) -> None:
-    """Where what is left lacks the pins, the fastest of those that were not repeated is, if there is one."""
+    """Where what is left lacks what the user fixed, the fastest of those that were not repeated is, if there is one."""
     baseline, found, third = trial(0, BASELINE, 100), trial(1, FOUND, 300), trial(2, candidate(attention="eager"), 200)
 
     def verdict() -> Verdict:
