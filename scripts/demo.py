@@ -10,8 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune.core.candidate import Candidate, short_name
+from autotune.core.candidate import short_name
+from autotune.core.outcome import Measured
 from autotune.core.units import format_bytes
+from autotune.search.document import Result, read_result
 
 STEPS = 24  # optimizer steps of the run: enough for the loss to fall visibly
 
@@ -22,9 +24,9 @@ def main(words: list[str]) -> None:
     autotune("probe")
     autotune("search", "experiment=demo", f"out={out}", *words)
     autotune("run", str(out), f"recipe.max_steps={STEPS}")
-    search = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    result = read_result(out / "result.json")
     run = json.loads((out / "run" / "run.json").read_text(encoding="utf-8"))
-    print("\n" + "\n".join(table(search, run, out)))
+    print("\n" + "\n".join(table(result, run, out)))
 
 
 def autotune(*words: str) -> None:
@@ -39,18 +41,20 @@ def autotune(*words: str) -> None:
         sys.exit(process.returncode)
 
 
-def table(search: dict[str, Any], run: dict[str, Any], out: Path) -> list[str]:
+def table(result: Result, run: dict[str, Any], out: Path) -> list[str]:
     """TRL's defaults beside the winner, the loss before and after, and where the files are."""
     lines = [f"{'':16}{'useful tokens/s':>16}{'memory':>12}  configuration"]
-    for title, trial in (("TRL's defaults", search["baseline"]), ("found", search["best"])):
-        rates = search["second_measurement"].get(str(trial["number"])) or [trial["outcome"]["useful_tokens_per_s"]]
-        memory = format_bytes(trial["outcome"]["peak_bytes"])
-        name = short_name(Candidate(**trial["candidate"]))
-        lines.append(f"{title:16}{sum(rates) / len(rates):16.0f}{memory:>12}  {name}")
+    for title, trial in (("TRL's defaults", result.baseline), ("found", result.best)):
+        outcome, name = trial.outcome, short_name(trial.candidate)
+        if not isinstance(outcome, Measured):
+            lines.append(f"{title:16}{outcome.kind.replace('_', ' '):>16}{'':12}  {name}")
+            continue
+        rates = result.second_measurement.get(str(trial.number)) or (outcome.useful_tokens_per_s,)
+        lines.append(f"{title:16}{sum(rates) / len(rates):16.0f}{format_bytes(outcome.peak_bytes):>12}  {name}")
     return [
         *lines,
         "",
-        search["answer"],
+        result.answer,
         f"loss {run['loss_at_start']:.3f} before, {run['loss_at_end']:.3f} after {run['steps']} optimizer steps",
         f"files in {out}: result.json, run.yaml, trials/, and the trained weights in run/",
     ]

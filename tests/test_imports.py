@@ -33,7 +33,7 @@ ORDER = tuple(
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "experience forecaster alternatives completion estimate report",
         "search": "samplers journal predictions request roofline proposer display bench explore repeats losses "
-        "findings run_file result summary search",
+        "document findings run_file result summary search",
         "cli": "limits settings requests keys commands schema usage main",
     }.items()
     for name in names.split()

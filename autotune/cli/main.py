@@ -236,6 +236,7 @@ def search(settings: SearchSettings) -> str:
     from hydra.types import RunMode
     from rich.console import Console
 
+    from autotune.core.decode import encode
     from autotune.search.display import SearchDisplay
     from autotune.search.request import workload_of
     from autotune.search.search import search
@@ -251,7 +252,7 @@ def search(settings: SearchSettings) -> str:
     request = build_search(settings, new=Path("runs") / name)
     workload = workload_of(request, progress=_say)  # what the files say is judged before a probe, which takes a minute
     result = search(request, workload, _hardware(settings), display=SearchDisplay(Console(stderr=True)))
-    return _shown(settings, result, summary_lines(result))
+    return _shown(settings, encode(result), summary_lines(result))
 
 
 @_job

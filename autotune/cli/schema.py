@@ -16,8 +16,10 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from autotune.cli.keys import default_of, field_docs
 from autotune.cli.limits import Limit
 from autotune.cli.settings import RunSettings
+from autotune.core.decode import kind_of
 from autotune.files import write_json
-from autotune.formats import RUN_FORMAT
+from autotune.formats import RESULT_FORMAT, RUN_FORMAT
+from autotune.search.document import Result
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 PLAIN: Mapping[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
@@ -25,58 +27,93 @@ PLAIN: Mapping[Any, str] = {int: "integer", float: "number", bool: "boolean", st
 
 def run_schema() -> dict[str, Any]:
     """The schema of `run.yaml`. Nothing is required, because the command line can give what the file leaves out."""
-    schema = object_schema(RunSettings, closed=True)
+    schema = schema_of(RunSettings, title="run.yaml of autotune", closed=True)
     keys = schema["properties"]
     keys["format"] = {"const": RUN_FORMAT, "description": "number of this file's format; files without it have 1"}
     for group in ("model", "data"):  # `model: PATH` is short for `model: {path: PATH}`
         keys[group] = {"anyOf": [{"type": "string"}, keys[group]]}
-    return {"$schema": DRAFT, "title": "run.yaml of autotune", **schema}
+    return schema
 
 
-def object_schema(cls: type[Any], *, closed: bool) -> dict[str, Any]:
-    """The schema of a dataclass. closed: its readers refuse a key that it does not name."""
-    hints, docs = get_type_hints(cls), field_docs(cls)
-    properties = {}
-    for item in fields(cls):
-        found = value_schema(hints[item.name], closed=closed)
-        if (limit := item.metadata.get("limit")) is not None:
-            found |= _limited(limit, optional="null" in found["type"])
-        if item.name in docs:
-            found["description"] = docs[item.name]
-        properties[item.name] = found
-    schema = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or ""), "properties": properties}
-    if required := [item.name for item in fields(cls) if default_of(item) is MISSING]:
-        schema["required"] = required
-    return {**schema, "additionalProperties": False} if closed else schema
+def result_schema() -> dict[str, Any]:
+    """The schema of `result.json`. The file may have other keys too, because a newer version may add some."""
+    schema = schema_of(Result, title="result.json of autotune", closed=False)
+    schema["properties"]["format"] |= {"const": RESULT_FORMAT}
+    return schema
 
 
-def value_schema(hint: Any, *, closed: bool) -> dict[str, Any]:
-    """The schema of a type: a plain one, words, a list, a mapping, a dataclass, or a choice between such."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return {}
-    if hint in PLAIN:
-        return {"type": PLAIN[hint]}
-    if is_dataclass(hint):
-        return object_schema(cast("type[Any]", hint), closed=closed)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return {"enum": [member.name for member in hint]}
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if origin in (Union, types.UnionType):
-        return _choice([value_schema(argument, closed=closed) for argument in arguments])
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        parts = [value_schema(argument, closed=closed) for argument in arguments]
-        return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
-    if origin in (list, tuple, Sequence):
-        return {"type": "array", "items": value_schema(arguments[0], closed=closed)}
-    if origin in (dict, Mapping):
-        return {"type": "object", "additionalProperties": value_schema(arguments[1], closed=closed)}
-    raise TypeError(f"no schema is known for {hint}")
+SCHEMAS = {"run.schema.json": run_schema, "result.schema.json": result_schema}
+
+
+def write_schemas(directory: Path) -> None:
+    """Write every schema into a directory."""
+    for name, schema in SCHEMAS.items():
+        write_json(directory / name, schema())
+
+
+def schema_of(cls: type[Any], *, title: str, closed: bool) -> dict[str, Any]:
+    """The schema of a file that holds one dataclass. closed: its reader refuses a key that is no field."""
+    writer = _Writer(closed)
+    return {"$schema": DRAFT, "title": title, **writer.object(cls), "$defs": writer.definitions}
+
+
+class _Writer:
+    """Writes schemas of types. Dataclasses inside others become definitions, each under the name of its class."""
+
+    def __init__(self, closed: bool) -> None:
+        self.definitions: dict[str, dict[str, Any]] = {}
+        self._closed = closed
+
+    def object(self, cls: type[Any]) -> dict[str, Any]:
+        hints, docs = get_type_hints(cls), field_docs(cls)
+        properties = {}
+        for item in fields(cls):
+            found = self.value(hints[item.name])
+            if (limit := item.metadata.get("limit")) is not None:
+                found |= _limited(limit, optional="null" in found["type"])
+            if item.name in docs:
+                found["description"] = docs[item.name]
+            properties[item.name] = found
+        required = [item.name for item in fields(cls) if default_of(item) is MISSING]
+        if (kind := kind_of(cls)) is not None:
+            properties, required = {"kind": {"const": kind}, **properties}, ["kind", *required]
+        schema: dict[str, Any] = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or "")}
+        schema["properties"] = properties
+        if required:
+            schema["required"] = required
+        if self._closed:
+            schema["additionalProperties"] = False
+        return schema
+
+    def value(self, hint: Any) -> dict[str, Any]:
+        origin, arguments = get_origin(hint), get_args(hint)
+        if hint is Any:
+            return {}
+        if hint in PLAIN:
+            return {"type": PLAIN[hint]}
+        if is_dataclass(hint):
+            cls = cast("type[Any]", hint)
+            if cls.__name__ not in self.definitions:
+                self.definitions[cls.__name__] = self.object(cls)
+            return {"$ref": f"#/$defs/{cls.__name__}"}
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return {"enum": [member.name for member in hint]}
+        if origin is Literal:
+            return {"enum": list(arguments)}
+        if origin in (Union, types.UnionType):
+            return _choice([self.value(argument) for argument in arguments])
+        if origin is tuple and arguments[-1] is not Ellipsis:
+            parts = [self.value(argument) for argument in arguments]
+            return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
+        if origin in (list, tuple):
+            return {"type": "array", "items": self.value(arguments[0])}
+        if origin in (dict, Mapping):
+            return {"type": "object", "additionalProperties": self.value(arguments[1])}
+        raise TypeError(f"no schema is known for {hint}")
 
 
 def _choice(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One of several types; those that are only a name are written as a list of names."""
+    """One of several schemas. Those that only name a type become a list of names."""
     if all(schema.keys() == {"type"} for schema in schemas):
         return {"type": [schema["type"] for schema in schemas]}
     return {"anyOf": list(schemas)}
@@ -93,15 +130,6 @@ def _limited(limit: Limit, *, optional: bool) -> dict[str, Any]:
         "exclusiveMaximum": limit.below,
     }
     return {word: value for word, value in words.items() if value is not None}
-
-
-SCHEMAS = {"run.schema.json": run_schema}
-
-
-def write_schemas(directory: Path) -> None:
-    """Write every schema into a directory."""
-    for name, schema in SCHEMAS.items():
-        write_json(directory / name, schema())
 
 
 if __name__ == "__main__":

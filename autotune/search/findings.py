@@ -20,7 +20,7 @@ from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
 from autotune.core.workload import Workload
-from autotune.search.predictions import Miss
+from autotune.search.predictions import Miss, PredictedMemory
 from autotune.search.request import SearchRequest
 
 
@@ -50,7 +50,7 @@ class Findings:
     by_hand: Trial
     verdict: Verdict
     parity: Parity | str | None
-    estimates: Mapping[int, Mapping[str, Any] | None]
+    estimates: Mapping[int, PredictedMemory | None]
     calibrations: Mapping[str, MemoryCalibration]
     misses: Sequence[Miss]
     known: Mapping[Candidate, Known]

@@ -38,6 +38,20 @@ _UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedMemory:
+    """The memory that was predicted for a candidate, without what trials have taught."""
+
+    peak_allocated_bytes: int
+    """peak of a training step on the worst batch"""
+    peak_phase: str
+    """phase of the step in which the peak is"""
+    items: Mapping[str, int]
+    """what the peak holds, in bytes; the items add up to the peak, within a byte each"""
+    limit_bytes: int
+    """limit that the corrected peak is compared with"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Miss:
     """A trial that ran out of memory although it was predicted to fit.
 
@@ -230,17 +244,17 @@ class Predictions:
                 )
             self._failed_bytes[method] = min(self._failed_bytes.get(method, peak.bytes), peak.bytes)
 
-    def estimate(self, candidate: Candidate) -> Mapping[str, Any] | None:
-        """What the trace says of a candidate that was looked at, as plain values; None for any other."""
+    def estimate(self, candidate: Candidate) -> PredictedMemory | None:
+        """Return the predicted memory of a candidate, None when its step was not or could not be traced."""
         peak = self._peaks.get(candidate)
         if not isinstance(peak, Peak):
             return None
-        return {
-            "peak_allocated_bytes": peak.bytes,
-            "peak_phase": peak.phase,
-            "items": dict(peak.items),
-            "limit_bytes": self.limit_bytes,
-        }
+        return PredictedMemory(
+            peak_allocated_bytes=peak.bytes,
+            peak_phase=peak.phase,
+            items=dict(peak.items),
+            limit_bytes=self.limit_bytes,
+        )
 
     @property
     def calibrations(self) -> Mapping[str, MemoryCalibration]:

@@ -15,6 +15,7 @@ from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.outcome import Measured
 from autotune.core.trials.receipts import Receipt
 from autotune.core.units import format_bytes
+from autotune.formats import RUN_FORMAT
 from autotune.models.find import OPTIONS
 from autotune.search.findings import Findings
 
@@ -35,6 +36,7 @@ def run_document(findings: Findings) -> str:
         f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",
         f"# {short_name(candidate)}",
         "# Train with it: autotune run THIS_FILE; keys on the command line win over those in here.",
+        *_yaml({"format": RUN_FORMAT}),
         *_yaml({"model": {"path": _from_anywhere(request.model)}}),
         *_yaml({"data": data}),
         *_yaml({"seed": request.seed, "device": device}),

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Device, Hardware
@@ -28,6 +27,7 @@ from autotune.machine.installed import Installed, installed
 from autotune.predict import experience
 from autotune.search.bench import Bench
 from autotune.search.display import SearchDisplay
+from autotune.search.document import Result
 from autotune.search.explore import Exploration, explore, in_space
 from autotune.search.findings import Findings
 from autotune.search.journal import Journal
@@ -38,8 +38,8 @@ from autotune.search.result import write_result
 from autotune.train.workers import Workers
 
 
-def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, display: SearchDisplay) -> dict[str, Any]:
-    """Find the best candidate within the budget, write the run directory and return the object of result.json.
+def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, display: SearchDisplay) -> Result:
+    """Find the best candidate within the budget, write the run directory and return what is in result.json.
 
     workload: as request.workload_of returns it. Raises UsageError when a fixed knob is impossible here or `out` holds
     another search, NothingFits or TrainingFailed when not even the baseline runs.
@@ -76,13 +76,13 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
                 started_at=started_at,
                 spent_before_s=journal.spent_s,
             )
-            document = write_result(find_fastest(bench, space, facts))
+            result = write_result(find_fastest(bench, space, facts))
             try:
                 taught = predictions.taught(first_measurements(bench.trials), data=workload.data.fingerprint)
                 experience.keep(request.home, hardware, taught)
             except AutotuneError as error:  # the cache is full, but the result is written
                 display.line("; ".join(error.problems))
-            return document
+            return result
 
 
 def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:

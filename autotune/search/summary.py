@@ -1,56 +1,50 @@
-"""The summary of a search: what a person reads at its end, made from the object of result.json.
+"""The summary of a search: what a person reads at its end, made from its result.
 
 First the answer, then a small table, then what each choice brought, then everything else. The last line says what to do
 next.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from autotune.core.candidate import Candidate, short_name
+from autotune.core.candidate import Fidelity, differences, short_name
+from autotune.core.outcome import Measured
 from autotune.core.units import format_bytes, format_duration
+from autotune.search.document import Losses, NotCompared, ReceiptResult, Result
 
-ROWS = (("TRL's defaults", "baseline"), ("by hand", "by_hand"), ("found", "best"))
 
-
-def summary_lines(document: Mapping[str, Any]) -> list[str]:
-    """The lines of the summary, without colours. document: the object of result.json."""
+def summary_lines(result: Result) -> list[str]:
+    """The lines of the summary, without colours."""
     blocks = [
-        [document["answer"]],
-        list(_table(document)),
-        list(_receipts(document)),
-        list(_rest(document)),
-        [f"next: autotune run {Path(document['out']) / 'run.yaml'}"],
+        [result.answer],
+        list(_table(result)),
+        list(_receipts(result)),
+        list(_rest(result)),
+        [f"next: autotune run {Path(result.out) / 'run.yaml'}"],
     ]
     filled = [block for block in blocks if block]
     return [line for block in filled[:-1] for line in (*block, "")] + filled[-1]
 
 
-def _table(document: Mapping[str, Any]) -> Iterator[str]:
+def _table(result: Result) -> Iterator[str]:
     """A row for each of the references and the winner: as measured the second time, where it was."""
     yield f"{'':<14}  {'useful tokens/s':>15}  {'memory':>9}"
-    for title, key in ROWS:
-        trial, name = document[key], short_name(Candidate(**document[key]["candidate"]))
-        outcome = trial["outcome"]
-        if outcome["kind"] == "measured":
-            rates = document["second_measurement"].get(str(trial["number"])) or [outcome["useful_tokens_per_s"]]
-            rate, memory = f"{sum(rates) / len(rates):.0f}", format_bytes(outcome["peak_bytes"])
+    for title, trial in (("TRL's defaults", result.baseline), ("by hand", result.by_hand), ("found", result.best)):
+        outcome = trial.outcome
+        if isinstance(outcome, Measured):
+            rates = result.second_measurement.get(str(trial.number)) or (outcome.useful_tokens_per_s,)
+            rate, memory = f"{sum(rates) / len(rates):.0f}", format_bytes(outcome.peak_bytes)
         else:
-            rate, memory = outcome["kind"].replace("_", " "), ""
-        yield f"{title:<14}  {rate:>15}  {memory:>9}  {name}"
+            rate, memory = outcome.kind.replace("_", " "), ""
+        yield f"{title:<14}  {rate:>15}  {memory:>9}  {short_name(trial.candidate)}"
 
 
-def _receipts(document: Mapping[str, Any]) -> Iterator[str]:
+def _receipts(result: Result) -> Iterator[str]:
     """A line for each knob in which the winner differs from TRL's defaults, as these were measured."""
-    best, baseline = document["best"]["candidate"], document["baseline"]["candidate"]
-    found = {
-        f"{each['knob']}={each['value']}": _worth(each)
-        for each in document["receipts"]
-        if best[each["knob"]] != baseline[each["knob"]]
-    }
+    best, changed = result.best.candidate, differences(result.best.candidate, result.baseline.candidate)
+    found = {f"{each.knob}={each.value}": _worth(each) for each in result.receipts if each.knob in changed}
     unknown = "not known: no candidate to compare it with was measured or predicted"
-    found |= {f"{knob}={best[knob]}": unknown for knob in document["without_receipt"]}
+    found |= {f"{knob}={getattr(best, knob)}": unknown for knob in result.without_receipt}
     if found:
         yield "each choice, compared with the best candidate that has another value:"
     width = max(map(len, found), default=0)
@@ -58,27 +52,27 @@ def _receipts(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {choice:<{width}}  {worth}"
 
 
-def _worth(receipt: Mapping[str, Any]) -> str:
-    rival, interval = receipt["without"], receipt["gain_interval"]
-    source = "predicted" if rival["trial"] is None else f"measured in trial {rival['trial']}"
+def _worth(receipt: ReceiptResult) -> str:
+    rival, interval = receipt.without, receipt.gain_interval
+    source = "predicted" if rival.trial is None else f"measured in trial {rival.trial}"
     if interval is not None and interval[0] <= 0 <= interval[1]:
-        return f"not distinguishable from {rival['value']} ({interval[0]:+.0%} to {interval[1]:+.0%}, {source})"
+        return f"not distinguishable from {rival.value} ({interval[0]:+.0%} to {interval[1]:+.0%}, {source})"
     within = "" if interval is None else f"{interval[0]:+.0%} to {interval[1]:+.0%}, "
-    return f"{receipt['gain']:+.0%} over {rival['value']} ({within}{source})"
+    return f"{receipt.gain:+.0%} over {rival.value} ({within}{source})"
 
 
-def _rest(document: Mapping[str, Any]) -> Iterator[str]:
-    if document["speedup_by_hand"] is not None:
-        yield _by_hand(document["speedup_by_hand"], document["speedup_by_hand_interval"])
-    if document["losses"] is not None:
-        yield _losses(document["losses"], document["workload"]["fidelity"])
-    if document["baseline_differs"]:
-        changes = ", ".join(f"{knob}={own}" for knob, (_, own) in document["baseline_differs"].items())
+def _rest(result: Result) -> Iterator[str]:
+    if result.speedup_by_hand is not None:
+        yield _by_hand(result.speedup_by_hand, result.speedup_by_hand_interval)
+    if result.losses is not None:
+        yield _losses(result.losses, result.workload.fidelity)
+    if result.baseline_differs:
+        changes = ", ".join(f"{knob}={own}" for knob, (_, own) in result.baseline_differs.items())
         yield f"TRL's defaults were not measured as they are, but with {changes}"
-    yield f"{len(document['trials'])} trials in {format_duration(document['wall_s']['total'])}"
+    yield f"{len(result.trials)} trials in {format_duration(result.wall_s['total'])}"
 
 
-def _by_hand(ratio: float, interval: list[float] | None) -> str:
+def _by_hand(ratio: float, interval: tuple[float, float] | None) -> str:
     words = f"{ratio:.2f} times"
     if interval is None:
         return f"{words} what one sets by hand (one step was measured of each, so the error is not known)"
@@ -88,13 +82,13 @@ def _by_hand(ratio: float, interval: list[float] | None) -> str:
     return f"{words} what one sets by hand ({within})"
 
 
-def _losses(losses: Mapping[str, Any], fidelity: str) -> str:
-    if "not_compared" in losses:
-        return f"the losses were not compared with the baseline's: {losses['not_compared']}"
+def _losses(losses: Losses | NotCompared, fidelity: Fidelity) -> str:
+    if isinstance(losses, NotCompared):
+        return f"the losses were not compared with the baseline's: {losses.not_compared}"
     words = (
-        f"the losses of the first {len(losses['best'])} steps differ from the baseline's by {losses['difference']:.4f} "
-        f"on average; another order of the samples moves the mean loss by {losses['between_orders']:.4f}"
+        f"the losses of the first {len(losses.best)} steps differ from the baseline's by {losses.difference:.4f} "
+        f"on average; another order of the samples moves the mean loss by {losses.between_orders:.4f}"
     )
-    if losses["as_asked"]:
+    if losses.as_asked:
         return words
-    return f"WARNING: {words}. That is more than fidelity={fidelity} allows ({losses['allowed']:.4f})"
+    return f"WARNING: {words}. That is more than fidelity={fidelity.name} allows ({losses.allowed:.4f})"

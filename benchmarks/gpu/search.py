@@ -7,7 +7,6 @@ each training stay in the directory of the rows, so that it goes on where it sto
 (autotune/search/search.py), and what is published (gpu_published.py).
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.decode import encode
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
 from autotune.core.recipe import Method, Recipe
@@ -30,6 +30,7 @@ from autotune.machine.installed import installed
 from autotune.machine.probe import probe
 from autotune.models.find import resolve_architecture
 from autotune.search.display import SearchDisplay
+from autotune.search.document import Result, read_result
 from autotune.search.journal import Journal
 from autotune.search.predictions import Predictions
 from autotune.search.request import SearchRequest, identity_of, predictions_of, workload_of
@@ -190,7 +191,7 @@ def compare(
     result, workload, hardware = found_by(request, context), context.workload, context.hardware
     predictions = predictions_of(request, workload, hardware, progress)
     rivals = {
-        FOUND: Candidate(**result["best"]["candidate"]),
+        FOUND: result.best.candidate,
         **settings_of(context, predictions, SEARCHES[about["name"]].published, progress),
     }
     tasks = {name: task_of(each, request, context) for name, each in rivals.items()}
@@ -200,25 +201,24 @@ def compare(
         "kind": "comparison",
         "at": now(),
         **about,
-        "answer": result["answer"],
-        "wall_s": result["wall_s"],
-        "tried": sum(trial["role"] == "search" for trial in result["trials"]),
-        "space": result["space"],
+        "answer": result.answer,
+        "wall_s": encode(result.wall_s),
+        "tried": sum(trial.role == "search" for trial in result.trials),
+        "space": encode(result.space),
         **compared(rivals, rounds, context),
     }
     append(file, row)
     return row
 
 
-def found_by(request: SearchRequest, context: Context) -> dict[str, Any]:
+def found_by(request: SearchRequest, context: Context) -> Result:
     """The result of the search, which goes on where it stopped. Raises UsageError where another one stands."""
     file = request.out / "result.json"
     if not file.exists():
         display = SearchDisplay(Console(stderr=True))
         return search(request, context.workload, context.hardware, display=display)
     Journal(request.out, identity_of(request, context.workload, context.hardware, context.installed)).close()
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
+    return read_result(file)
 
 
 def settings_of(

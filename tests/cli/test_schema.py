@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from autotune.cli.schema import SCHEMAS, object_schema, run_schema
+from autotune.cli.schema import SCHEMAS, run_schema, schema_of
 from autotune.cli.usage import load_run_file
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "schema"
@@ -32,6 +32,8 @@ def test_a_schema_is_valid_itself(name: str) -> None:
 class Part:
     """A part."""
 
+    kind: ClassVar[str] = "part"
+
     size: int
     """bytes"""
 
@@ -52,21 +54,24 @@ def test_each_type_has_a_schema() -> None:
     part = {
         "type": "object",
         "description": "A part.",
-        "properties": {"size": {"type": "integer", "description": "bytes"}},
-        "required": ["size"],
+        "properties": {"kind": {"const": "part"}, "size": {"type": "integer", "description": "bytes"}},
+        "required": ["kind", "size"],
     }
     pair = {"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "minItems": 2, "maxItems": 2}
-    assert object_schema(Whole, closed=False) == {
+    assert schema_of(Whole, title="whole", closed=False) == {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "whole",
         "type": "object",
         "description": "A whole.",
         "properties": {
             "word": {"enum": ["a", "b"]},
-            "parts": {"type": "array", "items": part},
+            "parts": {"type": "array", "items": {"$ref": "#/$defs/Part"}},
             "pair": {"anyOf": [pair, {"type": "null"}]},
             "by_name": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
             "anything": {},
         },
         "required": ["word", "parts", "pair", "by_name"],
+        "$defs": {"Part": part},
     }
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
-from autotune.core.decode import decode, problems_of
+from autotune.core.decode import decode, encode, problems_of
 from autotune.errors import UsageError
 
 
@@ -98,3 +98,61 @@ def test_numbers_may_have_a_least_value() -> None:
 def test_a_single_value(value: Any, hint: Any, problems: list[str]) -> None:
     """Judged by a type hint alone, as the knobs on a command line are."""
     assert problems_of(value, hint, where="k") == problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circle:
+    kind: ClassVar[str] = "circle"
+
+    radius: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Square:
+    kind: ClassVar[str] = "square"
+
+    side: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    shapes: tuple[Circle | Square, ...]
+    note: Point | Curve | None = None
+    title: str | int | None = None
+    extra: Any = None
+
+
+def test_unions_are_told_apart() -> None:
+    """By `kind`, by the required fields, or by the type of a plain value; what is encoded is decoded to the same."""
+    drawing = Drawing(shapes=(Circle(radius=1.0), Square(side=2.0)), note=Curve(points=(), pair=(1, 2)), title=3)
+    plain = encode(drawing)
+    assert plain["shapes"] == [{"kind": "circle", "radius": 1.0}, {"kind": "square", "side": 2.0}]
+    del plain["note"]["count"]  # no value can be given for it
+    assert decode(plain, Drawing, where="d") == drawing
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (
+            {"shapes": [{"kind": "line"}]},
+            "d.shapes[0]: got {'kind': 'line'}, expected an object with the fields of Circle or an object with the "
+            "fields of Square",
+        ),
+        ({"shapes": [{"kind": "circle", "side": 1}]}, "d.shapes[0].radius: missing, expected a number"),
+        ({"shapes": [], "title": True}, "d.title: got True, expected a string or a whole number or null"),
+    ],
+)
+def test_what_is_of_no_kind_is_a_problem(values: Any, problem: str) -> None:
+    """The message names all kinds, or what is wrong with the kind that was given."""
+    with pytest.raises(UsageError) as error:
+        decode(values, Drawing, where="d", closed=False)
+    assert list(error.value.problems) == [problem]
+
+
+def test_unknown_keys_may_be_ignored() -> None:
+    """A file of a newer version may have more keys, at any depth."""
+    values = {"shapes": [{"kind": "square", "side": 1, "colour": "red"}], "author": "me", "extra": [1, {"a": None}]}
+    assert decode(values, Drawing, where="d", closed=False) == Drawing(
+        shapes=(Square(side=1.0),), extra=[1, {"a": None}]
+    )

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from rich.console import Console
 
+from autotune.cli.schema import result_schema
 from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.decode import encode
 from autotune.core.hardware import Hardware
 from autotune.core.memory.calibration import MemoryCalibration
 from autotune.core.outcome import Measured, TimedOut, outcome_to_dict
@@ -26,6 +29,7 @@ from autotune.core.workload import Workload
 from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.predict.experience import recall
 from autotune.search.display import SearchDisplay
+from autotune.search.document import read_result
 from autotune.search.request import SearchRequest, workload_of
 from autotune.search.search import search
 from autotune.search.summary import summary_lines
@@ -44,6 +48,7 @@ HARDWARE = Hardware(
     host_free_bytes=2**34,
     supports_bf16=True,
 )
+PUBLISHED = Draft202012Validator(result_schema())
 
 
 @pytest.fixture
@@ -54,11 +59,15 @@ def request_(home: Path, recipe: Recipe, workload: Workload, tmp_path: Path, mon
 
 
 def run(request: SearchRequest, scenario: Scenario = stand_ins.FORMULA, console: Console | None = None) -> dict:
-    """Search with trials that are made up. Nothing is shown without a console."""
+    """Search with trials that are made up, and return the object of result.json. Nothing is shown without a console."""
     with pytest.MonkeyPatch.context() as patch:
         stand_ins.train_by_formula(patch, scenario)
         display = SearchDisplay(console or Console(quiet=True))
-        return search(request, workload_of(request, progress=display.line), HARDWARE, display=display)
+        result = search(request, workload_of(request, progress=display.line), HARDWARE, display=display)
+    document: dict = json.loads((request.out / "result.json").read_text())
+    assert list(PUBLISHED.iter_errors(document)) == []
+    assert document == encode(result)
+    return document
 
 
 def first_measurements(result: dict) -> list[dict]:
@@ -80,7 +89,7 @@ def test_baseline_first_then_by_hand_then_the_sampler(request_: SearchRequest) -
     assert low <= result["speedup"] <= high
     assert result["space"]["legal"] < result["space"]["enumerated"]
     assert json.loads((request_.out / "result.json").read_text()) == result
-    assert any("TRL's defaults" in line for line in summary_lines(result))
+    assert any("TRL's defaults" in line for line in summary_lines(read_result(request_.out / "result.json")))
 
 
 def test_the_roofline_tries_the_best_at_once_and_ends(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +152,7 @@ def test_losses_are_held_against_the_fidelity(request_: SearchRequest, fidelity:
     assert (losses["difference"], losses["between_orders"]) == (pytest.approx(0.1), pytest.approx(0.2))
     assert len(losses["best"]) == 10
     assert losses["as_asked"] is as_asked
-    assert any("WARNING" in line for line in summary_lines(result)) is not as_asked
+    assert any("WARNING" in line for line in summary_lines(read_result(request_.out / "result.json"))) is not as_asked
 
 
 def test_losses_are_not_compared_for_too_much_of_the_time(
