@@ -1,18 +1,19 @@
-"""Pools of processes that begin with the imports of a trace, and say nothing: what the libraries print is not a row."""
+"""Pools of processes for tracing and training. They start with the imports done, and print nothing."""
 
 import multiprocessing
 import os
 from multiprocessing.pool import Pool
 
 
-def quiet_pool(processes: int, *, tasks_each: int | None = None) -> Pool:
-    """A pool behind a fork server. tasks_each: after which a process is replaced; None keeps it."""
+def quiet_pool(processes: int, *, tasks_each: int) -> Pool:
+    """Return a pool behind a fork server. tasks_each: after so many tasks a new process takes the place of the old."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["autotune.train.preload", "autotune.trace.trace"])
-    return context.Pool(processes, initializer=_be_quiet, maxtasksperchild=tasks_each)
+    return context.Pool(processes, initializer=be_quiet, maxtasksperchild=tasks_each)
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
+    """Send what this process and its libraries print to nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

@@ -1,11 +1,11 @@
-"""What the memory benchmarks run: small models of each architecture, and a design that covers the knobs in pairs.
+"""Cases of the memory benchmarks: small models of each architecture, and candidates that cover the knobs in pairs.
 
-A case is a model, a legal candidate and the rows of its micro-batches. Draws are seeded: the same seed, the same cases.
+A case is a model, a legal candidate and the rows of its micro-batches. The same seed draws the same cases.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,16 @@ from autotune.core.knobs import VALUES
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.space.context import Context
 from autotune.core.space.legality import first_broken
-from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
+from autotune.core.workload import Lengths, ModelFacts, Workload
 from autotune.machine.installed import installed
 from autotune.models.find import resolve_model
+from autotune.predict.completion import stand_in_data
 
 Rows = Literal["one", "several", "padded", "packed"]
 Loss = Literal["fused", "full_logits"]
 
 SMALL = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
-ARCHITECTURES: dict[str, dict[str, Any]] = {  # small ones, with what is special about each
+ARCHITECTURES: dict[str, dict[str, Any]] = {  # small, and each with what is special about it
     "qwen2": {**SMALL, "num_hidden_layers": 7, "tie_word_embeddings": True},
     "qwen3": {**SMALL, "num_hidden_layers": 6, "head_dim": 64},
     "llama": {**SMALL, "num_hidden_layers": 8, "rope_theta": 500000.0},
@@ -44,8 +45,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {  # small ones, with what is special
         "moe_intermediate_size": 128,
     },
 }
-LARGE = ("smollm2",)  # in a few cases only: a step takes seconds
-SHAPES: dict[Rows, tuple[tuple[int, int], ...]] = {  # rows of a micro-batch and positions of its longest
+LARGE = ("smollm2",)  # for a few cases only, because a step takes seconds
+SHAPES: dict[Rows, tuple[tuple[int, int], ...]] = {  # rows of a micro-batch, and positions of the longest
     "one": ((1, 96), (1, 192), (1, 448)),
     "several": ((2, 320), (4, 128), (6, 64)),
     "padded": ((2, 200), (3, 256), (4, 100)),
@@ -61,12 +62,15 @@ FACTORS: dict[str, Sequence[Any]] = {
     "attention": ("sdpa", "eager"),
     "numbers": (("float32", "bf16"), ("float32", "no"), ("bfloat16", "bf16"), ("bfloat16", "no")),
 }
-DRAWS = 40  # legal cases among which the one with most new pairs is taken
+DRAWS = 40  # cases drawn for each that is taken, the one with the most new pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row of the benchmark. positions: of the longest row of each micro-batch. padded: the others are shorter."""
+    """One training to predict and to measure.
+
+    positions: of the longest row of each micro-batch. padded: whether the other rows are shorter.
+    """
 
     model: str
     candidate: Candidate
@@ -76,12 +80,12 @@ class Case:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Plain values that tell cases apart."""
+        """Return the plain values that tell cases apart."""
         return asdict(self)
 
 
 def find_model(name: str, home: Path) -> ModelFacts:
-    """A model by name: `tiny`, `smollm2`, or an architecture that is made small, with random weights, on first use."""
+    """Find `tiny` or `smollm2`, or make a small model of an architecture with random weights when it is first needed."""
     if name not in ARCHITECTURES:
         return resolve_model(name, home=home, progress=lambda _: None)
     directory = home / "architectures" / name
@@ -104,7 +108,7 @@ def _make(model_type: str, directory: Path, tokenizer: str) -> None:
 
 
 def draw_cases(models: Sequence[ModelFacts], hardware: Hardware, *, count: int, seed: int) -> list[Case]:
-    """Draw `count` legal cases that hold as many pairs of values as they can, then others at random."""
+    """Draw `count` legal cases, so that they soon hold every pair of values of two knobs."""
     generator = random.Random(seed)
     seen: set[frozenset[Any]] = set()
     cases: list[Case] = []
@@ -124,7 +128,7 @@ def _pairs(values: dict[str, Any]) -> set[frozenset[Any]]:
 def _draw(
     generator: random.Random, models: Sequence[ModelFacts], hardware: Hardware
 ) -> tuple[dict[str, Any], Case] | None:
-    """One case and the values of its factors; None when it is not legal."""
+    """Draw one case and the values of its factors; None when it is not legal."""
     facts = generator.choice(models)
     values = {name: generator.choice(options) for name, options in FACTORS.items()}
     rows, positions = generator.choice(SHAPES[values["rows"]])
@@ -158,7 +162,7 @@ def _draw(
 
 
 def row_lengths(case: Case) -> list[int]:
-    """Tokens of each sample of two optimizer steps, in the order in which the trainer draws them.
+    """Return the tokens of each sample of two optimizer steps, in the order in which the trainer takes them.
 
     Padded: the first row of each micro-batch is the longest, the others have half to all of its tokens. Packed: two
     samples fill a row.
@@ -178,40 +182,7 @@ def row_lengths(case: Case) -> list[int]:
 def _context(case: Case, facts: ModelFacts, hardware: Hardware) -> Context:
     tokens = np.array(row_lengths(case), dtype=np.int64)
     samples = case.candidate.rows_per_step * (2 if case.candidate.packs else 1)
-    data = DataFacts(
-        path="",
-        name="",
-        form="text",
-        lengths=Lengths(tokens=tokens, labels=tokens - 1),
-        rows_in_file=len(tokens),
-        coverage_error=0.0,
-        tokenized_path="",
-        fingerprint="",
-    )
+    data = replace(stand_in_data(1), lengths=Lengths(tokens=tokens, labels=tokens - 1), rows_in_file=len(tokens))
     recipe = Recipe(method=case.candidate.method, effective_batch_size=samples)
-    return Context(
-        installed=installed(),
-        hardware=hardware,
-        workload=Workload(model=facts, data=data, recipe=recipe),
-    )
-
-
-def plain_cpu() -> Hardware:
-    """A CPU as legality asks about it; its memory and rates play no part here."""
-    import os
-
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Hardware(
-        kind="cpu",
-        name="cpu",
-        uuid="cpu",
-        memory_bytes=memory_bytes,
-        free_bytes=memory_bytes,
-        used_by_others_bytes=0,
-        cores=os.cpu_count() or 1,
-        host_memory_bytes=memory_bytes,
-        host_free_bytes=memory_bytes,
-        supports_bf16=True,
-        supports_tf32=False,
-        compute_capability=None,
-    )
+    workload = Workload(model=facts, data=data, recipe=recipe)
+    return Context(installed=installed(), hardware=hardware, workload=workload)

@@ -2,82 +2,77 @@
 
     python -m benchmarks.memory.phases_cpu --home DIR [--count 24] [--out FILE] [--json]
 
-Cases are those of memory_truth_cpu.py, with TRL's fused head. Each trains its steps; then the same trainer saves, and
-evaluates micro-batches like those that it trained. What is loaded is compared with the most that lives until the
-trainer stands. Each row is of a process of its own, under the profiler from before the first weight. With `--json` one
-object is printed.
+Cases are those of truth_cpu.py, with TRL's fused head. Each trains its steps. Then the same trainer saves, and
+evaluates micro-batches like those that it trained. The peak of loading is the most that lives until the trainer stands.
+Each row has a process of its own, under the profiler from before the first weight. A case that fails ends the run.
 """
 
 import argparse
-import json
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from autotune.core.candidate import short_name
 from autotune.core.memory.estimate import demand_of
 from autotune.core.memory.law import memory_law
 from autotune.core.step.deepening import deepen
 from autotune.core.workload import ModelFacts
-from autotune.machine.installed import installed
-from autotune.trace.profiles import STACK
-from benchmarks.memory.cases import ARCHITECTURES, Case, draw_cases, find_model, plain_cpu
+from benchmarks.command import Answer, add_out, command, say
+from benchmarks.machines import plain_cpu
+from benchmarks.memory.cases import ARCHITECTURES, Case, draw_cases, find_model
 from benchmarks.memory.truth_cpu import last_bytes, most_bytes, request_and_batch, trained
 from benchmarks.pools import quiet_pool
-from benchmarks.rows import append, own_rows, today
+from benchmarks.rows import RESULTS, RowFile, versions
 
-RESULTS = Path(__file__).parents[1] / "results" / "memory_phases_cpu.jsonl"
+FILE = RESULTS / "memory_phases_cpu.jsonl"
 PHASES = ("evaluation", "saving", "loading")
-SINCE = 10  # format of profiles: what it is about, last uses, is as it was then
+SINCE = 10  # the format of profiles since which a block's last use is noted as it is now
 
 
-def main() -> None:
-    """Draw, predict, measure, append; then say how far off the predictions are. A case that fails ends it."""
-    arguments = _arguments()
+def options(parser: argparse.ArgumentParser) -> None:
+    """Say where models are kept, and how many cases there are."""
+    parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
+    parser.add_argument("--count", type=int, default=24, help="cases")
+    parser.add_argument("--seed", type=int, default=0)
+    add_out(parser, FILE)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Predict and measure the cases that have no row yet; return all rows of these versions, and their errors."""
     facts = {model.name: model for name in ("tiny", *ARCHITECTURES) for model in [find_model(name, arguments.home)]}
-    about = {"format": SINCE, "versions": {name: installed().versions[name] for name in STACK}}
-    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
+    file = RowFile(path=arguments.out, about={"format": SINCE, "versions": versions()})
+    done = [row["case"] for row in file.own()]
     for drawn in draw_cases(list(facts.values()), plain_cpu(), count=arguments.count, seed=arguments.seed):
-        case = replace(drawn, loss="fused")  # this trainer's own
+        case = replace(drawn, loss="fused")
         if case.key in done:
             continue
         with quiet_pool(2, tasks_each=1) as pool:
             both = [pool.apply_async(work, (case, facts[case.model])) for work in (predict, measure)]
             predicted, measured = (found.get() for found in both)
-        row = {
-            "date": today(),
-            "case": case.key,
-            "name": f"{case.model} {'padded ' * case.padded}{short_name(case.candidate)}",
-            "predicted": predicted,
-            "measured": measured,
-            "errors": {phase: predicted[phase] / measured[phase] - 1 for phase in PHASES},
-            **about,
-        }
-        append(arguments.out, row)
-        if not arguments.json:
-            errors = "  ".join(f"{phase} {row['errors'][phase]:+7.2%}" for phase in PHASES)
-            print(f"{errors}  {row['name']}", flush=True)
-    rows = own_rows(arguments.out, about, tuple(about))
-    print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Median, lowest and highest error of each phase."""
+        row = file.add(
+            {
+                "case": case.key,
+                "name": f"{case.model} {'padded ' * case.padded}{short_name(case.candidate)}",
+                "predicted": predicted,
+                "measured": measured,
+                "errors": {phase: predicted[phase] / measured[phase] - 1 for phase in PHASES},
+            }
+        )
+        say("  ".join([*(f"{phase} {row['errors'][phase]:+7.2%}" for phase in PHASES), row["name"]]))
+    rows = file.own()
     errors = {phase: [row["errors"][phase] for row in rows] for phase in PHASES}
-    return {
-        "count": len(rows),
-        **{
-            phase: {"median_abs_error": median(map(abs, found)), "least_error": min(found), "most_error": max(found)}
-            for phase, found in errors.items()
-        },
+    phases = {
+        phase: {"median_abs_error": median(map(abs, found)), "least_error": min(found), "most_error": max(found)}
+        for phase, found in errors.items()
     }
+    return {"rows": rows, "count": len(rows), **phases}
 
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
-    """The peaks of the phases, in bytes, as an estimate has them."""
+    """Return the peaks of the phases as an estimate predicts them, in bytes."""
     from autotune.trace.request import TraceRequest
     from autotune.trace.trace import trace
 
@@ -90,7 +85,7 @@ def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
 
 
 def measure(case: Case, facts: ModelFacts) -> dict[str, int]:
-    """The same, as they are: live bytes, and those of weights that are mapped from their file."""
+    """Return the real peaks in bytes: live ones, and those of weights that are mapped from their file."""
     from torch.autograd.profiler import profile
 
     with trained(case, facts) as found, tempfile.TemporaryDirectory() as scratch:
@@ -107,15 +102,12 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, int]:
         }
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
-    parser.add_argument("--count", type=int, default=24, help="cases")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are appended to")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+def lines(found: Answer) -> Iterator[str]:
+    """Show the errors of each phase."""
+    yield from (f"{name}: {found[name]}" for name in ("count", *PHASES))
 
+
+main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -40,7 +40,7 @@ from autotune.trace.profiles import ProfileRequest, describe_request, key_of, re
 from autotune.trace.request import TraceRequest
 from autotune.trace.trace import trace
 from autotune.train import sft
-from benchmarks.gpus import catalogued_gpus
+from benchmarks.machines import catalogued_gpus
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
 RTX_4080 = GpuSpec(  # the catalogue has none

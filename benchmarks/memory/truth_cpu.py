@@ -1,17 +1,19 @@
-"""Predicted against real peak of live bytes on the CPU: real steps of the real worker, torch's own allocation events.
+"""Predicted against real peaks of live bytes on the CPU: real steps of the real worker, torch's own allocation events.
 
     python -m benchmarks.memory.truth_cpu --home DIR [--out FILE] [--jobs 2]
 
 Models are small ones of each architecture with random weights, and the shipped ones; cases cover the knobs in pairs
-(memory_cases.py). Every case is predicted by the trace, then trains in a process of its own under torch's profiler,
-which sees each allocation of the CPU allocator. Loading is watched too, for what it leaves behind, but the peak is
-that of the steps. Resident size is written beside it and predicts nothing. Rows are appended to FILE, and those
-that are there for the same versions and format of profiles are not run again; what an earlier format predicted is
-predicted anew, and its measurement kept. With `--json` one object for all rows of FILE that are of these is printed.
+(cases.py). The trace predicts each case. Then it trains in a process of its own under torch's profiler, which sees
+every allocation of the CPU's allocator. Loading is watched too, because what it allocates still lives in the steps, but
+the peak is that of the steps. Resident size is written beside it and compared with nothing.
+
+A case with a row of the same versions and format of profiles is not run again. A row of an earlier format lends its
+measurement to a new prediction.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -27,88 +29,91 @@ from unittest.mock import patch
 
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import short_name
+from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
 from autotune.core.step.regime import micro_batch
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
-from autotune.machine.installed import installed
-from autotune.trace.profiles import MEMORY, STACK, ProfileRequest, request_of
-from benchmarks.memory.cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, plain_cpu, row_lengths
+from autotune.trace.profiles import MEMORY, ProfileRequest, request_of
+from autotune.trace.shallow import sliding_window
+from benchmarks.command import Answer, add_out, command, say
+from benchmarks.machines import plain_cpu
+from benchmarks.memory.cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, row_lengths
 from benchmarks.pools import quiet_pool
-from benchmarks.rows import append, own_rows, read, today
+from benchmarks.rows import RESULTS, Row, RowFile, read, versions
+from benchmarks.trainings import task_of_steps, write_samples
 
-RESULTS = Path(__file__).parents[1] / "results" / "memory_truth_cpu.jsonl"
+FILE = RESULTS / "memory_truth_cpu.jsonl"
 MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
+LIMIT_S = 600.0  # for one training
 
 
-def main() -> None:
-    """Draw, predict, measure, append; then say how far off the predictions are."""
-    arguments = _arguments()
-    names = arguments.models.split(",")
-    facts = {name: find_model(name, arguments.home) for name in names}
-    by_label = {model.name: model for model in facts.values()}
-    hardware = plain_cpu()
+def options(parser: argparse.ArgumentParser) -> None:
+    """Name the models, and how many cases there are."""
+    parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
+    names = ",".join(("tiny", *ARCHITECTURES, *LARGE))
+    parser.add_argument("--models", default=names, help="names with commas between them")
+    parser.add_argument("--count", type=int, default=160, help="cases of small models")
+    parser.add_argument("--large", type=int, default=4, help="cases of large models")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
+    add_out(parser, FILE)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Predict and measure the cases that have no row yet; return all rows of these versions, and their errors."""
+    facts = {name: find_model(name, arguments.home) for name in arguments.models.split(",")}
     small = [model for name, model in facts.items() if name not in LARGE]
     large = [model for name, model in facts.items() if name in LARGE]
-    cases = draw_cases(small, hardware, count=arguments.count, seed=arguments.seed) if small else []
-    cases += draw_cases(large, hardware, count=arguments.large, seed=arguments.seed) if large else []
-    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
-    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
-    waiting = [case for case in cases if case.key not in done]
-    writing = threading.Lock()
-
-    libraries = {name: about["versions"][name] for name in STACK if name != "autotune-sft"}
-    earlier = {
-        json.dumps(row["case"]): {name: row[name] for name in MEASURED}
-        for row in read(arguments.out)
-        if libraries.items() <= row["versions"].items() and set(MEASURED) <= row.keys()
-    }
-
-    def run(case: Case) -> None:
-        with quiet_pool(1) as pool:
-            predicted = pool.apply(predict, (case, by_label[case.model]))
-        if (measured := earlier.get(json.dumps(case.key))) is None:
-            with quiet_pool(1) as pool:
-                measured = pool.apply(measure, (case, by_label[case.model]))
-        row = {
-            "date": today(),
-            "case": case.key,
-            "name": f"{case.model} {case.loss} {'padded ' * case.padded}{short_name(case.candidate)}",
-            **predicted,
-            **measured,
-            "error": predicted["predicted_bytes"] / measured["measured_bytes"] - 1,
-            **about,
-        }
-        with writing:
-            append(arguments.out, row)
-        if not arguments.json:
-            print(
-                f"{row['error']:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {predicted['phase']}",
-                flush=True,
-            )
+    cases = draw_cases(small, plain_cpu(), count=arguments.count, seed=arguments.seed) if small else []
+    cases += draw_cases(large, plain_cpu(), count=arguments.large, seed=arguments.seed) if large else []
+    by_name = {model.name: model for model in facts.values()}
+    file, writing = RowFile(path=arguments.out, about={"format": MEMORY, "versions": versions()}), threading.Lock()
+    done = [row["case"] for row in file.own()]
+    measured = earlier_measurements(arguments.out)
 
     def attempt(case: Case) -> None:
         try:
-            run(case)
+            row = row_of(case, by_name[case.model], measured.get(json.dumps(case.key)))
+            with writing:
+                file.add(row)
+            say(f"{row['error']:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {row['phase']}")
         except Exception:
-            traceback.print_exc()
-            print(f"   failed: {case}", flush=True)
+            say(f"failed: {case}\n{traceback.format_exc()}")
 
     with ThreadPoolExecutor(arguments.jobs) as threads:
-        list(threads.map(attempt, waiting))
-    rows = own_rows(arguments.out, about, tuple(about))
-    print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
-
-
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The median and the largest error, without their signs."""
+        list(threads.map(attempt, [case for case in cases if case.key not in done]))
+    rows = file.own()
     errors = sorted(abs(row["error"]) for row in rows)
-    return {"count": len(rows), "median_abs_error": median(errors), "max_abs_error": errors[-1]}
+    return {"rows": rows, "count": len(rows), "median_abs_error": median(errors), "max_abs_error": errors[-1]}
 
 
-def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
-    """The peak of live bytes as the trace has it."""
-    from autotune.core.memory.law import memory_law, peak
+def earlier_measurements(file: Path) -> dict[str, Row]:
+    """Read what was measured with the installed libraries, by case; the version of this project does not matter."""
+    libraries = {name: found for name, found in versions().items() if name != "autotune-sft"}
+    return {
+        json.dumps(row["case"]): {name: row[name] for name in MEASURED}
+        for row in read(file)
+        if libraries.items() <= row["versions"].items() and set(MEASURED) <= row.keys()
+    }
+
+
+def row_of(case: Case, facts: ModelFacts, measured: Row | None) -> Row:
+    """Predict a case and measure it, each in a process of its own. measured: from an earlier row, where there is one."""
+    with quiet_pool(1, tasks_each=1) as pool:
+        predicted = pool.apply(predict, (case, facts))
+        measured = measured or pool.apply(measure, (case, facts))
+    return {
+        "case": case.key,
+        "name": f"{case.model} {case.loss} {'padded ' * case.padded}{short_name(case.candidate)}",
+        **predicted,
+        **measured,
+        "error": predicted["predicted_bytes"] / measured["measured_bytes"] - 1,
+    }
+
+
+def predict(case: Case, facts: ModelFacts) -> Row:
+    """Return the peak of live bytes as the trace predicts it."""
     from autotune.trace.request import TraceRequest
     from autotune.trace.trace import trace
 
@@ -126,10 +131,8 @@ def predict(case: Case, facts: ModelFacts) -> dict[str, Any]:
 
 
 def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Batch]:
-    """What a case asks of the trace, and its micro-batch as the loss on a CPU sees it."""
+    """Return the request for a case's trace, and its micro-batch as the loss on a CPU sees it."""
     from transformers import AutoConfig
-
-    from autotune.trace.shallow import sliding_window
 
     config = AutoConfig.from_pretrained(facts.path).to_dict()
     rows, positions = micro_batch(case.candidate, case.positions)
@@ -147,19 +150,8 @@ def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Ba
     return request, batch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """What a case has trained. loading, stepping: torch's profilers over both. mapped_bytes: what no allocator sees."""
-
-    trainer: Any
-    loading: Any
-    stepping: Any
-    resident_bytes: int | None
-    mapped_bytes: int
-
-
-def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
-    """The peak of live bytes of real optimizer steps."""
+def measure(case: Case, facts: ModelFacts) -> Row:
+    """Return the peak of live bytes of real optimizer steps."""
     with trained(case, facts) as found:
         return {
             "measured_bytes": most_bytes(found.stepping) + found.mapped_bytes,
@@ -168,22 +160,28 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, Any]:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A trainer after its steps, with torch's profilers over loading and over stepping.
+
+    mapped_bytes: weights that are mapped from their file, so that no allocator sees them.
+    """
+
+    trainer: Any
+    loading: Any
+    stepping: Any
+    resident_bytes: int | None
+    mapped_bytes: int
+
+
 @contextmanager
 def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
-    """Train real optimizer steps under torch's profiler. What they leave is there as long as the context is."""
-    from accelerate.data_loader import SeedableRandomSampler
-    from datasets import Dataset
+    """Train real optimizer steps under torch's profiler. The trainer and its files live as long as the context."""
     from torch.autograd.profiler import profile
 
     from autotune.trace.plain_step import LogitsTrainer
     from autotune.train import measure, sft
-    from autotune.train.task import Measure, Task
 
-    lengths = row_lengths(case)
-    if not case.candidate.packs:  # each row stands where the trainer's seeded order finds it
-        order = list(SeedableRandomSampler(range(len(lengths)), data_seed=0))
-        lengths = [length for _, length in sorted(zip(order, lengths, strict=True))]
-    tokens = [[5 + (row + place) % 500 for place in range(length)] for row, length in enumerate(lengths)]
     trainers: list[Any] = []
 
     def build(*arguments: Any, **keywords: Any) -> Any:
@@ -199,23 +197,15 @@ def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
             stepping.__enter__()
 
     with tempfile.TemporaryDirectory() as scratch:
-        Dataset.from_dict({"input_ids": tokens, "labels": tokens}).save_to_disk(f"{scratch}/data")
-        task = Task(
-            candidate=case.candidate,
-            recipe=Recipe(method=case.candidate.method, effective_batch_size=case.candidate.rows_per_step),
-            model_path=facts.path,
-            tokenized_path=f"{scratch}/data",
-            seed=0,
-            device="cpu",
-            output_dir=f"{scratch}/out",
-            log_path=f"{scratch}/log.txt",
-            goal=Measure(budget_s=600.0, precision=0.0, least_steps=1, most_steps=1),
-        )
-        trainer = sft.Trainer if case.loss == "fused" else LogitsTrainer
+        folder = Path(scratch)
+        write_samples(row_lengths(case), folder / "data", shuffled=not case.candidate.packs)
+        recipe = Recipe(method=case.candidate.method, effective_batch_size=case.candidate.rows_per_step)
+        paths = {"model_path": facts.path, "tokenized_path": str(folder / "data")}
+        task = task_of_steps(case.candidate, recipe, folder, steps=1, limit_s=LIMIT_S, seed=0, device="cpu", **paths)
         with (
             patch.object(sft, "build_trainer", build),
-            patch.object(sft, "Trainer", trainer),
-            patch.object(measure, "reference_flops_per_s", lambda device: 0.0),  # 8 MiB, and no part of a step
+            patch.object(sft, "Trainer", sft.Trainer if case.loss == "fused" else LogitsTrainer),
+            patch.object(measure, "reference_flops_per_s", lambda device: 0.0),  # its 8 MiB are no part of a step
         ):
             loading.__enter__()
             outcome = measure.train(task, on_event)
@@ -225,24 +215,24 @@ def trained(case: Case, facts: ModelFacts) -> Iterator[Trained]:
             loading=loading,
             stepping=stepping,
             resident_bytes=getattr(outcome, "host_peak_bytes", None),
-            mapped_bytes=_mapped_bytes(trainers[0].model, set(_living(loading))),
+            mapped_bytes=_mapped_bytes(trainers[0].model, _living(loading)),
         )
 
 
 def most_bytes(profiler: Any) -> int:
-    """The most bytes that lived at one time while a profiler looked; 0 where nothing was allocated."""
+    """Return the most bytes that lived at one time under a profiler; 0 where nothing was allocated."""
     return max((total for _, _, _, total in _allocations(profiler)), default=0)
 
 
 def last_bytes(profiler: Any) -> int:
-    """The bytes that lived when a profiler looked last."""
+    """Return the bytes that lived when a profiler ended."""
     return _allocations(profiler)[-1][3]
 
 
 def _mapped_bytes(model: Any, allocated: set[int]) -> int:
-    """Bytes of the frozen or trained weights that safetensors maps from the file, which no allocator sees.
+    """Return the bytes of weights that safetensors maps from their file.
 
-    They count as live all the same: on any other device they would be allocated.
+    They count as live, because on any other device they would be allocated. allocated: addresses.
     """
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(
@@ -253,7 +243,7 @@ def _mapped_bytes(model: Any, allocated: set[int]) -> int:
 
 
 def _allocations(profiler: Any) -> list[tuple[int, int, int, int]]:
-    """(time, address, bytes, all live bytes after it) of each allocation (bytes > 0) and free, in order."""
+    """Return (time, address, bytes, all live bytes after it) of each allocation (bytes > 0) and free, in order."""
     pending = list(profiler.kineto_results.experimental_event_tree())
     events = []
     while pending:
@@ -265,29 +255,20 @@ def _allocations(profiler: Any) -> list[tuple[int, int, int, int]]:
     return sorted(events)
 
 
-def _living(profiler: Any) -> dict[int, int]:
-    """Bytes at each address that is still allocated at the end."""
-    living: dict[int, int] = {}
+def _living(profiler: Any) -> set[int]:
+    """Return the addresses that are still allocated at the end."""
+    living: set[int] = set()
     for _, address, size, _ in _allocations(profiler):
-        if size > 0:
-            living[address] = size
-        else:
-            living.pop(address, None)
+        (living.add if size > 0 else living.discard)(address)
     return living
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
-    parser.add_argument("--models", default=",".join(("tiny", *ARCHITECTURES, *LARGE)), help="names, comma between")
-    parser.add_argument("--count", type=int, default=160, help="cases of small models")
-    parser.add_argument("--large", type=int, default=4, help="cases of large models")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are appended to")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+def lines(found: Answer) -> Sequence[str]:
+    """Show the errors."""
+    return [f"{name}: {found[name]}" for name in ("count", "median_abs_error", "max_abs_error")]
 
+
+main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
