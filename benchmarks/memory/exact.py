@@ -2,25 +2,24 @@
 
     python -m benchmarks.memory.exact [--only WORDS] [--out FILE] [--jobs 2]
 
-The product is every architecture x method x checkpointing x accumulation x device, at a small width, which sizes do
-not care about. Every row draws the other knobs and its shape, which is none of those that its law is traced at; a few
-rows have the depth of a well-known model. The law comes as `autotune estimate` makes it: of the reduced request, from
-two depths, a few shapes and at most two micro-steps. The truth is of the row's own candidate and device, with all
+There is a row for every architecture, method, checkpointing, accumulation and kind of device, at a small width, because
+width changes nothing. Each row draws its other knobs and its shape; a law is never traced at that shape. A few further
+rows have the depth of a well-known model. The law comes as `autotune estimate` makes it: of a reduced request, from two
+depths, a few shapes and at most two micro-steps. The truth is a trace of the row's own candidate and device, with all
 layers and all micro-steps, at its shape. Compared are the peak, what it holds, and what lives where each phase ends.
-Rows are appended to FILE, and those that are there for the same versions and format of profiles are not run again. They
-are in random order but for the deep ones, so that few hours give a sample; the summary says how many there are of all.
-With `--json` one object for all rows of FILE is printed.
+
+Rows of these versions and this format of profiles are not run again. The order is random, but the deep models come
+last, so a few hours give a fair sample. The answer says how many rows there are of how many.
 """
 
 import argparse
-import json
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from autotune.core.batches.batches import Batch
@@ -31,15 +30,15 @@ from autotune.core.recipe import METHODS, Recipe
 from autotune.core.step.deepening import deepen
 from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, monomials
 from autotune.core.step.regime import micro_batch
-from autotune.machine.installed import installed
-from autotune.trace.profiles import MEMORY, STACK, request_of
+from autotune.trace.profiles import MEMORY, request_of
+from benchmarks.command import Answer, add_out, command, say
 from benchmarks.memory.cases import ARCHITECTURES, SMALL, Loss
 from benchmarks.pools import quiet_pool
-from benchmarks.rows import append, own_rows, today
+from benchmarks.rows import RESULTS, Row, RowFile, versions
 
-RESULTS = Path(__file__).parents[1] / "results" / "memory_exact.jsonl"
+FILE = RESULTS / "memory_exact.jsonl"
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
-TRACES_PER_PROCESS = 40  # a process keeps what the libraries cache
+TRACES_PER_PROCESS = 40  # then a new process, because the libraries keep what they cached
 
 MODELS: dict[str, dict[str, Any]] = {
     **ARCHITECTURES,
@@ -59,49 +58,41 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 DEPTH_NAME = {"gpt2": "n_layer"}
-DEPTHS = {  # of the product: further layers than are traced; gemma3 repeats after six, so it is whole
-    "qwen2": 12,
-    "qwen3": 12,
-    "llama": 14,
-    "mistral": 12,
-    "gemma2": 13,
-    "gemma3_text": 26,
-    "phi3": 13,
-    "gpt2": 12,
-    "qwen3_moe": 12,
-    "deepseek_v3": 12,
+# Layers of the rows of the product, more than are traced (the pattern of gemma3 repeats after six), and layers of a
+# well-known model: Qwen2.5-0.5B, Qwen3-1.7B, Llama 3 8B, Mistral-7B, Gemma 2 2B, Phi-3-mini, GPT-2 XL, Qwen3-30B-A3B
+# and DeepSeek-V3.
+LAYERS: dict[str, tuple[int, int | None]] = {
+    "qwen2": (12, 24),
+    "qwen3": (12, 28),
+    "llama": (14, 32),
+    "mistral": (12, 32),
+    "gemma2": (13, 26),
+    "gemma3_text": (26, None),
+    "phi3": (13, 32),
+    "gpt2": (12, 48),
+    "qwen3_moe": (12, 48),
+    "deepseek_v3": (12, 61),
 }
-# Layers of Qwen2.5-0.5B, Qwen3-1.7B, Llama 3 8B, Mistral-7B, Gemma 2 2B, Phi-3-mini, GPT-2 XL, Qwen3-30B-A3B and
-# DeepSeek-V3.
-WHOLE = {
-    "qwen2": 24,
-    "qwen3": 28,
-    "llama": 32,
-    "mistral": 32,
-    "gemma2": 26,
-    "phi3": 32,
-    "gpt2": 48,
-    "qwen3_moe": 48,
-    "deepseek_v3": 61,
-}
+DEPTHS = {model: layers for model, (layers, _) in LAYERS.items()}
+WHOLE = {model: layers for model, (_, layers) in LAYERS.items() if layers is not None}
 CHECKPOINTINGS = ("off", "selective", "full", "every_n")
 EVERY = {"llama": 3, "gemma2": 3, "gemma3_text": 3}  # layers; 2 elsewhere
 EAGER_ONLY = ("gemma2",)  # transformers 5.23 has no other attention for it, and nothing for selective to save
 ACCUMULATIONS = (1, 4)
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (9, 0), (10, 0))  # one of each kind of attention kernels
 NUMBERS = (("float32", "bf16"), ("float32", "no"), ("bfloat16", "bf16"), ("bfloat16", "no"))
-ROWS = {  # rows of a micro-batch and positions of each; far from what is traced, short of a sliding window and beyond
+ROWS = {  # rows of a micro-batch, and positions of each: far from what is traced, below a sliding window and beyond
     "one": ((1, 100), (1, 777), (1, 4096)),
     "several": ((2, 100), (3, 777), (8, 512), (8, 4096)),
     "padded": ((2, 100), (5, 640), (8, 2048)),
     "packed": ((1, 100), (2, 384), (4, 2048)),
 }
-SCORED = 0.7  # of the positions of a row, where the loss chooses
+SCORED = 0.7  # share of the positions with a label, where the loss skips the others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row. positions: of each row of the micro-batch. capability: of the CUDA device, None for a CPU."""
+    """One comparison. positions: of each row of the micro-batch. capability: of the CUDA device, None for a CPU."""
 
     model: str
     layers: int
@@ -113,26 +104,26 @@ class Case:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Plain values that tell cases apart."""
+        """Return the plain values that tell cases apart."""
         values = asdict(self)
         return {**values, "capability": list(self.capability) if self.capability else None}
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(B, S, N) of the micro-batch as the model sees it."""
+        """Return (B, S, N) of the micro-batch as the model sees it."""
         rows, positions = micro_batch(self.candidate, self.positions)
         chooses = self.capability is not None and self.loss == "fused"
         return rows, positions, rows * (int(SCORED * positions) if chooses else positions - 1)
 
     @property
     def name(self) -> str:
-        """One line that `--only` looks for words in."""
+        """Return the line in which `--only` looks for words."""
         device = "cpu" if self.capability is None else "cuda {}.{}".format(*self.capability)
         return f"{self.model} {self.layers} {device} {self.loss} {'padded ' * self.padded}{short_name(self.candidate)}"
 
 
 def cases() -> list[Case]:
-    """The product, and whole models; each row's other knobs are drawn by its own seed. The deep ones are last."""
+    """List every case, the whole models last. A case has a seed of its own, so that no other case changes its knobs."""
     whole = [case for model in WHOLE for case in _whole(model)]
     all_of_it = [
         _case(model, DEPTHS[model], *knobs)
@@ -190,7 +181,7 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
 
 
 def compare(case: Case) -> dict[str, Any]:
-    """Trace shallow, as `autotune estimate` asks for it, and whole, as the candidate trains; what differs, in bytes."""
+    """Trace a shallow model as `autotune estimate` does, and the whole one as it trains; return the differences in bytes."""
     from transformers import AutoConfig
 
     from autotune.trace.request import TraceRequest
@@ -216,10 +207,10 @@ def compare(case: Case) -> dict[str, Any]:
     profile = trace(reduced)
     traced = time.process_time()
     real = replace(reduced, candidate=case.candidate, recipe=recipe, capability=case.capability)
-    whole = Step(trace_whole(real, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
+    whole = LiveBytes(trace_whole(real, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
     law = memory_law(profile, layers=case.layers, accumulation=case.candidate.gradient_accumulation_steps)
     deduced = peak(law, monomials(*shape))
-    step = Step(deepen(profile, case.layers), monomials(*shape), case.candidate.gradient_accumulation_steps)
+    step = LiveBytes(deepen(profile, case.layers), monomials(*shape), case.candidate.gradient_accumulation_steps)
     ends = {
         f"{micro} {phase}{' again' * again}": _difference(
             step.ends.get((min(micro, profile.micro_steps), phase, again), {}), held
@@ -239,12 +230,12 @@ def compare(case: Case) -> dict[str, Any]:
     }
 
 
-class Step:
-    """A profile of full depth gone through op by op, at one shape.
+class LiveBytes:
+    """The bytes that live while the operators of a whole profile run one after another, at one shape.
 
-    peaks: bytes by owner at each moment at which most live, the host's left out. ends: by owner, the host's as well,
-    when the last operator of a phase has run, and when the step is over. What that operator frees is not gone yet:
-    the last micro-step frees more than others do.
+    peaks: bytes by owner at each moment when the most live, without those on the host. ends: bytes by owner, also on
+    the host, when the last operator of each phase has run, and when the step is over. What this operator frees still
+    counts, because the last micro-step frees more than the others.
     """
 
     def __init__(self, profile: Profile, shape: Sequence[int], accumulation: int) -> None:
@@ -269,7 +260,7 @@ class Step:
         ends.append(((profile.micro_steps, "over"), dict(live)))
         self.peaks = [{owner: held for owner, held in peak.items() if owner not in ON_THE_HOST} for peak in self.peaks]
         self.ends: dict[Moment, Mapping[str, int]] = {}
-        for (micro, phase), held in ends:  # a micro-step ends, and later the optimizer's step does
+        for (micro, phase), held in ends:  # a micro-step may end, and later the optimizer step, in the same phase
             again = (micro, phase, False) in self.ends
             self.ends[micro, phase, again] = held
 
@@ -280,12 +271,12 @@ def _difference(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, i
 
 
 def is_exact(row: Mapping[str, Any]) -> bool:
-    """Whether the law says what the whole trace says, to the byte."""
+    """Return whether the law says what the whole trace says, to the byte."""
     return not (row["peak_difference"] or row["items_difference"] or row["ends_differences"])
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many rows there are of all, in each architecture too, how many are exact, and the largest differences."""
+    """Count the rows there are of all, in each architecture too, and the exact ones; name the largest differences."""
     there, wanted = Counter(row["case"]["model"] for row in rows), Counter(case.model for case in cases())
     ends = [gap for row in rows for found in row["ends_differences"].values() for gap in found.values()]
     return {
@@ -298,41 +289,43 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Compare what is not in the file yet, append; then say how many rows are exact."""
-    arguments = _arguments()
-    about = {"format": MEMORY, "versions": {name: installed().versions[name] for name in STACK}}
-    done = [row["case"] for row in own_rows(arguments.out, about, tuple(about))]
+def options(parser: argparse.ArgumentParser) -> None:
+    """Choose rows by their names."""
+    parser.add_argument("--only", default="", help="words in the names of the rows, such as 'gemma2 cuda lora'")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    add_out(parser, FILE)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Compare what has no row yet; return all rows of these versions, and how many are exact."""
+    file = RowFile(path=arguments.out, about={"format": MEMORY, "versions": versions()})
+    done = [row["case"] for row in file.own()]
     asked = [case for case in cases() if all(word in case.name for word in arguments.only.split())]
     waiting = [case for case in asked if case.key not in done]
     with quiet_pool(arguments.jobs, tasks_each=TRACES_PER_PROCESS) as pool:
         for case, found in pool.imap_unordered(_attempt, waiting):
             if isinstance(found, str):
-                print(f"failed: {case.name}: {found}", flush=True)
+                say(f"failed: {case.name}: {found}")
                 continue
-            row = {"date": today(), "name": case.name, "case": case.key, **found, **about}
-            append(arguments.out, row)
-            if not arguments.json:
-                print("exact" if is_exact(row) else "DIFFERS", row["peak_difference"], case.name, flush=True)
-    rows = own_rows(arguments.out, about, tuple(about))
-    print(json.dumps({"rows": rows, **summary(rows)}) if arguments.json else summary(rows))
+            row = file.add({"name": case.name, "case": case.key, **found})
+            say(f"{'exact' if is_exact(row) else 'DIFFERS'} {row['peak_difference']} {case.name}")
+    rows = file.own()
+    return {"rows": rows, **summary(rows)}
 
 
-def _attempt(case: Case) -> tuple[Case, dict[str, Any] | str]:
+def _attempt(case: Case) -> tuple[Case, Row | str]:
     try:
         return case, compare(case)
     except Exception as error:
         return case, f"{type(error).__name__}: {error}"
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="words that the names of the rows hold, such as 'gemma2 cuda lora'")
-    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file that rows are appended to")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+def lines(found: Answer) -> Iterator[str]:
+    """Show the summary."""
+    yield from (f"{name}: {value}" for name, value in found.items() if name != "rows")
 
+
+main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

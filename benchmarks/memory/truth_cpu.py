@@ -99,7 +99,7 @@ def earlier_measurements(file: Path) -> dict[str, Row]:
 
 
 def row_of(case: Case, facts: ModelFacts, measured: Row | None) -> Row:
-    """Predict a case and measure it, each in a process of its own. measured: from an earlier row, where there is one."""
+    """Predict a case and measure it, each in a process of its own. measured: from an earlier row, if there is one."""
     with quiet_pool(1, tasks_each=1) as pool:
         predicted = pool.apply(predict, (case, facts))
         measured = measured or pool.apply(measure, (case, facts))

@@ -16,7 +16,7 @@ from benchmarks.memory.exact import (
     DEPTHS,
     EAGER_ONLY,
     WHOLE,
-    Step,
+    LiveBytes,
     cases,
     compare,
     is_exact,
@@ -47,7 +47,7 @@ def test_the_rows_are_the_whole_product() -> None:
 def test_a_step_is_gone_through_op_by_op() -> None:
     """Its peak is the replay's, and what each phase holds adds up."""
     shape = monomials(2, 100, 0)
-    gone = Step(step(5), shape, 1)
+    gone = LiveBytes(step(5), shape, 1)
     assert gone.peak_bytes == replayed(step(5), shape)
     assert all(sum(held.values()) == gone.peak_bytes for held in gone.peaks)
     assert [phase for _, phase, _ in gone.ends] == ["load", "forward", "loss", "backward", "clip", "optimizer", "over"]
