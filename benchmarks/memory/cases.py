@@ -85,7 +85,7 @@ class Case:
 
 
 def find_model(name: str, home: Path) -> ModelFacts:
-    """Find `tiny` or `smollm2`; a small model of an architecture is made with random weights when it is first needed."""
+    """Find `tiny` or `smollm2`; a small model of random weights is made when it is first needed."""
     if name not in ARCHITECTURES:
         return resolve_model(name, home=home, progress=lambda _: None)
     directory = home / "architectures" / name

@@ -181,7 +181,7 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
 
 
 def compare(case: Case) -> dict[str, Any]:
-    """Trace a shallow model as `autotune estimate` does, and the whole one as it trains; return the differences in bytes."""
+    """Trace a shallow model as `autotune estimate` does, and the whole one as it trains; differences in bytes."""
     from transformers import AutoConfig
 
     from autotune.trace.request import TraceRequest

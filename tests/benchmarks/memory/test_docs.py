@@ -138,16 +138,17 @@ def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytes
         return step(1)
 
     monkeypatch.setattr(pictures, "load_profile", load)
-    pictures.main()
+    assert pictures.main(None) == 0
     shown = set(re.findall(r"\(memory/(\w+\.svg)\)", DOCUMENT))
     assert {path.name for path in (tmp_path / "docs" / "memory").iterdir()} == shown
     assert {request.candidate.method for request in asked} == {"full", "lora"}
-    for picture in shown:
-        for path in (tmp_path / "docs" / "memory" / picture, ROOT / "docs" / "memory" / picture):
+    for name in shown:
+        for path in (tmp_path / "docs" / "memory" / name, ROOT / "docs" / "memory" / name):
             assert path.stat().st_size < 100_000
-            colours = [part.get("fill") for part in ElementTree.parse(path).iter() if part.get("fill")]
-            assert len(set(colours)) == 6
-            assert len(colours) > 6 + 3  # more than the legend: areas
+            styles = [part.get("style", "") for part in ElementTree.parse(path).iter()]
+            filled = [colour for style in styles for colour in pictures.BRIGHT if f"fill: {colour}" in style]
+            assert set(filled) == set(pictures.BRIGHT)
+            assert len(filled) > 6 + 3  # more than the legend: areas
 
 
 def test_the_public_accuracy_is_that_of_the_rows(

@@ -1,25 +1,26 @@
-"""benchmarks/search_pictures.py: a curve of every rule in every panel, at the height of its regret."""
+"""benchmarks/search/pictures.py: a curve of every rule in every panel, at the height of its regret."""
 
+import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.memory.pictures import HEIGHT
-from benchmarks.search.pictures import COLOURS, LEAST, MOST, height_of, svg
+from benchmarks.search.pictures import COLOURS, LEAST, MOST, draw
 
 
-def test_every_rule_has_a_curve() -> None:
-    """Whole XML, a point for each trial, and a panel for each table."""
-    rules = {name: {"curve": [0.5, 0.1, 0.0]} for name in COLOURS}
+def test_every_rule_has_a_curve_at_its_height(tmp_path: Path) -> None:
+    """A point for each trial in each table; heights are logarithmic, and a regret of 0 is at the border."""
+    rules = {name: {"curve": [MOST, MOST / 10, 0.0]} for name in COLOURS}
     tables = [{"name": name, "candidates": 9, "rules": rules} for name in ("one", "two")]
-    root = ElementTree.fromstring(svg(tables))
-    curves = root.findall("{*}polyline")
+    draw(tables, tmp_path / "regret.svg")
+    root = ElementTree.parse(tmp_path / "regret.svg").getroot()
+    styles = [(path.get("d", ""), path.get("style", "")) for path in root.findall(".//{*}path")]
+    curves = [d for d, style in styles if any(f"stroke: {colour}" in style for colour in COLOURS.values())]
+    curves = [d for d in curves if d.count("L") == 2]
     assert len(curves) == 2 * len(COLOURS)
-    assert all(len(curve.attrib["points"].split()) == 3 for curve in curves)
-    assert {text.text for text in root.findall("{*}text")} >= {"one, 9 candidates", "two, 9 candidates", *COLOURS}
-
-
-def test_heights_are_logarithmic() -> None:
-    """From all of the rate at the top to half a percent at the bottom, and nothing leaves the panel."""
-    assert (height_of(MOST), height_of(LEAST), height_of(0.0)) == (0.0, pytest.approx(HEIGHT), pytest.approx(HEIGHT))
-    assert height_of(0.01) - height_of(0.1) == pytest.approx(height_of(0.1) - height_of(1.0))
+    top, middle, bottom = (float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", curves[0]))
+    assert (bottom - top) / (middle - top) == pytest.approx(2.301, rel=0.01)  # log10(MOST / LEAST)
+    assert MOST / LEAST == 200
+    words = {text.text for text in root.findall(".//{*}text")}
+    assert words >= {"one, 9 candidates", "two, 9 candidates", *COLOURS}
