@@ -1,5 +1,6 @@
 """Workers that stand in for the real one where the machine cannot show the case: no GPU, or a process that hangs."""
 
+import itertools
 import os
 import signal
 import time
@@ -133,11 +134,16 @@ def speeds(rates: Sequence[float]) -> PredictedRates:
     return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
 
 
-def serve_and_say_who(connection: Connection) -> None:
-    """Say in each step event which process this is and whether it inherited an initialised device; seed 13 fails."""
-    while (task := connection.recv()) is not None:
+def serve_and_say_who(connection: Connection, fails: int | None = None) -> None:
+    """Say in each step event which process this is and whether it inherited an initialised device.
+
+    fails: which task of this process crashes, from 0.
+    """
+    for number in itertools.count():
+        if connection.recv() is None:
+            return
         connection.send({"event": "step", "pid": os.getpid(), "inherited": device_is_initialised})
-        outcome = Crashed(message="as asked", log_tail="", wall_s=0.0) if task.seed == 13 else measured()
+        outcome = Crashed(message="as asked", log_tail="", wall_s=0.0) if number == fails else measured()
         connection.send({"event": "outcome", "outcome": outcome_to_dict(outcome)})
 
 
