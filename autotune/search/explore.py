@@ -39,7 +39,7 @@ def explore(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Expl
     while bench.has_room():
         candidate = proposer.propose(lambda candidate: bench.predictions.predict(candidate).fits)
         if candidate is None:
-            bench.display.line(_why_it_ends(proposer))
+            bench.display.line(proposer.why_none_is_left())
             break
         proposer.tell([bench.try_candidate(candidate, "search")])
         bench.display.set_most_to_gain(proposer.most_to_gain())
@@ -93,9 +93,3 @@ def _predict_rates(bench: Bench, candidates: Sequence[Candidate], *, first: Sequ
     if bench.has_room():
         patience_s = bench.budget.tracing_s(bench.spent_s(), reserve_s=bench.reserve_s())
     return bench.predictions.speeds(candidates, first=first, until=bench.now() + patience_s)
-
-
-def _why_it_ends(proposer: Proposer) -> str:
-    if not proposer.hopeless:
-        return "every candidate that fits has been tried"
-    return f"of the {proposer.hopeless:,} candidates that are left none is expected to win"

@@ -164,10 +164,16 @@ class Proposer:
             return None
         return self.roofline.most_to_gain(self.study, self._padded(self._open()))
 
-    @property
-    def hopeless(self) -> int:
-        """How many untried candidates are left because none of them is expected to win."""
-        return int((self._open() & ~self._can_win()).sum())
+    def why_none_is_left(self) -> str:
+        """Say in words why `propose` has no candidate."""
+        left = int(self._open().sum())
+        if self.roofline is None or not left:
+            return "every candidate that fits has been tried"
+        tolerance = 100 * self.roofline.current_tolerance(self.study)
+        return (
+            f"no further candidate is tried, and {left:,} are left: a gain of less than {tolerance:.0f} % could not be "
+            "told from the error of the best"
+        )
 
     def _can_win(self) -> NDArray[np.bool_]:
         """Which candidates may exceed the best so far by more than the tolerance, shape (candidates,).

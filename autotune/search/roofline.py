@@ -142,6 +142,10 @@ class RooflineSampler(BaseSampler):
         left = allowed & self.feasible & ~seen.gone
         return most_to_gain(self._believe(seen), seen.best, left, confidence=self.confidence)
 
+    def current_tolerance(self, study: Study) -> float:
+        """The share by which a candidate must be able to exceed the best now, to be tried."""
+        return self._tolerance(self._seen(study.get_trials(deepcopy=False), study))
+
     def best_next(self, study: Study, allowed: NDArray[np.bool_]) -> int | None:
         """Choose the place of the candidate to try next among the allowed ones, shape (n,); None when none is left.
 
@@ -179,9 +183,11 @@ class RooflineSampler(BaseSampler):
         left = self.feasible & ~seen.gone
         if seen.best is None:
             return left
-        tolerance = max(LEAST_TOLERANCE, 2 * seen.best_error) if self.tolerance is None else self.tolerance
-        belief = self._believe(seen)
+        tolerance, belief = self._tolerance(seen), self._believe(seen)
         return left & can_still_win(belief, seen.best, tolerance=tolerance, confidence=self.confidence)
+
+    def _tolerance(self, seen: "_Seen") -> float:
+        return max(LEAST_TOLERANCE, 2 * seen.best_error) if self.tolerance is None else self.tolerance
 
     def _believe(self, seen: "_Seen") -> Belief:
         last, key = self._believed, seen.key
