@@ -103,7 +103,10 @@ class SearchDisplay:
 
 def _stopping_cost(share: float) -> str:
     """Say in words what is lost at most when no further candidate is tried. share: of the best rate, rounded up."""
-    return f"no candidate that is left is believed to beat the best by more than {max(1, math.ceil(100 * share))} %"
+    believed = "no candidate that is left is believed to"
+    if share >= 1:
+        return f"{believed} be more than {math.ceil(10 + 10 * share) / 10} times as fast as the best"
+    return f"{believed} beat the best by more than {max(1, math.ceil(100 * share))} %"
 
 
 def _cells(trial: Trial) -> Sequence[str]:

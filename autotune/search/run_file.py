@@ -53,18 +53,22 @@ def run_document(findings: Findings) -> str:
 
 def reasons(findings: Findings) -> dict[str, str]:
     """Say why each knob of the winner has its value, one line each."""
-    candidate, fixed = findings.verdict.best.candidate, findings.request.fixed
-    facts, worth = _facts(findings), {receipt.knob: _worth(receipt) for receipt in findings.receipts}
-    found = {}
-    for knob in KNOBS:
-        value, default = getattr(candidate, knob), getattr(findings.baseline.candidate, knob)
-        if knob in fixed and value == fixed[knob]:
-            found[knob] = "fixed by you"
-            continue
-        differs = f"the baseline has {default}" if value != default and knob not in DERIVED else None
-        words = [each for each in (facts.get(knob), worth.get(knob), differs) if each is not None]
-        found[knob] = "; ".join(words) or "as in the baseline"
-    return found
+    facts, receipts = _facts(findings), {receipt.knob: receipt for receipt in findings.receipts}
+    return {knob: _reason(knob, findings, facts.get(knob), receipts.get(knob)) for knob in KNOBS}
+
+
+def _reason(knob: str, findings: Findings, fact: str | None, receipt: Receipt | None) -> str:
+    """What is known of a knob, and what it is worth. Of the baseline's value only what can be told apart is said."""
+    value, fixed = getattr(findings.verdict.best.candidate, knob), findings.request.fixed
+    if knob in fixed and value == fixed[knob]:
+        return "fixed by you"
+    default = getattr(findings.baseline.candidate, knob)
+    words = [] if fact is None else [fact]
+    if receipt is not None and (value != default or receipt.is_distinguishable):
+        words.append(_worth(receipt))
+    if value != default and knob not in DERIVED:
+        words.append(f"the baseline has {default}")
+    return "; ".join(words) or "as in the baseline"
 
 
 def _facts(findings: Findings) -> dict[str, str]:
@@ -82,7 +86,7 @@ def _facts(findings: Findings) -> dict[str, str]:
     if isinstance(best.outcome, Measured):
         facts["batching"] = f"{best.outcome.padding_epoch:.1%} of the positions are padding"
         facts["checkpointing"] = f"peak of {format_bytes(best.outcome.peak_bytes)}"
-        if isinstance(baseline, Measured):
+        if isinstance(baseline, Measured) and best is not findings.baseline:
             facts["batching"] += f" against {baseline.padding_epoch:.1%} in the baseline"
             facts["checkpointing"] += f" against {format_bytes(baseline.peak_bytes)} in the baseline"
     return facts

@@ -37,13 +37,17 @@ def test_plain_lines_are_a_table() -> None:
 
 
 def test_it_says_what_stopping_would_cost_where_that_changed() -> None:
-    """Rounded up to a whole per cent; nothing where it is not known."""
+    """Rounded up; nothing where it is not known."""
     shown = StringIO()
     with SearchDisplay(Console(file=shown, width=200)) as display:
-        for share in (None, 0.121, 0.129, 0.0, None):
+        for share in (None, 1.43, 0.121, 0.129, 0.0, None):
             display.set_most_to_gain(share)
-    sentence = "no candidate that is left is believed to beat the best by more than"
-    assert shown.getvalue().splitlines() == [f"{sentence} 13 %", f"{sentence} 1 %"]
+    believed = "no candidate that is left is believed to"
+    assert shown.getvalue().splitlines() == [
+        f"{believed} be more than 2.5 times as fast as the best",
+        f"{believed} beat the best by more than 13 %",
+        f"{believed} beat the best by more than 1 %",
+    ]
 
 
 def test_in_a_terminal_the_caption_says_it() -> None:

@@ -37,11 +37,15 @@ def test_reasons_by_hand(tmp_path: Path) -> None:
         "peak of 1 GiB against 1 GiB in the baseline; +25% compared with the best candidate with full (predicted); the "
         "baseline has full"
     )
-    assert found["attention"] == "not distinguishable in speed from the best candidate with eager (predicted)"
+    assert found["attention"] == "as in the baseline"  # and not distinguishable from eager
     assert found["tuned_allocator"] == (
         "+33% compared with the best candidate with False (measured in trial 1); the baseline has False"
     )
     assert found["tf32"] == "as in the baseline"
+    eager = replace(BASELINE, candidate=replace(BASELINE.candidate, attention="eager"))
+    assert reasons(findings(tmp_path, baseline=eager))["attention"] == (
+        "not distinguishable in speed from the best candidate with eager (predicted); the baseline has eager"
+    )
 
 
 @pytest.mark.parametrize(("name", "is_a_path"), [("demo", False), ("rows.jsonl", True), ("owner/data", False)])
