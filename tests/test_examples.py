@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from autotune.cli.main import main
 from autotune.cli.requests import build_fixed, build_recipe
+from autotune.cli.run_file import load_run_file
 from autotune.cli.schema import run_schema
 from autotune.cli.settings import RunSettings, find_problems, store_configs
-from autotune.cli.usage import check, load_run_file
+from autotune.cli.usage import check
 from autotune.core.candidate import Candidate
 from autotune.core.space.legality import first_broken
 from tests.core.examples import A100, PLAIN, context, workload

@@ -34,7 +34,7 @@ ORDER = tuple(
         "predict": "experience forecaster alternatives completion estimate report",
         "search": "samplers journal predictions request roofline proposer display bench explore repeats losses "
         "document findings run_file result summary search",
-        "cli": "limits settings requests keys commands schema usage main",
+        "cli": "limits settings requests keys commands schema judge usage run_file jobs exits application main",
     }.items()
     for name in names.split()
 )

@@ -53,16 +53,20 @@ def write_schemas(directory: Path) -> None:
 
 def schema_of(cls: type[Any], *, title: str, closed: bool) -> dict[str, Any]:
     """The schema of a file that holds one dataclass. closed: its reader refuses a key that is no field."""
-    writer = _Writer(closed)
+    writer = _Writer(closed=closed, module=cls.__module__)
     return {"$schema": DRAFT, "title": title, **writer.object(cls), "$defs": writer.definitions}
 
 
 class _Writer:
-    """Writes schemas of types. Dataclasses inside others become definitions, each under the name of its class."""
+    """Writes schemas of types. Dataclasses inside others become definitions, each under the name of its class.
 
-    def __init__(self, closed: bool) -> None:
+    module: the docstrings of its classes become descriptions. Those of other modules are written for their callers.
+    """
+
+    def __init__(self, *, closed: bool, module: str) -> None:
         self.definitions: dict[str, dict[str, Any]] = {}
         self._closed = closed
+        self._module = module
 
     def object(self, cls: type[Any]) -> dict[str, Any]:
         hints, docs = get_type_hints(cls), field_docs(cls)
@@ -77,7 +81,9 @@ class _Writer:
         required = [item.name for item in fields(cls) if default_of(item) is MISSING]
         if (kind := kind_of(cls)) is not None:
             properties, required = {"kind": {"const": kind}, **properties}, ["kind", *required]
-        schema: dict[str, Any] = {"type": "object", "description": inspect.cleandoc(cls.__doc__ or "")}
+        schema: dict[str, Any] = {"type": "object"}
+        if cls.__module__ == self._module:
+            schema["description"] = inspect.cleandoc(cls.__doc__ or "")
         schema["properties"] = properties
         if required:
             schema["required"] = required

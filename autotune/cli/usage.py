@@ -1,22 +1,19 @@
-"""Find every mistake on a command line, and in a run file, at once.
+"""Find every mistake on a command line at once.
 
 Hydra stops at its first error. So the overrides are read here before Hydra composes them: keys are compared with the
-settings, options with the groups of conf/, values with types and limits. A run file is read by the same rules. Free
-forms (`model=owner/name`, `data=FILE`) become keys that Hydra knows. main.py then composes for real and does the work.
+settings, options with the groups of conf/, values with types and limits (judge.py). Free forms (`model=owner/name`,
+`data=FILE`) become keys that Hydra knows. Leaves out composing for real (application.py).
 """
 
-import difflib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import data
 from autotune.cli.commands import COMMANDS
-from autotune.cli.keys import Key, keys_of
-from autotune.cli.settings import FREE_FORM, ProbeSettings, find_problems
+from autotune.cli.judge import Judge, hint_at, nearest, shown
+from autotune.cli.settings import FREE_FORM, find_problems
 from autotune.errors import UsageError
-from autotune.formats import RUN_FORMAT, format_problem
 from autotune.models.catalogue import CONF
 
 if TYPE_CHECKING:
@@ -24,58 +21,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"data": data.SUFFIXES, "hardware": (".json",)}  # these name a file, with no slash
 SEARCH_PATH = "hydra.searchpath="
-_REFUSED = object()
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Find the known name that `word` most likely stands for; None when nothing is near.
-
-    Its last part may be enough (`epochs` for `recipe.epochs`), or its beginning (`a100` for `a100_40gb`).
-    """
-    names = list(known)
-    parts = {name.rpartition(".")[2]: name for name in reversed(names)}
-    last = word.rpartition(".")[2]
-    if last in parts:
-        return parts[last]
-    if word and (longer := [name for name in names if name.startswith(word)]):
-        return min(longer, key=len)
-    if close := difflib.get_close_matches(word, names, n=1):
-        return close[0]
-    return next((parts[part] for part in difflib.get_close_matches(last, parts, n=1)), None)
-
-
-def load_run_file(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read a run file, or the `run.yaml` of a directory. Returns the values that are right and a list of problems."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    path = file / "run.yaml" if file.is_dir() else file
-    if not path.is_file():
-        return {}, [f"{path}: no such file; run takes the run.yaml of a search, or its directory"]
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: cannot be read: {' '.join(str(error).split())}"]
-    if not isinstance(loaded, dict):
-        return {}, [f"{path}: holds a {type(loaded).__name__}, expected the keys of a run (autotune run --help)"]
-    if (refusal := format_problem(loaded, newest=RUN_FORMAT, where=str(path))) is not None:
-        return {}, [refusal]  # a newer file may mean something else by any of its keys
-    loaded.pop("format", None)  # a number here; `format=json` can only stand on the command line
-    for group in ("model", "data"):
-        if isinstance(loaded.get(group), str):
-            loaded[group] = {"path": loaded[group]}
-    judge = _Judge("run")
-    values: dict[str, Any] = {}
-    problems = []
-    for name, value in _flat(loaded, judge.keys):
-        if value is False and name in judge.keys:  # YAML 1.1 reads `off` and `no` as false, unless they are quoted
-            value = next((word for word in judge.keys[name].choices if word in ("off", "no")), value)
-        if found := judge.problems(name, value):
-            problems += [f"{path}: {problem}" for problem in found]
-        else:
-            _put(values, name, value)
-    return values, problems
 
 
 def check(
@@ -106,50 +51,6 @@ def check(
     return good
 
 
-class _Judge:
-    """Judges single values against the types and rules of a command's settings."""
-
-    def __init__(self, command: str) -> None:
-        self.groups = COMMANDS[command].groups
-        self.settings: type[ProbeSettings] = COMMANDS[command].settings
-        self.keys = keys_of(self.settings)
-
-    def mapping(self, name: str) -> Key | None:
-        """The key that takes names of the user's own and that `name` is, or is a part of; None without one."""
-        mappings = (key for key in self.keys.values() if key.is_mapping)
-        return next((key for key in mappings if f"{name}.".startswith(f"{key.name}.")), None)
-
-    def problems(self, name: str, value: Any) -> list[str]:
-        """List what is wrong with `name=value`. Interpolations (`${...}`) are left to Hydra."""
-        inside = [key for key in self.keys if key.startswith(f"{name}.")]
-        if inside and isinstance(value, dict):
-            return [problem for part, item in value.items() for problem in self.problems(f"{name}.{part}", item)]
-        said = f"{name}={_shown(value)}"
-        if inside:
-            return [f"{said}: {name} holds keys, such as {inside[0]}"]
-        key = self.keys.get(name) or self.mapping(name)
-        if key is None:
-            return [f"{said}: no such key{_hint(nearest(name, (*self.keys, *self.groups)))}"]
-        if isinstance(value, str) and "${" in value:
-            return []
-        found = self._converted(name, value)
-        if found is not _REFUSED and (key.limit is None or found is None or key.limit.allows(found)):
-            return []
-        return [f"{said}: expected {key.expected}{_hint(nearest(str(value), key.choices))}"]
-
-    def _converted(self, name: str, value: Any) -> Any:
-        """Convert a value to the key's type as OmegaConf does. Returns _REFUSED when OmegaConf refuses it."""
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
-        node = OmegaConf.structured(self.settings)
-        try:
-            OmegaConf.update(node, name, value, force_add=name not in self.keys)
-            return OmegaConf.select(node, name)
-        except OmegaConfBaseException:
-            return _REFUSED
-
-
 class _Reader:
     """Reads overrides one by one and collects problems. Needs an initialized Hydra, which knows the groups' options."""
 
@@ -158,7 +59,7 @@ class _Reader:
 
         self.command = command
         self.config_name = config_name
-        self.judge = _Judge(command)
+        self.judge = Judge(command)
         self.multirun = multirun
         self.search_path: list[str] = []
         self.parser = OverridesParser.create()
@@ -247,7 +148,7 @@ class _Reader:
         if wrong := [value for value in values if value not in options and value not in free]:
             known = ", ".join(options) + (f", {FREE_FORM[group][1]}" if group in FREE_FORM else "")
             said = (
-                f"{group}={_shown(value)}: expected {known}{_hint(nearest(str(value), options))}" for value in wrong
+                f"{group}={shown(value)}: expected {known}{hint_at(nearest(str(value), options))}" for value in wrong
             )
             return self._refuse(group, *said)
         if free:
@@ -294,28 +195,3 @@ def _singles(override: "Override") -> list[str]:
     if override.is_interval_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         return []
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def _flat(values: Mapping[Any, Any], keys: Mapping[str, Key], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names with their values. A mapping that is itself the value of a key stays whole."""
-    for part, value in values.items():
-        name = f"{prefix}{part}"
-        if isinstance(value, dict) and name not in keys:
-            yield from _flat(value, keys, f"{name}.")
-        else:
-            yield name, value
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *sections, last = name.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-    values[last] = value
-
-
-def _hint(name: str | None) -> str:
-    return f"; the nearest is {name}" if name else ""
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

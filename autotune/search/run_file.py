@@ -1,6 +1,6 @@
 """run.yaml: all that `autotune run` needs to train with a search's winner, and the reason for each value.
 
-Leaves out reading it (cli/usage.py).
+Leaves out reading it (cli/run_file.py).
 """
 
 from collections.abc import Mapping

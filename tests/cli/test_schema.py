@@ -10,8 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from autotune.cli.run_file import load_run_file
 from autotune.cli.schema import SCHEMAS, run_schema, schema_of
-from autotune.cli.usage import load_run_file
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "schema"
 

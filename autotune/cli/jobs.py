@@ -1,0 +1,143 @@
+"""What each command does: its settings become a request, the work is done, and its result becomes text for stdout.
+
+The work is imported when a job runs, so that help stays fast. Leaves out who calls the jobs (application.py).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.cli.requests import build_estimate, build_home, build_run, build_search, directory_name
+from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
+from autotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autotune.core.hardware import Hardware
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job of a command line. number: its place in a multirun, None without -m.
+
+    overrides: the words of the command line, with this job's values. is_first: no job has printed its result yet.
+    """
+
+    number: int | None
+    overrides: Sequence[str]
+    is_first: bool
+
+
+def say(line: str) -> None:
+    """Print a line of progress, or of a problem, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def probe(settings: ProbeSettings, job: Job) -> str:
+    """Measure this machine."""
+    from autotune.machine.probe import probe, summary_lines
+
+    hardware = _doubted(probe(home=build_home(settings), refresh=settings.refresh, progress=say))
+    return _shown(settings, hardware.to_dict(), summary_lines(hardware))
+
+
+def estimate(settings: EstimateSettings, job: Job) -> str:
+    """Predict the memory and the time of one configuration."""
+    from autotune.predict import report
+    from autotune.predict.estimate import estimate
+
+    hardware, at_hand = _planned_hardware(settings)
+    found = estimate(build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=say)
+    if job.number is None:
+        return _shown(settings, report.document(found), report.summary_lines(found))
+    return _shown(settings, report.document(found), report.table_lines(found, with_heading=job.is_first))
+
+
+def search(settings: SearchSettings, job: Job) -> str:
+    """Find the fastest configuration."""
+    from rich.console import Console
+
+    from autotune.core.decode import encode
+    from autotune.search.display import SearchDisplay
+    from autotune.search.request import workload_of
+    from autotune.search.search import search
+    from autotune.search.summary import summary_lines
+
+    _refuse_catalogue_gpu(settings)
+    request = build_search(settings, new=Path("runs") / _new_name(settings, job))
+    workload = workload_of(request, progress=say)  # what the files say is judged before a probe, which takes a minute
+    result = search(request, workload, _hardware(settings), display=SearchDisplay(Console(stderr=True)))
+    return _shown(settings, encode(result), summary_lines(result))
+
+
+def run(settings: RunSettings, job: Job) -> str:
+    """Train with a run file."""
+    from rich.console import Console
+
+    from autotune.train.display import RunDisplay
+    from autotune.train.run import run, summary_lines, workload_of
+
+    _refuse_catalogue_gpu(settings)
+    request = build_run(settings, overrides=job.overrides)
+    workload = workload_of(request, progress=say)
+    result = run(request, workload, _hardware(settings), display=RunDisplay(Console(stderr=True)))
+    return _shown(settings, result, summary_lines(result))
+
+
+JOBS: Mapping[str, Callable[[Any, Job], str]] = {"probe": probe, "estimate": estimate, "search": search, "run": run}
+
+
+def _new_name(settings: SearchSettings, job: Job) -> str:
+    """Name a new run directory by the time, the model and the data."""
+    paths = (settings.model.path, settings.data.path)
+    parts = [f"{datetime.now():%Y%m%d-%H%M%S}", *(directory_name(path or "") for path in paths)]
+    if job.number is not None:
+        parts.append(str(job.number))  # a launcher may start several jobs in one second
+    return "-".join(parts)
+
+
+def _planned_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
+    """The machine that is asked about, and whether it is the one at hand."""
+    from autotune.core.gpu_specs import read_gpu_spec
+
+    if settings.hardware.gpu:
+        return read_gpu_spec(settings.hardware.gpu).hardware(cores=os.cpu_count() or 1), False
+    from autotune.machine.probe import load_hardware, probe
+
+    if settings.hardware.file is not None:
+        return load_hardware(Path(settings.hardware.file).expanduser()), False
+    use_gpu = settings.hardware.device != "cpu"
+    return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say), True
+
+
+def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
+    if settings.hardware.gpu:
+        raise UsageError(
+            f"hardware={settings.hardware.gpu.get('name')}: is a GPU of the catalogue, for `autotune estimate`; search "
+            "and run train on the machine at hand: expected hardware=auto, hardware=cpu or its own probe"
+        )
+
+
+def _hardware(settings: TrainingSettings) -> "Hardware":
+    """Probe the machine that trains, or read its probe from a file."""
+    from autotune.machine.probe import load_own_probe, probe
+
+    if settings.hardware.file is not None:
+        return load_own_probe(Path(settings.hardware.file).expanduser(), progress=say)
+    use_gpu = settings.hardware.device != "cpu"
+    return _doubted(probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say))
+
+
+def _doubted(hardware: "Hardware") -> "Hardware":
+    """Say why the rates of `hardware` cannot be trusted, if they cannot."""
+    for doubt in hardware.doubts:
+        say(f"do not trust these rates: {doubt}")
+    return hardware
+
+
+def _shown(settings: ProbeSettings, result: Any, lines: Sequence[str]) -> str:
+    return json.dumps(result) if settings.format == "json" else "\n".join(lines)
