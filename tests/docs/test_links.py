@@ -53,8 +53,8 @@ def test_local_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """A path such as `conf/run.yaml` in a sentence is one that a reader can open."""
-    named = PATH_IN_CODE.findall(text_of(page))
+    """A path such as `conf/run.yaml` in a sentence is one that a reader can open; NAME stands for a new file's name."""
+    named = (path for path in PATH_IN_CODE.findall(text_of(page)) if "NAME" not in path)
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
