@@ -38,7 +38,7 @@ from benchmarks.gpu import measure as gpu_rows
 from benchmarks.gpu import memory as gpu_memory
 from benchmarks.gpu import search as gpu_search
 from benchmarks.gpu import time as gpu_time
-from benchmarks.memory.cases import plain_cpu
+from benchmarks.machines import plain_cpu
 from benchmarks.rows import count, refuse
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -58,7 +58,7 @@ from benchmarks.gpu.predictions import GpuJob, Planned, predict, waiting
 from benchmarks.gpu.published import FULL_0_5B, LORA_7B, Settings, as_published
 from benchmarks.gpu.search import Kept, TimeIsUp, ending, settings_of
 from benchmarks.gpu.summary import GOAL, summary, untried
-from benchmarks.memory.cases import plain_cpu
+from benchmarks.machines import plain_cpu
 from benchmarks.rows import append, own_rows, read
 from tests import stand_ins
 from tests.core.examples import A100, context, workload

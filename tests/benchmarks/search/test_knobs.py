@@ -14,7 +14,7 @@ from autotune.core.workload import Workload
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import SearchRequest
-from benchmarks.memory.cases import plain_cpu
+from benchmarks.machines import plain_cpu
 from benchmarks.rows import read
 from benchmarks.search import knobs
 from benchmarks.search.knobs import compared, measure, pairs
