@@ -1,5 +1,6 @@
 """docs/interface.md names every key that a command takes."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from autotune.cli.commands import COMMANDS
 from autotune.cli.keys import keys_of
 
-PAGE = (Path(__file__).parents[2] / "docs" / "interface.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "interface.md").read_text(encoding="utf-8")
 WORDS = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`]+)`", PAGE))))
 BEHIND_A_GROUP = {"model.path", "data.path", "hardware.device", "hardware.file", "hardware.gpu"}  # options set these
 
@@ -19,3 +21,10 @@ def test_every_command_and_key_is_on_the_page(command: str) -> None:
     assert command in WORDS
     names = (name.removeprefix("recipe.").removeprefix("candidate.") for name in keys_of(COMMANDS[command].settings))
     assert set(names) - BEHIND_A_GROUP - WORDS == set()
+
+
+@pytest.mark.parametrize("name", ["result.schema.json", "run.schema.json"])
+def test_every_key_of_the_files_is_on_the_page(name: str) -> None:
+    """The first keys of result.json and run.yaml; what is inside them has its descriptions in the schema."""
+    schema = json.loads((ROOT / "docs" / "schema" / name).read_text(encoding="utf-8"))
+    assert set(schema["properties"]) - WORDS == set()
