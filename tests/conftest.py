@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
@@ -25,9 +26,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the tests' own."""
-    return tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A cache of the tests' own, one for all processes of a test run: what one of them traced, another finds."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "home"
+    directory.mkdir(exist_ok=True)
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +42,11 @@ def recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def workload(home: Path, recipe: Recipe) -> Workload:
-    """`tiny` on the demo data."""
-    return describe(
-        model="tiny", data="demo", columns={}, recipe=recipe, seed=42, home=home, progress=lambda line: None
-    )
+    """`tiny` on the demo data. The lock makes other processes wait instead of tokenizing the same rows."""
+    with FileLock(home / "workload.lock"):
+        return describe(
+            model="tiny", data="demo", columns={}, recipe=recipe, seed=42, home=home, progress=lambda line: None
+        )
 
 
 @pytest.fixture(scope="session")

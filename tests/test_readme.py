@@ -1,19 +1,26 @@
-"""Every `autotune` command that the README shows does what it says, on a smaller model and budget."""
+"""Every `autotune` command that the README shows does what it says, on a smaller model and budget.
+
+The commands go through `main`, which is all that the console script calls, and in this process: the fork server imports
+torch and TRL once for all of them.
+"""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
+from autotune.cli.main import main
 from autotune.core.candidate import Candidate
 from autotune.core.workload import Workload
+from autotune.machine.probe import probe
+from autotune.machine.process import Measurement, Request, measure_in_process
 
 README = Path(__file__).parents[1] / "README.md"
 SMALLER = {
@@ -29,6 +36,7 @@ QUICK = (
     "recipe.max_steps=3",
     "recipe.effective_batch_size=4",
 )
+PROBE_S = 5.0  # seconds of measuring
 
 
 def commands() -> list[str]:
@@ -46,11 +54,20 @@ def sessions() -> list[list[str]]:
     return sorted(found.values(), key=lambda lines: "search" not in lines[0])
 
 
-@pytest.fixture(scope="session")
-def shared_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """One cache for all processes of a test run, as a reader has one for all commands."""
-    base = tmp_path_factory.getbasetemp()
-    return (base if worker_id == "master" else base.parent) / "readme-home"
+@pytest.fixture(scope="module")
+def probed(home: Path) -> Path:
+    """The tests' cache with a probe of this machine in it.
+
+    It was measured in a few seconds: no command here needs good rates. The lock lets one process measure for all.
+    """
+
+    def measure_quickly(request: Request, *, progress: Callable[[str], None]) -> Measurement:
+        return measure_in_process(replace(request, budget_s=PROBE_S), progress=progress)
+
+    with FileLock(home / "probe.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autotune.machine.probe.measure_in_process", measure_quickly)
+        probe(home=home, progress=lambda line: None)
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +87,16 @@ def test_the_readme_shows_every_command() -> None:
 
 
 @pytest.mark.parametrize("lines", sessions(), ids=" && ".join)
-def test_commands_of_the_readme(lines: list[str], directory: Path, shared_home: Path) -> None:
+def test_commands_of_the_readme(
+    lines: list[str],
+    directory: Path,
+    probed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """They end well, in the order in which the README's reader would type them."""
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("AUTOTUNE_HOME", str(probed))
     for line in lines:
         words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
         trains = not {"--help", "--cfg"} & set(words)
@@ -79,19 +104,13 @@ def test_commands_of_the_readme(lines: list[str], directory: Path, shared_home: 
             words += [word for word in QUICK if word.split("=")[0] not in {told.split("=")[0] for told in words}]
         if words[0] == "run":
             words.append("recipe.max_steps=3")
-        done = subprocess.run(
-            [sys.executable, "-m", "autotune", *words],
-            cwd=directory,
-            env={**os.environ, "AUTOTUNE_HOME": str(shared_home)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        code = main(words)
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        assert said.out.strip()
         if "format=json" in words:
             key = "fits" if words[0] == "estimate" else "best"
-            assert all(key in json.loads(answer) for answer in done.stdout.splitlines())
+            assert all(key in json.loads(answer) for answer in said.out.splitlines())
 
 
 def test_the_readmes_run_file_is_one_that_a_search_writes() -> None:

@@ -1,7 +1,8 @@
 """conf/: every option of every group composes for every command that takes it, and is within the rules."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,13 +14,7 @@ from autotune.cli.settings import RunSettings, SearchSettings, find_problems, op
 from autotune.models.catalogue import CONF
 from autotune.search.samplers import SAMPLERS
 
-OPTIONS = [
-    (command, group, option)
-    for command, found in COMMANDS.items()
-    for group in found.groups
-    for option in options(group)
-]
-SEARCH = ["model=tiny", "data=demo"]
+PRESETS = "experiment"  # a group whose options set keys of other groups
 
 
 def composed(command: str, *overrides: str, run_file: dict[str, Any] | None = None) -> Any:
@@ -29,19 +24,51 @@ def composed(command: str, *overrides: str, run_file: dict[str, Any] | None = No
         return OmegaConf.to_object(compose(command, overrides=list(overrides)))
 
 
-@pytest.mark.parametrize(("command", "group", "option"), OPTIONS)
-def test_every_option_composes(command: str, group: str, option: str) -> None:
-    """An option gives settings of the command's own type, and no value of it breaks a rule."""
-    settings = composed(command, *SEARCH, f"{group}={option}")
-    assert type(settings) is COMMANDS[command].settings
-    assert [problem for problem in find_problems(settings) if "is missing" not in problem] == []
+def words_of_row(row: int, groups: Sequence[str]) -> list[str]:
+    """Words that choose one option of each group: row by row the next one, and after the last the first again."""
+    return [f"{group}={options(group)[row % len(options(group))]}" for group in groups if group != PRESETS]
+
+
+def option_problems(settings: Any) -> list[str]:
+    """What breaks a rule, other than what is only missing."""
+    return [problem for problem in find_problems(settings) if "is missing" not in problem]
+
+
+def test_every_option_composes() -> None:
+    """An option gives settings of the command's own type, and no value of it breaks a rule.
+
+    Composing takes a tenth of a second, so one composition takes an option of every group.
+    """
+    groups = COMMANDS["search"].groups
+    for row in range(max(len(options(group)) for group in groups)):
+        settings = composed("search", *words_of_row(row, groups))
+        assert type(settings) is SearchSettings
+        assert option_problems(settings) == []
 
 
 def test_every_sampler_has_its_option() -> None:
     """The files of conf/sampler/ and the names that a search knows are the same."""
     assert sorted(options("sampler")) == sorted(SAMPLERS)
     for name in SAMPLERS:
-        assert composed("search", *SEARCH, f"sampler={name}").sampler.name == name
+        assert composed("search", f"sampler={name}").sampler.name == name
+
+
+@pytest.mark.parametrize("option", options(PRESETS))
+def test_every_preset_composes(option: str) -> None:
+    """A preset keeps the rules by itself, where no other word hides what it sets."""
+    assert option_problems(composed("search", f"{PRESETS}={option}")) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_composes_for_every_command_that_takes_its_group(command: str) -> None:
+    """A command that shares a group with a search takes it by the same name, into settings of the same type."""
+    groups, hints = COMMANDS[command].groups, get_type_hints(COMMANDS[command].settings)
+    assert {group: hints[group] for group in groups if group != PRESETS} == {
+        group: get_type_hints(SearchSettings)[group] for group in groups if group != PRESETS
+    }
+    settings = composed(command, *words_of_row(-1, groups))
+    assert type(settings) is COMMANDS[command].settings
+    assert option_problems(settings) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -111,12 +111,12 @@ assert time.process_time() - start < 1
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_problems_come_back_from_the_other_process(home: Path, tmp_path: Path) -> None:
+def test_problems_come_back_from_the_other_process(tmp_path: Path) -> None:
     """What tokenization refuses is the same error here as there, and nothing is kept."""
-    before = set((home / "tokenized").iterdir())
+    home = tmp_path / "home"
     with pytest.raises(UsageError, match=r"^recipe\.assistant_only_loss=true: a\.jsonl is text in strings"):
         describe_file(home, write(tmp_path / "a.jsonl", [TEXT]), recipe=Recipe(assistant_only_loss=True))
-    assert set((home / "tokenized").iterdir()) == before
+    assert list((home / "tokenized").iterdir()) == []
 
 
 def test_a_process_that_dies_is_told_with_its_last_lines(

@@ -1,27 +1,47 @@
 """The operations that a probe times, run for real on the CPU in small sizes: the same code measures a GPU."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.core.hardware import RateDtype, What
 from autotune.machine.operations import Bench, Operations, Point, cpu_bench, cuda_bench, largest_bytes, list_points
 
 SMALL = {2: (64, 128), 3: (8, 64, 128), 1: (1000,)}
+THREE_TENSORS = 3 * 4  # bytes of one element in fp32, of three tensors: how `limit_bytes` is counted
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def operations() -> Operations:
-    return Operations(cpu_bench(2**30))
+    """Operations on buffers of 4 MiB. One for all tests: filling the cache of kernels takes more than a second."""
+    return Operations(cpu_bench(2**22))
 
 
 def small(what: What, dtype: RateDtype) -> Point:
     dimensions = 3 if "matmul" in what else 2 if what in ("nf4_dequantize", "int8_dequantize") else 1
     shape = (2, 3, 16, 8) if "attention" in what else SMALL[dimensions]
     return Point(what=what, dtype=dtype, shape=shape)
+
+
+class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the operators that run inside, with their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[str, Sequence[Any], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append((str(func), args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def arguments(self, name: str) -> Sequence[Any]:
+        """The arguments of the only operator of this name."""
+        [arguments] = [args for called, args, _ in self.calls if called == name]
+        return arguments
 
 
 @pytest.mark.parametrize("what", get_args(What))
@@ -35,39 +55,34 @@ def test_every_operation_runs(operations: Operations, what: What) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "by_hand"),
+    ("what", "left", "right"),
     [
-        ("matmul", lambda x, w, dy: x @ w.T),
-        ("matmul_grad_input", lambda x, w, dy: dy @ w),
-        ("matmul_grad_weight", lambda x, w, dy: dy.T @ x),
+        ("matmul", ((4, 8), (8, 1)), ((8, 6), (1, 8))),  # x w^T
+        ("matmul_grad_input", ((4, 6), (6, 1)), ((6, 8), (8, 1))),  # dy w
+        ("matmul_grad_weight", ((6, 4), (1, 6)), ((4, 8), (8, 1))),  # dy^T x
     ],
 )
-def test_the_three_products_of_a_layer(
-    operations: Operations,
-    what: What,
-    by_hand: Callable[[Any, Any, Any], torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A curve is only worth its name when the product has the layout that the training has."""
-    m, n, k = 4, 6, 8
-    x, w, dy = (operations._tensor(name, "float32", *s) for name, s in (("x", (m, k)), ("w", (n, k)), ("y", (m, n))))
-    expected = by_hand(x, w, dy).clone()
-    monkeypatch.setattr(operations, "_walked", 1)  # the first place alone
-    result = operations.prepare(Point(what=what, dtype="float32", shape=(m, n, k)))()
-    assert isinstance(result, torch.Tensor)
-    torch.testing.assert_close(result, expected)
+def test_the_three_products_of_a_layer(operations: Operations, what: What, left: Any, right: Any) -> None:
+    """Shapes and strides are those of x (4, 8), w (6, 8) and dy (4, 6) in training: layouts have rates of their own."""
+    work = operations.prepare(Point(what=what, dtype="float32", shape=(4, 6, 8)))
+    with Noted() as noted:
+        work()
+    found = [(tuple(tensor.shape), tensor.stride()) for tensor in noted.arguments("aten.mm.out")]
+    assert found == [left, right]
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantized_layer_is_quantized(operations: Operations, quantization: str) -> None:
-    """What is timed is bitsandbytes' own layer with weights of 4 or 8 bits, and the weight it would dequantize to."""
-    layer = operations._layer(quantization, "bfloat16", 64, 128)
-    bits = 8 * layer.weight.data.numel() * layer.weight.data.element_size() / (64 * 128)
-    assert bits == {"nf4": 4, "int8": 8}[quantization]
-    what: What = "nf4_dequantize" if quantization == "nf4" else "int8_dequantize"
-    weight = operations.prepare(Point(what=what, dtype="bfloat16", shape=(64, 128)))()
+@pytest.mark.parametrize(
+    ("what", "reads", "bits"),
+    [("nf4_dequantize", "bitsandbytes.dequantize_4bit.default", 4), ("int8_dequantize", "aten._to_copy.default", 8)],
+)
+def test_a_weight_is_quantized_and_comes_back_whole(operations: Operations, what: What, reads: str, bits: int) -> None:
+    """What is timed reads 4 or 8 bits of each element, and makes a weight of the layer's shape and dtype."""
+    work = operations.prepare(Point(what=what, dtype="bfloat16", shape=(64, 128)))
+    with Noted() as noted:
+        weight = work()
     assert isinstance(weight, torch.Tensor)
     assert (weight.shape, weight.dtype) == ((64, 128), torch.bfloat16)
+    assert 8 * noted.arguments(reads)[0].nbytes == bits * weight.numel()
 
 
 def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) -> None:
@@ -77,15 +92,18 @@ def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) 
     assert result.requires_grad
 
 
-def test_numbers_to_eight_bits_and_back(operations: Operations) -> None:
+def test_numbers_to_eight_bits_and_back() -> None:
     """In blocks of 256, each with its scale, which bound the error: the largest of 256 values are 1 % apart or more."""
-    numbers = operations._tensor("x", "float32", 1000).clone()
-    operations._walked = 1  # the first place alone
-    results: Any = [
-        operations.prepare(Point(what=what, dtype="float32", shape=(1000,)))()
+    operations = Operations(cpu_bench(1000 * THREE_TENSORS))  # room for one place: every call takes the same numbers
+    quantize, dequantize = (
+        operations.prepare(Point(what=what, dtype="float32", shape=(1000,)))
         for what in ("blockwise_quantize", "blockwise_dequantize")
-    ]
-    (quantized, state), restored = results
+    )
+    with Noted() as noted:
+        result: Any = quantize()
+    numbers, (quantized, state) = noted.arguments("bitsandbytes.quantize_blockwise.default")[0], result
+    restored = dequantize()
+    assert isinstance(restored, torch.Tensor)
     assert (quantized.dtype, len(state.absmax)) == (torch.uint8, 4)
     assert restored.dtype == torch.float32
     torch.testing.assert_close(restored, numbers, rtol=0, atol=0.02 * float(numbers.abs().max()))
@@ -128,22 +146,27 @@ def test_a_first_product_has_a_new_shape_each_time(operations: Operations) -> No
 
 def test_a_mask_hides_what_comes_later_and_what_is_padding(operations: Operations) -> None:
     """Of two rows of four positions the second is half padding."""
-    mask = operations._padding(2, 4)
+    work = operations.prepare(Point(what="masked_attention_forward", dtype="float32", shape=(2, 3, 4, 8)))
+    with Noted() as noted:
+        work()
+    mask = noted.arguments("aten.where.self")[0]  # by which torch makes numbers of it
     assert mask.shape == (2, 1, 4, 4)
     assert mask[0, 0].tolist() == torch.ones(4, 4, dtype=torch.bool).tril().tolist()
     assert mask[1, 0].sum(dim=1).tolist() == [1, 2, 2, 2]
 
 
-def test_streams_walk_through_memory(operations: Operations) -> None:
+def test_streams_walk_through_memory() -> None:
     """Each call copies what the one before left, until all was walked through."""
-    work = operations.prepare(Point(what="copy", dtype="float32", shape=(2**23,)))
+    operations = Operations(cpu_bench(3 * 1000 * THREE_TENSORS))
+    work = operations.prepare(Point(what="copy", dtype="float32", shape=(1000,)))
     places = [result.storage_offset() for result in (work() for _ in range(5)) if isinstance(result, torch.Tensor)]
-    assert places == [0, 2**23, 2 * 2**23, 3 * 2**23, 0]
+    assert places == [0, 1000, 2000, 0, 1000]
 
 
-def test_products_read_other_weights_each_time(operations: Operations) -> None:
-    """As the layers of a model are."""
-    work = operations.prepare(Point(what="matmul_grad_weight", dtype="float32", shape=(64, 2**12, 2**12)))
+def test_products_read_other_weights_each_time() -> None:
+    """A layer of a model has other weights than the one before it."""
+    operations = Operations(cpu_bench(2 * 64 * 64 * THREE_TENSORS))
+    work = operations.prepare(Point(what="matmul_grad_weight", dtype="float32", shape=(8, 64, 64)))
     results = [result for result in (work() for _ in range(3)) if isinstance(result, torch.Tensor)]
     assert len({result.data_ptr() for result in results}) == 2
 

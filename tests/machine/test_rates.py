@@ -18,8 +18,11 @@ def product(side: int = 8, dtype: RateDtype = "float32") -> Point:
     return Point(what="matmul", dtype=dtype, shape=(side, side, side))
 
 
-def bench_that_takes(seconds: Callable[[int], float], limit_bytes: int = 2**30) -> Bench:
-    """A bench whose clock says what the test wants of the n-th reading; it really calls once."""
+def bench_that_takes(seconds: Callable[[int], float], limit_bytes: int = 2**20) -> Bench:
+    """A bench whose clock says what the test wants of the n-th reading; it really calls once.
+
+    limit_bytes: small, because operations fill so much memory with random numbers.
+    """
     readings = iter(range(10**6))
 
     def timer(work: Callable[[], object], count: int) -> float:
@@ -31,7 +34,7 @@ def bench_that_takes(seconds: Callable[[int], float], limit_bytes: int = 2**30) 
 
 def test_rates_on_the_real_cpu() -> None:
     """The whole way on a real device: every point gets a rate and every round a reading."""
-    bench = cpu_bench(2**28)
+    bench = cpu_bench(2**22)
     jobs = prepare_jobs([product(16), product(256)], bench, until=FOREVER, progress=lambda line: None)
     rates = measure(jobs, bench, deadline=FOREVER, progress=lambda line: None)
     assert [point.shape[0] for point in rates.points] == [16, 256]
@@ -125,7 +128,7 @@ def test_a_broken_device_ends_the_measurement() -> None:
     def broken(work: Callable[[], object], count: int) -> float:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    bench = Bench(device="cpu", time=broken, repeat_s=0.01, limit_bytes=2**30, pin=lambda tensor: tensor)
+    bench = Bench(device="cpu", time=broken, repeat_s=0.01, limit_bytes=2**20, pin=lambda tensor: tensor)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         left_out([product()], bench)
 

@@ -101,12 +101,13 @@ def test_a_search_traces_the_configuration_that_an_estimate_does(
     assert configuration_of(name, Path(tiny.path)) == config
 
 
-def test_a_damaged_tiny_is_made_anew(tiny: ModelFacts, home: Path) -> None:
+def test_a_damaged_tiny_is_made_anew(tmp_path: Path) -> None:
     """Half a weights file in the cache is replaced, not loaded."""
+    tiny = resolve_model("tiny", home=tmp_path, progress=lambda line: None)
     weights = Path(tiny.path) / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    assert resolve_model("tiny", home=home, progress=lambda line: None) == tiny
+    assert resolve_model("tiny", home=tmp_path, progress=lambda line: None) == tiny
     assert weights.read_bytes() == whole
 
 
