@@ -20,7 +20,7 @@ Main = Callable[[Sequence[str] | None], int]
 def command(
     doc: str | None,
     answer: Callable[[argparse.Namespace], Answer],
-    options: Callable[[argparse.ArgumentParser], None],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     lines: Callable[[Answer], Iterable[str]] = lambda found: [json.dumps(found, indent=1)],
 ) -> Main:
     """Make the `main` of a benchmark.

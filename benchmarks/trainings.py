@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.candidate import Candidate
+from autotune.core.hardware import Hardware
+from autotune.core.memory.estimate import room_of
 from autotune.core.recipe import Recipe
 from autotune.train.task import Measure, Task
+from autotune.train.workers import Workers
 
 TOKENS = range(5, 500)  # in the vocabulary of every model that is measured
 
@@ -44,3 +47,9 @@ def task_of_steps(
         goal=Measure(budget_s=limit_s, precision=0.0, least_steps=steps, most_steps=steps),
         **more,
     )
+
+
+def workers_on(hardware: Hardware) -> Workers:
+    """Return the workers of a search on a machine. On a CPU they are ended when they take more memory than it gives."""
+    limit = room_of(hardware).limit_bytes if hardware.kind == "cpu" else None
+    return Workers(device=hardware.kind, device_uuid=hardware.uuid, memory_limit_bytes=limit)

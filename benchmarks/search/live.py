@@ -1,67 +1,54 @@
-"""A live search of a table's space, scored by the table: what replays cannot show.
+"""A live search of a table's space, scored by the table: it shows what replays cannot.
 
     python -m benchmarks.search.live --table FILE --data FILE [--minutes 20] [--sampler roofline] [--json]
 
 A table is one of record_table.py, and this must be the machine that it was recorded on. The search goes through the
-command line, as a user's would; its cache is the user's (AUTOTUNE_HOME), so its traces are paid for where that is
-empty. The score is the mean of both ways to halve the table's repeats (table.py): regret below 0 is luck. A row a
-search is appended to --results.
+command line, as a user's would. Its cache is the user's (AUTOTUNE_HOME), so it pays for its traces where that is empty.
+The score is the mean of both ways to halve the table's repeats (table.py): a regret below 0 is luck.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from autotune.core.candidate import Candidate, short_name
-from autotune.errors import AutotuneError, UsageError
-from benchmarks.rows import append, now, refuse
+from autotune.errors import UsageError
+from benchmarks.command import Answer, add_out, command
+from benchmarks.rows import RESULTS, RowFile
+from benchmarks.search.commands import run, words_of
 from benchmarks.search.table import Table, load_whole, regrets
 
-RESULTS = Path(__file__).parents[1] / "results" / "search_live.jsonl"
+FILE = RESULTS / "search_live.jsonl"
 
 
-def main() -> None:
-    """Search, score, print and keep the row."""
-    arguments = _arguments()
-    try:
-        table = load_whole(arguments.table)
-        with tempfile.TemporaryDirectory() as folder:
-            budget = (f"budget.minutes={arguments.minutes}", "budget.trials=null")
-            words = words_of(table.header, arguments.data)
-            found = _search(*words, *budget, f"sampler={arguments.sampler}", f"out={folder}/search")
-        row = score(found, table) | {"at": now(), "sampler": arguments.sampler, "minutes": arguments.minutes}
-    except AutotuneError as error:
-        refuse(error)
-    append(arguments.results, row)
-    print(json.dumps(row) if arguments.json else "\n".join(f"{key}: {value}" for key, value in row.items()))
+def options(parser: argparse.ArgumentParser) -> None:
+    """Name the table and its data, and the search's budget and sampler."""
+    parser.add_argument("--table", type=Path, required=True, help="as record_table.py writes it")
+    parser.add_argument("--data", required=True, help="the data of its space, what data= takes")
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--sampler", default="roofline")
+    add_out(parser, FILE)
 
 
-def words_of(header: Mapping[str, Any], data: str) -> list[str]:
-    """What the search of a table's space is asked for, on a command line. header: of the table."""
-    keys = {f"recipe.{key}": value for key, value in header["recipe"].items()}
-    keys |= {f"candidate.{knob}": value for knob, value in header["fixed"].items()}
-    keys |= {"model": header["model"], "data": data, "fidelity": header["fidelity"], "seed": header["seed"]}
-    return [f"{key}={_word(value)}" for key, value in keys.items()]
-
-
-def _word(value: Any) -> str:
-    """A value as Hydra reads it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    return f"'{value}'" if isinstance(value, str) else json.dumps(value)
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Search, score, and keep the row."""
+    table = load_whole(arguments.table)
+    budget = (f"budget.minutes={arguments.minutes}", "budget.trials=null", f"sampler={arguments.sampler}")
+    with tempfile.TemporaryDirectory() as folder:
+        found = run("search", *words_of(table.header, arguments.data), *budget, f"out={folder}/search")
+    row = {**score(found, table), "sampler": arguments.sampler, "minutes": arguments.minutes}
+    return RowFile(path=arguments.out, about={"versions": found["versions"]}).add(row)
 
 
 def score(found: Mapping[str, Any], table: Table) -> dict[str, Any]:
-    """What a search has found, by a table's rates.
+    """Score what a search has found by a table's rates.
 
-    found: its result.json. Regrets are None of what is not in the table. Raises UsageError when the search was on
-    another machine, or of other data.
+    found: the search's result.json. A regret is None for a candidate that is not in the table. Raises UsageError when
+    the search ran on another machine or on other data.
     """
     here, there = (
         {key: hardware[key] for key in ("name", "cores")} for hardware in (found["hardware"], table.header["hardware"])
@@ -90,29 +77,15 @@ def score(found: Mapping[str, Any], table: Table) -> dict[str, Any]:
         "wall_s": found["wall_s"],
         "share_of_exhaustive": found["wall_s"]["total"] / exhaustive_s,
         "hardware": there,
-        "versions": found["versions"],
     }
 
 
-def _search(*words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "autotune", "search", *words, "format=json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+def lines(found: Answer) -> Iterator[str]:
+    """Show the row."""
+    yield from (f"{key}: {value}" for key, value in found.items())
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, required=True, help="as record_table.py writes it")
-    parser.add_argument("--data", required=True, help="the data of its space, what data= takes")
-    parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--sampler", default="roofline")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
-
+main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

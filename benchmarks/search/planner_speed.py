@@ -1,13 +1,15 @@
-"""How fast candidates are planned once a step was traced, how fast the sampler decides, and how long an estimate takes.
+"""How fast candidates are planned once a step is traced, how fast the sampler decides, and how long an estimate takes.
 
     python -m benchmarks.search.planner_speed --json
 
-Planning is the peak of memory and the seconds of a step of each, one after the other, with tables made anew. A space
-is planned as a search does it, from its enumeration to a prediction of each candidate, its kinds of steps traced.
-A decision is that of `RooflineSampler` with so many trials behind it. The estimate is that of an 8B with LoRA on an
-A100: cold with an empty cache, warm with a full one, each by processes of its own: the command, the fork server that it
-starts, and those that trace. `own_s` is the processor time of all of them, `wall_s` what the clock shows (others delay
-it), `peak_mib` the most that they had resident at a time, where what two of them share counts twice.
+- `memory_s`, `time_s`: the peaks and the step times of 100,000 candidates, with tables made anew.
+- `space`: a whole space as a search plans it, from the enumeration to a prediction of each candidate, with every kind
+  of step traced before.
+- `decision_s`: one decision of `RooflineSampler` behind 200 trials.
+- `cold`, `warm`: an estimate of an 8B with LoRA on an A100, with an empty cache and with a full one. The command starts
+  a fork server, which starts the processes that trace. `own_s` is the processor time of all of them, `wall_s` what the
+  clock shows (other programs delay it), `peak_mib` the most memory that they had resident at a time; what two of them
+  share counts twice.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -32,7 +34,6 @@ import yaml
 
 from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Fidelity
-from autotune.core.gpu_specs import read_gpu_spec
 from autotune.core.hardware import Hardware
 from autotune.core.memory.law import law_from_dict, peaks
 from autotune.core.recipe import Recipe
@@ -52,65 +53,69 @@ from autotune.predict.completion import stand_in_data
 from autotune.predict.forecaster import Forecaster
 from autotune.search.predictions import Predictions
 from autotune.search.roofline import RooflineSampler
+from benchmarks.command import Answer, command
+from benchmarks.machines import catalogued_gpus
+from benchmarks.rows import now
 
 GPU = "a100_80gb"
 MODEL = "llama_3_1_8b"
 ESTIMATE = (f"model={MODEL}", f"hardware={GPU}", "recipe.method=lora", "format=json")
 CANDIDATES = 100_000
 TOKENS, ROWS_OF_DATA = (20, 2000), 10_000  # of the dataset whose space is planned
-ROWS, EPOCHS, STEPS, LONGEST = (1, 2, 4, 8, 16, 32, 64), 20, 1000, 8192  # of planned candidates; positions
-SPACE, TRIALS = {"a": 10, "b": 10, "c": 5, "d": 4}, 200  # 2000 candidates that a sampler decides among
+ROWS, EPOCHS, STEPS, LONGEST = (1, 2, 4, 8, 16, 32, 64), 20, 1000, 8192  # of the candidates; LONGEST in positions
+SPACE, TRIALS = {"a": 10, "b": 10, "c": 5, "d": 4}, 200  # a sampler decides among 2000 candidates
 REPEATS = 20
-EVERY_S = 0.05  # between looks at the processes: what one does after the last look at it is not seen
+EVERY_S = 0.05  # between looks at the processes; what one does after the last look is not seen
 
 
-def main() -> None:
-    """Measure, and print one JSON object, or lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    as_json = parser.parse_args().json
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Measure everything once."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "autotune", "estimate", *ESTIMATE, f"home={home}"]
-        cold, warm = watched(command), watched(command)
+        words = [sys.executable, "-m", "autotune", "estimate", *ESTIMATE, f"home={home}"]
+        cold, warm = watched(words), watched(words)
         laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
         memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
         config, facts = model_of_estimate(Path(home))
-    gpu = read_gpu_spec(yaml.safe_load((CONF / "hardware" / f"{GPU}.yaml").read_text(encoding="utf-8"))["gpu"])
-    law = time_law_from_dict(seconds)
-    planned_s = memory_s(memory), time_s(law, published_speed(gpu.peaks))
-    space = plan_space(law, config, facts, gpu.hardware(cores=8))
-    result = {
+    gpu, law = catalogued_gpus()[GPU], time_law_from_dict(seconds)
+    return {
         "candidates": CANDIDATES,
-        "memory_s": planned_s[0],
-        "time_s": planned_s[1],
-        "space": space,
+        "memory_s": memory_s(memory),
+        "time_s": time_s(law, published_speed(gpu.peaks)),
+        "space": plan_space(law, config, facts, gpu.hardware(cores=8)),
         "decision_s": decision_s(),
         "cold": cold,
         "warm": warm,
         "estimate": list(ESTIMATE),
         "versions": dict(installed().versions),
-        "measured_at": time.strftime("%Y-%m-%d"),
+        "measured_at": now(),
     }
-    if as_json:
-        print(json.dumps(result))
-        return
-    print(f"{CANDIDATES:,} candidates: memory in {planned_s[0]:.3f} s, time in {planned_s[1]:.3f} s")
-    print(f"a space of {space['candidates']:,} candidates: enumerated in {space['enumerated_s']:.2f} s, "
-          f"seconds of each in {space['planned_s']:.2f} s")  # fmt: skip
-    print(f"a decision among {prod(SPACE.values())} behind {TRIALS} trials: {result['decision_s']:.3f} s")
-    for name, spent in (("cold", cold), ("warm", warm)):
-        print(f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
-              f"{spent['peak_mib']} MiB at most")  # fmt: skip
+
+
+def lines(found: Answer) -> Iterator[str]:
+    """Show a line for each thing that was timed."""
+    space = found["space"]
+    yield f"{CANDIDATES:,} candidates: memory in {found['memory_s']:.3f} s, time in {found['time_s']:.3f} s"
+    yield (
+        f"a space of {space['candidates']:,} candidates: enumerated in {space['enumerated_s']:.2f} s, "
+        f"seconds of each in {space['planned_s']:.2f} s"
+    )
+    yield f"a decision among {prod(SPACE.values())} behind {TRIALS} trials: {found['decision_s']:.3f} s"
+    for name in ("cold", "warm"):
+        spent = found[name]
+        yield (
+            f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
+            f"{spent['peak_mib']} MiB at most"
+        )
 
 
 def model_of_estimate(home: Path) -> tuple[dict[str, Any], ModelFacts]:
-    """The configuration of MODEL, and what is known of it."""
+    """Return the configuration of MODEL, and what is known of it."""
     model = yaml.safe_load((CONF / "model" / f"{MODEL}.yaml").read_text(encoding="utf-8"))
     return resolve_architecture(model["path"], model["config"], home=home, progress=lambda line: None)
 
 
 def watched(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command, and say what it and its children took. Raises CalledProcessError when it fails."""
+    """Run a command, and return what it and its children took. Raises CalledProcessError when it fails."""
     own_s: dict[psutil.Process, float] = {}  # as last seen
     peak_bytes = 0
     started = time.monotonic()
@@ -136,14 +141,14 @@ def watched(command: Sequence[str]) -> dict[str, Any]:
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:
-    """A process and all below it; none when it is gone."""
+    """Return a process and all below it; none when it is gone."""
     with contextlib.suppress(psutil.Error):
         return [psutil.Process(root.pid), *root.children(recursive=True)]
     return []
 
 
 def memory_s(values: dict[str, Any]) -> float:
-    """Seconds for the peaks of many micro-batches of one law, in the median of several repeats."""
+    """Time the peaks of many micro-batches of one law, in seconds."""
     law = law_from_dict(values)
     rng = np.random.default_rng(0)
     rows, lengths = rng.integers(1, 65, CANDIDATES), rng.integers(16, LONGEST, CANDIDATES)
@@ -153,7 +158,7 @@ def memory_s(values: dict[str, Any]) -> float:
 
 
 def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
-    """Seconds for the step times of as many candidates, of a few numbers of rows and a few ways of batching."""
+    """Time the step times of as many candidates, which have a few sizes of micro-batch and a few epochs, in seconds."""
     rng = np.random.default_rng(0)
     epochs = [
         Epoch(rows=np.full(STEPS, 8), positions=lengths, labels=8 * (lengths - 1))
@@ -177,9 +182,9 @@ def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
 
 
 def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware: Hardware) -> dict[str, Any]:
-    """Seconds in which all candidates of LoRA on a made-up dataset are listed, and their speeds predicted.
+    """Time how long it takes to list all candidates of LoRA on a made-up dataset, and to predict their speeds.
 
-    As by a search that has every kind of step in its cache already: nothing is traced or read, and all have one law.
+    Nothing is traced or read, as in a search whose cache has every kind of step; all candidates have one law.
     """
     tokens = np.random.default_rng(0).integers(*TOKENS, ROWS_OF_DATA)
     data = replace(stand_in_data(TOKENS[1]), lengths=Lengths(tokens=tokens, labels=tokens - 1))
@@ -200,13 +205,13 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
         started = time.perf_counter()
         Predictions(forecaster=forecaster, progress=told.append).speeds(candidates)
         planned_s = time.perf_counter() - started
-    if told:  # some were not predicted, which is quick
+    if told:  # a candidate without a prediction takes no time
         raise RuntimeError("; ".join(told))
     return {"candidates": len(candidates), "enumerated_s": enumerated_s, "planned_s": planned_s}
 
 
 def decision_s() -> float:
-    """Seconds in which the sampler learns from another trial, says what can still win, and proposes the next."""
+    """Time how long the sampler takes to learn from a trial, to say what can still win, and to propose the next."""
     names = list(SPACE)
     candidates = [dict(zip(names, values, strict=True)) for values in product(*map(range, SPACE.values()))]
     rng = np.random.default_rng(0)
@@ -233,7 +238,7 @@ def decision_s() -> float:
 
 
 def _median_s(work: Callable[[], object], *, before: Callable[[], object] = lambda: None) -> float:
-    """The median of several repeats. before: what each needs first, and is not timed."""
+    """Return the median seconds of several repeats. before: runs before each and is not timed."""
     seconds = []
     for _ in range(REPEATS):
         before()
@@ -243,5 +248,7 @@ def _median_s(work: Callable[[], object], *, before: Callable[[], object] = lamb
     return float(np.median(seconds))
 
 
+main = command(__doc__, answer, lines=lines)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,23 +2,23 @@
 
     python -m benchmarks.search.quality --table FILE... [--data NAME=FILE ...] [--seeds 20] [--json]
 
-A table is one of record_table.py; its data is read again, for what a search knows of it beforehand, and must be the
-same. Predictions are made anew, by this version, from the rates that the table's machine had been probed with; their
-seconds count, and those of traces are among them where the cache is empty (AUTOTUNE_HOME). The best is chosen by one
-half of the repeats and regret scored by the other, in turns (table.py): it is below 0 where the halves disagree. What
-the best by one half loses by the other is the floor: regrets below it cannot be told apart. Regret is counted after
-so many trials of candidates, had the search ended there, with its second measurement. The references, which every
-search makes first, count in the wall clock alone: until what is close to the best was found, and until the second
-measurement had made sure of it; both in the median over all seeds, where one that never comes close takes forever.
+A table is one of record_table.py. Its data is read again, because a search knows it beforehand, and must be the same.
+Predictions are made anew by this version, from the rates that the table's machine had when it was probed. Their seconds
+count, with those of traces where the cache is empty (AUTOTUNE_HOME).
+
+One half of the repeats chooses the best and the other scores regret, in turns (table.py), so regret is below 0 where
+the halves disagree. The floor is what the best of one half loses by the other: regrets below it cannot be told apart.
+Regret after some trials is that of a search that ends there, with its second measurement. The references, which every
+search makes first, count in the wall clock alone: until a candidate close to the best was found, and until the second
+measurement made sure of it. Both are medians over all seeds, where a search that never comes close takes forever.
 """
 
 import argparse
-import json
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -33,43 +33,46 @@ from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.opening import opening
 from autotune.core.space.references import baseline
 from autotune.core.trials.trial import Trial
-from autotune.errors import AutotuneError, UsageError
+from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import predictions_of, workload_of
-from benchmarks.rows import count, refuse
-from benchmarks.search.record_table import SPACES, request_of
+from benchmarks.command import Answer, command, count, say
+from benchmarks.search.commands import request_of
 from benchmarks.search.replays import RULES, World, regret_after, replay, seconds_to
 from benchmarks.search.table import Table, floor, load_whole
 
 AFTER = (4, 6, 8, 16)  # trials
-CLOSE = 0.02  # regret that is as good as none
+CLOSE = 0.02  # a regret that is as good as none
 UNTIL = ("found", "sure")  # without the second measurement, and with it
 
 
-def main() -> None:
-    """Replay on every table and print what came of it."""
-    arguments = _arguments()
-    try:
-        answers = [quality(load_whole(file), arguments.data, seeds=arguments.seeds) for file in arguments.table]
-    except AutotuneError as error:
-        refuse(error)
-    if arguments.json:
-        print(json.dumps({"tables": answers}))
-        return
-    for answer in answers:
-        print(
-            f"{answer['name']}: {answer['candidates']} candidates, {answer['exhaustive_s']:,.0f} s to measure all once,"
-            f" {answer['predicting_s']:.0f} s to predict them; floor {answer['floor']:.1%}"
-        )
-        for rule, found in answer["rules"].items():
-            shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in found["regret"].items())
-            shares = found["share_of_exhaustive"].values()
-            times = ", ".join("never" if share is None else f"{share:.1%}" for share in shares)
-            print(f"  {rule:26} {shown}  within {CLOSE:.0%}: {found['reached']:.0%}, in {times} of the time")
+def options(parser: argparse.ArgumentParser) -> None:
+    """Name the tables and their data."""
+    parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
+    add_data(parser)
+    parser.add_argument("--seeds", type=count, default=20)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add `--data`, the data of tables by their names."""
+
+    def pair(word: str) -> tuple[str, str]:
+        name, equals, file = word.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"got {word}, expected NAME=FILE")
+        return name, file
+
+    parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table")
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Replay every rule on every table."""
+    data = dict(arguments.data)
+    return {"tables": [quality(load_whole(file), data, seeds=arguments.seeds) for file in arguments.table]}
 
 
 def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, Any]:
-    """What each rule finds on a table, over seeds."""
+    """Return what each rule finds on a table, over seeds."""
     world, rates = world_of(table, data), table.rates()
     exhaustive_s = sum(row.outcome.wall_s for row in table.rows if row.round == 0)
     rules: dict[str, Any] = {}
@@ -105,27 +108,23 @@ def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, A
 
 
 def world_of(table: Table, data: Mapping[str, str]) -> World:
-    """What a search of the table's space would know. Raises UsageError when the data is not the table's."""
-    name = table.header["name"]
-    if name not in SPACES:
-        raise UsageError(f"{name}: is no space of benchmarks/search/record_table.py: {', '.join(SPACES)}")
-    words = [*SPACES[name].words, *([f"data={data[name]}"] if name in data else [])]
-    if not any(word.startswith("data=") for word in words):
+    """Return what a search of the table's space would know. Raises UsageError when the data is not the table's."""
+    header, name = table.header, table.header["name"]
+    source = data.get(name, "demo" if header["data"] == "demo" else None)
+    if source is None:
         raise UsageError(f"{name}: its data is missing; name it by --data {name}=FILE")
-    hardware = Hardware.from_dict(table.header["probed"])
-    recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in table.header["recipe"].items()}
+    hardware = Hardware.from_dict(header["probed"])
+    recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in header["recipe"].items()}
     request = replace(
-        request_of(words),
+        request_of([f"model={header['model']}", f"data={source}"]),
         recipe=Recipe(**recipe),
-        fidelity=Fidelity[table.header["fidelity"]],
-        fixed=table.header["fixed"],
-        seed=table.header["seed"],
+        fidelity=Fidelity[header["fidelity"]],
+        fixed=header["fixed"],
+        seed=header["seed"],
     )
-    workload = workload_of(request, progress=_say)
-    if workload.data.fingerprint != table.header["data_fingerprint"]:
+    workload = workload_of(request, progress=say)
+    if workload.data.fingerprint != header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")
-    if workload.model.name != table.header["model"]:
-        raise UsageError(f"{name}: the table is of another model, {table.header['model']}")
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
     space = enumerate_space(**here, fidelity=request.fidelity, fixed=request.fixed)
     outcomes = table.outcomes()
@@ -135,21 +134,20 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     if len(candidates) < len(outcomes):
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
-    predictions = predictions_of(request, workload, hardware, _say)
+    first = opening(candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed)
     references = [
         Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
         for row in table.steady()
         if row.role != "search"
     ]
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
+    predictions = predictions_of(request, workload, hardware, say)
     started = time.monotonic()
     predicted = predictions.speeds([*candidates, *outside])
     return World(
         candidates=candidates,
         start=start,
-        opening=opening(
-            candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed
-        ),
+        opening=first,
         references=references,
         predicted=predicted,
         predicting_s=time.monotonic() - started,
@@ -165,28 +163,21 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "p90": float(np.quantile(values, 0.9))}
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def lines(found: Answer) -> Iterator[str]:
+    """Show a block for each table, with a line for each rule."""
+    for table in found["tables"]:
+        yield (
+            f"{table['name']}: {table['candidates']} candidates, {table['exhaustive_s']:,.0f} s to measure all once,"
+            f" {table['predicting_s']:.0f} s to predict them; floor {table['floor']:.1%}"
+        )
+        for rule, of_rule in table["rules"].items():
+            shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in of_rule["regret"].items())
+            shares = of_rule["share_of_exhaustive"].values()
+            times = ", ".join("never" if share is None else f"{share:.1%}" for share in shares)
+            yield f"  {rule:26} {shown}  within {CLOSE:.0%}: {of_rule['reached']:.0%}, in {times} of the time"
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
-    parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space")
-    parser.add_argument("--seeds", type=count, default=20)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    arguments.data = dict(arguments.data)
-    return arguments
-
-
-def pair(word: str) -> tuple[str, str]:
-    """A word NAME=FILE of the command line."""
-    name, equals, file = word.partition("=")
-    if not equals or name not in SPACES:
-        raise argparse.ArgumentTypeError(f"got {word}, expected NAME=FILE with a NAME of {', '.join(SPACES)}")
-    return name, file
-
+main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,14 +1,18 @@
-"""Replays: what a search would have tried and found, had its trials been those of a table.
+"""Replays: what a search would have tried and found, if its trials had been those of a table.
 
-A replayed trial is one of the repeats that the table has of its candidate in the half that chooses (an even seed's is
-the first, an odd one's the second), drawn by the seed, and costs its wall clock. As in a live search the two fastest
-are measured a second time, and only that decides: their other repeats of that half do. A replay sees nothing else but
-the references: not the half that scores, not the candidates that it does not try. What was predicted beforehand costs
-what predicting took. Beside them stand Optuna's samplers alone, without references and opening, and the rules that
-people use, who measure once: the largest micro-batch that fits, and micro-batches in order until the speed falls, both
-with all other knobs at TRL's defaults (but with the space's allocator, which is not theirs). A live search differs in
-two things: its trials end early when they are outpaced, and what is not traced in a fifth of its time is guessed.
-Leaves out the command line (search_quality.py).
+A replayed trial is one of the repeats of its candidate in the half that chooses: the first half for an even seed, the
+second for an odd one. The seed draws it, and it costs its wall clock. As in a live search the two fastest are measured
+a second time, and only that decides; their other repeats of the same half take its place. A replay sees the references,
+but neither the half that scores nor a candidate that it does not try. Predictions cost the time that they took.
+
+Three kinds of rules are replayed:
+- the samplers as `autotune search` has them;
+- Optuna's samplers alone, without references and opening;
+- rules that people use, who measure once: the largest micro-batch that fits, and micro-batches in order until the speed
+  falls. All other knobs are at TRL's defaults, but with the space's allocator.
+
+A live search differs in two things: its trials end early when they are outpaced, and what a fifth of its time does not
+suffice to trace is guessed. Leaves out the command line (quality.py).
 """
 
 import math
@@ -16,6 +20,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome
@@ -25,22 +30,21 @@ from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
 from autotune.search.proposer import Proposer
 from autotune.search.samplers import SAMPLERS
-from benchmarks.search.table import Rates, half_of, mean, regrets
+from benchmarks.search.table import Rates, half_of, regrets
 
 LARGEST, FALLING, DEFAULTS = "largest batch that fits", "batches until speed falls", "TRL's defaults"
 PREDICTS = "roofline"
-ALONE = {"tpe alone": "tpe", "gp alone": "gp"}  # without our opening
+ALONE = {"tpe alone": "tpe", "gp alone": "gp"}
 RULES = (*SAMPLERS, *ALONE, LARGEST, FALLING, DEFAULTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What a search would have had before its first trial, and what becomes of each that it makes.
+    """What a search knows before its first trial, and the outcomes of all trials that it could make.
 
-    start: TRL's defaults as the space has them. opening: as core/space/opening.py lists it. references: the trials
-    that every search makes first. predicted: of the candidates, and of the references that are outside the space
-    behind them.
-    predicting_s: seconds that this took.
+    start: TRL's defaults with the space's fixed knobs. opening: as core/space/opening.py lists it. references: the
+    trials that every search makes first. predicted: rates of the candidates, and behind them of the references outside
+    the space. predicting_s: seconds that this took.
     """
 
     candidates: Sequence[Candidate]
@@ -53,15 +57,16 @@ class World:
 
     @property
     def outside(self) -> list[Candidate]:
-        """The references that are no candidates, once each."""
+        """Return the references that are no candidates, once each."""
         return [c for c in dict.fromkeys(trial.candidate for trial in self.references) if c not in self.outcomes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a replay would have found, had it ended behind a trial. best: None before any ran.
+    """The answer of a replay that ends after a trial.
 
-    spent_s: until then. answer_s: seconds of the second measurement behind it, in which the references are, too.
+    best: None before any trial ran. spent_s: seconds until then. answer_s: seconds of the second measurement after it,
+    with the references.
     """
 
     best: Candidate | None
@@ -70,7 +75,7 @@ class Found:
 
 
 def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> list[Found]:
-    """Search by a rule for at most so many trials. journal: a file for the study."""
+    """Search by a rule; return the answer after each trial. most: trials. journal: a file for the study."""
     chance = random.Random(f"{rule} {seed}")
     best: Candidate | None = None
     answer_s = 0.0
@@ -96,7 +101,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
         candidate = proposer.propose() if proposer else next(batches, None)
         if candidate is None:
             break
-        outcome = chance.choice(half_of(world.outcomes[candidate], seed % 2))  # the other half scores
+        outcome = chance.choice(half_of(world.outcomes[candidate], seed % 2))  # the half that chooses
         trial = Trial(number=len(world.references) + len(found), role="search", candidate=candidate, outcome=outcome)
         spent_s += outcome.wall_s
         if proposer:
@@ -116,22 +121,22 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
 
 
 def _second_measurement(world: World, ran: Sequence[Trial], half: int) -> tuple[Candidate, float]:
-    """Which of the two fastest is faster by its other repeats, and the seconds of these.
+    """Return which of the two fastest is faster by its other repeats, and the seconds that these took.
 
-    One that has no other was too slow to be repeated; it has its only trial again.
+    A candidate without other repeats was too slow to be repeated; its only trial counts again.
     """
     rates: dict[Candidate, float] = {}
     spent_s = 0.0
     for trial in ranked(ran, world.outcomes)[:2]:
         repeats = [each for each in half_of(world.outcomes[trial.candidate], half) if isinstance(each, Measured)]
         others = [outcome for outcome in repeats if outcome is not trial.outcome] or repeats
-        rates[trial.candidate] = mean(outcome.useful_tokens_per_s for outcome in others)
+        rates[trial.candidate] = geometric_mean(outcome.useful_tokens_per_s for outcome in others)
         spent_s += sum(outcome.wall_s for outcome in others)
     return max(rates, key=lambda candidate: rates[candidate]), spent_s
 
 
 def _batches(world: World, rule: str) -> Iterator[Candidate]:
-    """Candidates that differ from TRL's defaults in the micro-batch alone, smallest first."""
+    """Yield the candidates that differ from TRL's defaults in the micro-batch alone, smallest first."""
     if rule == DEFAULTS:
         yield from [world.start] if world.start in world.outcomes else []
         return
@@ -145,17 +150,19 @@ def _batches(world: World, rule: str) -> Iterator[Candidate]:
 
 
 def regret_after(found: Sequence[Found], rates: Rates, trials: int, *, seed: int) -> float:
-    """The regret of the best after so many trials, as a share of the optimum's rate; all of it before any ran.
+    """Return the regret of the best after so many trials, as a share of the optimum's rate; 1 before any trial ran.
 
-    seed: of the replay. Below 0 where the half that scores takes another than the optimum for the best.
+    seed: of the replay. A regret may be below 0, as `regrets` says.
     """
     best = found[min(trials, len(found)) - 1].best if found else None
     return 1.0 if best is None else regrets(rates, seed % 2)[best]
 
 
 def seconds_to(found: Sequence[Found], rates: Rates, regret: float, *, seed: int) -> tuple[float, float]:
-    """The wall clock when the best first came within a regret, and stayed, without the second measurement behind it
-    and with it; infinite when it never did."""
+    """Return the seconds until the best came within a regret and stayed there, and those with the second measurement.
+
+    Both are infinite if it never did.
+    """
     of = regrets(rates, seed % 2)
     close = [state.best is not None and of[state.best] <= regret for state in found]
     if not close or not close[-1]:

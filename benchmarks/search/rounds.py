@@ -1,7 +1,7 @@
 """Several trainings side by side: each once in every round, back and forth, so that a drift of the machine cancels.
 
-Each round has a seed of its own, so that it draws other steps of the epoch: the same ones would err alike every time.
-Leaves out what is trained and what it says (core/trials/comparison.py).
+Each round has a seed of its own, so that it draws other steps of the epoch; the same steps would err alike every time.
+Leaves out what is trained, and what a speed-up is worth (core/trials/comparison.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from autotune.train.task import Task
 
 
 class Performs(Protocol):
-    """What trains, as autotune.train.workers.Workers."""
+    """Trains a task, as autotune.train.workers.Workers does."""
 
     def perform(self, task: Task, *, limit_s: float | None) -> Outcome: ...
 
@@ -23,7 +23,7 @@ class Performs(Protocol):
 def side_by_side(
     tasks: Mapping[str, Task], workers: Performs, *, rounds: int, limit_s: float, say: Callable[[str], None]
 ) -> list[dict[str, Outcome]]:
-    """The outcomes of every round, by name."""
+    """Train every task in every round; return the outcomes of each round by name."""
     found = []
     for number in range(rounds):
         outcomes: dict[str, Outcome] = {}
@@ -36,9 +36,9 @@ def side_by_side(
 
 
 def over(rounds: Sequence[Mapping[str, Outcome]], name: str, against: str) -> Speedup | None:
-    """How much faster one is than another; None where not both ran in every round.
+    """Return how much faster one training is than another; None unless both ran in every round.
 
-    How far it is to be trusted is told by all that ran in every round.
+    All trainings that ran in every round tell how noisy the machine is.
     """
     names = rounds[0] if rounds else ()
     whole = [each for each in names if all(isinstance(outcomes[each], Measured) for outcomes in rounds)]
@@ -49,7 +49,7 @@ def over(rounds: Sequence[Mapping[str, Outcome]], name: str, against: str) -> Sp
 
 
 def kinds_and_rates(rounds: Sequence[Mapping[str, Outcome]], name: str) -> dict[str, Any]:
-    """What became of one in each round."""
+    """Return the kinds of a training's outcomes, one a round, and the rates of those that were measured."""
     outcomes = [each[name] for each in rounds]
     return {
         "outcomes": [outcome.kind for outcome in outcomes],

@@ -1,11 +1,13 @@
 """Tables of exhaustive truth: reading one, correcting it for drift, and telling skill from luck.
 
 A table is JSON lines: a header, then a row for each trial, as record_table.py appends them. In round 0 every candidate
-is measured once; in each later round the leaders are, until their rates are known well enough. What a whole round was
-faster or slower by is no candidate's: the machine was, or the steps that its seed drew. It is estimated and taken out
-(a block effect: Montgomery, Design and Analysis of Experiments, 8th ed., chapter 4). The best is chosen by one half of
-a candidate's repeats, among those that were repeated as often as leaders are, and regret is scored by the other half,
-so that a lucky measurement wins nothing; which half does which is for the caller to take in turn.
+is measured once. In each later round the leaders are measured again, until their rates are known well enough. A whole
+round may be faster or slower than others, because the machine was or because of the steps that its seed drew. That says
+nothing about a candidate, so it is estimated and taken out (a block effect: Montgomery, Design and Analysis of
+Experiments, 8th ed., chapter 4).
+
+The repeats of a candidate are in two halves. One half chooses the best, among the candidates with as many repeats as a
+leader has. The other half scores regret. So a lucky measurement wins nothing. The caller lets the halves take turns.
 Leaves out measuring (record_table.py) and replaying a search.
 
 Rates are useful tokens per second. A standard deviation is of their logarithms, so it is a share of the rate.
@@ -29,9 +31,9 @@ from autotune.core.trials.trial import Role
 from autotune.errors import UsageError, first_line
 from benchmarks.rows import read
 
-LEADERS = 1 / 10  # share of the candidates that is measured again
-LEAST_REPEATS = 6  # three in each half: a trial, and two rounds of the second measurement
-BLOCK = 4  # candidates in a round, at least, to tell the round's effect from theirs
+LEADERS = 1 / 10  # share of the candidates that are measured again
+LEAST_REPEATS = 6  # three in each half: a trial and two rounds of the second measurement
+BLOCK = 4  # the fewest candidates in a round from which its effect can be told
 
 References = Sequence[tuple[Role, Sequence[Candidate]]]  # the fallbacks of each role
 Rates = Mapping[Candidate, Sequence[float]]
@@ -39,8 +41,8 @@ Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One trial. order: place in the table, from 0. role: `search` for a candidate of the space, else a reference."""
+class TableRow:
+    """One trial. order: place in the table, from 0. role: `search` for a candidate of the space, else a reference's."""
 
     order: int
     round: int
@@ -52,15 +54,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table as far as it is written. header: of what it is the truth, on which machine, with which versions."""
+    """A table as far as it is written. header: the space, the machine and the versions."""
 
     header: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     def rates(self, *, corrected: bool = True) -> Rates:
-        """The rates of each candidate of the space, in the order of its repeats; of none that failed in one of them.
+        """Return the rates of each candidate of the space in the order of its repeats, without those that ever failed.
 
-        corrected: as of `steady`.
+        corrected: for drift and rounds, as `steady` does.
         """
         rates: dict[Candidate, list[float]] = {}
         failed = self._failed()
@@ -70,7 +72,7 @@ class Table:
         return rates
 
     def outcomes(self) -> dict[Candidate, list[Outcome]]:
-        """Every trial of each candidate of the space, as of `steady`; of one that failed once, its failures."""
+        """Return every steady trial of each candidate of the space; if one ever failed, only its failures."""
         failed = self._failed()
         outcomes: dict[Candidate, list[Outcome]] = {}
         for row in self.steady():
@@ -78,11 +80,11 @@ class Table:
                 outcomes.setdefault(row.candidate, []).append(row.outcome)
         return outcomes
 
-    def steady(self) -> tuple[Row, ...]:
-        """The trials as if the machine had been as fast all the time as it was in round 0.
+    def steady(self) -> tuple[TableRow, ...]:
+        """Return the trials as if the machine had always been as fast as in round 0.
 
-        A search takes minutes, a table hours: rates are corrected for drift (core/trials/comparison.py) and for
-        rounds, and the reference product says that there was none.
+        A search takes minutes, a table hours. So rates are corrected for drift (core/trials/comparison.py) and for
+        rounds, and the reference products are all the same.
         """
         measured = {place: row.outcome for place, row in enumerate(self.rows) if isinstance(row.outcome, Measured)}
         rates = dict(zip(measured, corrected_rates(list(measured.values())), strict=True))
@@ -106,10 +108,10 @@ class Table:
 
 
 def load(file: Path) -> Table:
-    """Read a table; a last line that was cut off is passed over. Raises UsageError when it is none of this version."""
+    """Read a table; a last line that was cut off is passed over. Raises UsageError when this version cannot read it."""
     header, *rows = read(file) or [{}]
     if not isinstance(header, dict) or header.get("kind") != "table":
-        raise UsageError(f"{file}: is no table: expected one that benchmarks/search/record_table.py has begun")
+        raise UsageError(f"{file}: is no table: expected one that benchmarks.search.record_table has begun")
     try:
         return Table(header=header, rows=tuple(_row(row) for row in rows))
     except (TypeError, KeyError, ValueError) as error:
@@ -117,27 +119,27 @@ def load(file: Path) -> Table:
 
 
 def load_whole(file: Path) -> Table:
-    """Read a table in which every candidate was measured and the leaders were again. Raises UsageError when not."""
+    """Read a table in which everything is measured, and the leaders often enough. Raises UsageError for any other."""
     table = load(file)
     measured, rates = len(table.outcomes()), table.rates()
     problems = []
     if measured < (asked := table.header["candidates"]):
         problems.append(f"{file}: {measured} of {asked} candidates are measured")
     if not any(len(repeats) >= LEAST_REPEATS for repeats in rates.values()):
-        problems.append(f"{file}: nothing is measured {LEAST_REPEATS} times, so that luck would pass for skill")
+        problems.append(f"{file}: nothing is measured {LEAST_REPEATS} times, so luck could pass for skill")
     if problems:
-        raise UsageError(*(f"{problem}; benchmarks/search/record_table.py goes on with it" for problem in problems))
+        raise UsageError(*(f"{problem}; benchmarks.search.record_table goes on with it" for problem in problems))
     return table
 
 
 def leaders(rates: Rates) -> list[Candidate]:
-    """The fastest tenth, fastest first, by the mean of all repeats."""
-    ranked = sorted(rates, key=lambda candidate: -mean(rates[candidate]))
+    """Return the fastest tenth, fastest first, by the mean of all repeats."""
+    ranked = sorted(rates, key=lambda candidate: -geometric_mean(rates[candidate]))
     return ranked[: math.ceil(LEADERS * len(ranked))]
 
 
 def deviation(rates: Rates) -> float:
-    """Standard deviation of one measurement, pooled over all candidates with repeats; NaN without any."""
+    """Return the standard deviation of one measurement, pooled over all candidates with repeats; NaN without any."""
     repeated = [[math.log(rate) for rate in rates[candidate]] for candidate in _repeated(rates)]
     if not repeated:
         return math.nan
@@ -149,7 +151,7 @@ def deviation(rates: Rates) -> float:
 
 
 def unsettled(rates: Rates, standard_error: float) -> list[Candidate]:
-    """The leaders whose mean is not known to `standard_error` yet."""
+    """Return the leaders whose mean is not known to `standard_error` yet."""
     noise = deviation(rates)
     return [
         candidate
@@ -159,28 +161,28 @@ def unsettled(rates: Rates, standard_error: float) -> list[Candidate]:
 
 
 def half_of(repeats: Sequence[Each], half: int) -> Sequence[Each]:
-    """Half 0 or 1 of a candidate's repeats, which go to them in turn.
+    """Return half 0 or 1 of a candidate's repeats, which go to the halves in turn.
 
-    What was measured once was too slow to be measured again, and is in both.
+    A candidate that was measured once was too slow to be measured again; its only trial is in both halves.
     """
     return repeats[half::2] or repeats
 
 
 def best(rates: Rates, half: int = 0) -> Candidate:
-    """The optimum, by the half that chooses, among the candidates that were repeated most.
+    """Return the optimum by the half that chooses, among the candidates with the most repeats.
 
     Raises ValueError when nothing was measured.
     """
-    return max(_known_best(rates), key=lambda candidate: mean(half_of(rates[candidate], half)))
+    return max(_known_best(rates), key=lambda candidate: geometric_mean(half_of(rates[candidate], half)))
 
 
 def regrets(rates: Rates, half: int = 0) -> dict[Candidate, float]:
-    """How much slower than the optimum each candidate is, as a share of the optimum's rate, by the half that scores.
+    """Return how much slower than the optimum each candidate is, as a share of the optimum's rate.
 
-    half: the one that chooses the optimum. Below 0 where the other would have taken this one for the best. Raises
-    ValueError when nothing was measured.
+    half: chooses the optimum; the other half scores. A regret is below 0 where the half that scores would have chosen
+    this candidate. Raises ValueError when nothing was measured.
     """
-    scores = {candidate: mean(half_of(repeats, 1 - half)) for candidate, repeats in rates.items()}
+    scores = {candidate: geometric_mean(half_of(repeats, 1 - half)) for candidate, repeats in rates.items()}
     top = scores[best(rates, half)]
     return {candidate: 1 - score / top for candidate, score in scores.items()}
 
@@ -188,7 +190,7 @@ def regrets(rates: Rates, half: int = 0) -> dict[Candidate, float]:
 def next_trial(
     table: Table, candidates: Sequence[Candidate], references: References
 ) -> tuple[int, Role, Candidate] | None:
-    """Round, role and candidate of what is to be measured next; None when the table is whole.
+    """Return round, role and candidate of the next measurement; None when the table is whole.
 
     It depends on the rows alone, so a table that was stopped goes on as if it had not been.
     """
@@ -213,11 +215,11 @@ def next_trial(
 
 
 def summarize(table: Table) -> dict[str, Any]:
-    """What is in a table: how much, how it ended, how the machine drifted, and what the best is worth.
+    """Sum up a table: how much is measured, with which outcomes, how the machine drifted, and what the best is worth.
 
     A deviation is a standard deviation as a share of a rate: of one trial by its own steps, and between the repeats of
-    a candidate, as measured and corrected for drift. regret_by_other_half: of the best by one half, held against what
-    the other would have taken for the best; the mean of both ways.
+    a candidate, as measured and as corrected for drift. The regret by the other half compares the best by one half
+    with what the other half would have chosen; it is the mean of both ways.
     """
     goal, rates = table.header["standard_error"], table.rates()
     measured = [row.outcome for row in table.rows if isinstance(row.outcome, Measured)]
@@ -235,7 +237,7 @@ def summarize(table: Table) -> dict[str, Any]:
         **summary,
         "seconds of a trial": _range(outcome.wall_s for outcome in measured),
         "seconds of loading": _range(outcome.load_s for outcome in measured),
-        "useful tokens/s": _range(map(mean, rates.values())),
+        "useful tokens/s": _range(map(geometric_mean, rates.values())),
         "reference product, GFLOP/s": _range(reference(outcome) / 1e9 for outcome in measured),
         "deviation by steps": _range(outcome.relative_error or math.nan for outcome in measured),
         "drift of the machine": float(drift(measured).std()),
@@ -243,26 +245,25 @@ def summarize(table: Table) -> dict[str, Any]:
         "the same, corrected for drift": deviation(rates),
         "leaders": f"{len(leaders(rates))}, {len(unsettled(rates, goal))} of them not known to {goal:.0%} yet",
         "best": short_name(top),
-        "its useful tokens/s": mean(rates[top]),
+        "its useful tokens/s": geometric_mean(rates[top]),
         "its repeats": len(rates[top]),
         "its regret by the other half": floor(rates),
     }
 
 
 def floor(rates: Rates) -> float:
-    """How much slower the optimum by one half is than the other half's, by the other half; the mean of both ways."""
+    """Return how much slower the optimum of one half is than that of the other, by the other; the mean of both ways."""
     ahead = (min(regrets(rates, half)[each] for each in _known_best(rates)) for half in (0, 1))
     return fmean(1 - 1 / (1 - regret) for regret in ahead)
 
 
-def _round_effects(found: Sequence[tuple[Row, float]]) -> dict[int, float]:
-    """By how much each later round was faster than round 0, as logarithms; none of a round that is too small.
+def _round_effects(found: Sequence[tuple[TableRow, float]]) -> dict[int, float]:
+    """Return by how much each later round was faster than round 0, as logarithms; without rounds that are too small.
 
-    Candidates are random effects around their mean: the leaders were lucky in round 0, which chose them, and as fixed
-    effects their luck would pass for a fall in all later rounds. Whoever is repeated is chosen by rates that are in the
-    model, so it is unbiased by that (Henderson 1975, Biometrics 31, 423; Rubin 1976, Biometrika 63, 581).
-
-    found: rows and rates of the candidates.
+    found: rows and rates of the candidates. Candidates are random effects around their mean. The leaders were lucky in
+    round 0, which chose them; as fixed effects their luck would look like a fall of all later rounds. That only leaders
+    are repeated makes no bias, because the rates that chose them are in the model (Henderson 1975, Biometrics 31, 423;
+    Rubin 1976, Biometrika 63, 581).
     """
     often = Counter(row.candidate for row, _ in found)
     sizes = Counter(row.round for row, _ in found if often[row.candidate] > 1)
@@ -285,7 +286,7 @@ def _round_effects(found: Sequence[tuple[Row, float]]) -> dict[int, float]:
     residuals = logs - design @ np.linalg.lstsq(design, logs, rcond=None)[0]
     noise = float(residuals @ residuals) / freedom
     between = max(float(np.var([log for row, log in inside if not row.round])) - noise, noise)
-    # The mean, and each candidate's deviation from it, which costs as much as it is unlikely.
+    # The unknowns: rounds, the mean, and each candidate's deviation from it, with a penalty for unlikely deviations.
     mixed = np.insert(design, of_rounds, 1.0, axis=1)
     penalty = np.hstack([np.zeros((len(candidates), of_rounds + 1)), np.eye(len(candidates))])
     penalty *= math.sqrt(noise / between) if noise else 0.0
@@ -298,23 +299,18 @@ def _range(values: Iterable[float]) -> dict[str, float]:
     return {"least": ordered[0], "median": median(ordered), "most": ordered[-1]}
 
 
-def mean(rates: Iterable[float]) -> float:
-    """Geometric mean: of rates that scatter by shares."""
-    return math.exp(fmean(math.log(rate) for rate in rates))
-
-
 def _repeated(rates: Rates) -> list[Candidate]:
     return [candidate for candidate, repeats in rates.items() if len(repeats) > 1]
 
 
 def _known_best(rates: Rates) -> list[Candidate]:
-    """Those with as many repeats as a leader needs; before there are any, those with the most."""
+    """Return the candidates with as many repeats as a leader needs; before there are any, those with the most."""
     enough = min(LEAST_REPEATS, max(map(len, rates.values()), default=0))
     return [candidate for candidate, repeats in rates.items() if len(repeats) >= enough]
 
 
-def _row(values: Mapping[str, Any]) -> Row:
-    return Row(
+def _row(values: Mapping[str, Any]) -> TableRow:
+    return TableRow(
         **{
             **values,
             "candidate": Candidate(**values["candidate"]),

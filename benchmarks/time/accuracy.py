@@ -1,16 +1,18 @@
-"""Predicted against measured seconds of a training step: as others published them, on GPUs that nobody here has
-probed, and as the tables of record_table.py have them, on machines that were.
+"""Predicted against measured seconds of a training step, of other people's runs and of our own tables.
 
     python -m benchmarks.time.accuracy --points measured_points.jsonl --models models.json --json
     python -m benchmarks.time.accuracy --table FILE... [--data NAME=FILE ...] --json
 
-Rows are read and traced as memory_accuracy.py does. Each is predicted twice: from the published peaks of its GPU alone,
-and after one row of that GPU, which is not scored itself, has calibrated it: the first of its half in the file. The
-rows are split by a hash of their id into `tune`, which may be looked at while the code is changed, and `blind`, which
-may not. Rows of tier T that time a forward and a backward pass alone are predicted without the end of a step; they are
-in a group of their own, and in no other figure. `inside` is the share of rows whose measured seconds lie in the stated
-interval, which should hold nine of ten; `spearman` the rank correlation of predicted and measured seconds in each group
-of a GPU and a model.
+Points are steps that others timed on GPUs that nobody here has probed; memory/points.py reads and traces them. Each is
+predicted twice: from the published peaks of its GPU alone, and calibrated by one row of that GPU, the first of its half
+in the file, which is not scored itself. A hash of their id splits the rows into `tune`, which may be looked at while
+the code is changed, and `blind`, which may not. Rows of tier T time a forward and a backward pass alone. They are
+predicted without the end of a step, and are in a group of their own and in no other figure.
+
+Tables are those of record_table.py, on machines that were probed.
+
+`inside` is the share of rows whose measured seconds lie in the stated interval, which should hold nine of ten.
+`spearman` is the rank correlation of predicted and measured seconds in each group of a GPU and a model.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import numpy as np
@@ -30,18 +32,19 @@ from autotune.core.step.profile import Profile
 from autotune.core.time.calibration import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
 from autotune.core.time.law import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.core.time.published import published_speed
-from autotune.errors import AutotuneError, UsageError
-from benchmarks.memory.accuracy import collect
+from benchmarks.command import Answer, command
+from benchmarks.memory.accuracy import add_points, collect, keep
+from benchmarks.memory.accuracy import errors as errors_alone
 from benchmarks.memory.points import Point, Skipped, profile_of, read, read_files, stack_matches
-from benchmarks.search.quality import pair, world_of
+from benchmarks.rows import Row
+from benchmarks.search.quality import add_data, world_of
 from benchmarks.search.table import Table, load
-from benchmarks.search.table import mean as mean_rate
 
-TEACHING = 3  # measured rows that correct the others, and are not scored themselves
-REPEATED = 3  # measurements of a candidate, from which on its rate is well known
-FEWEST = 4  # rows of a group whose order is compared
-PASSES = "full fwd+bwd (no optimizer)"  # the method of rows that have no end of a step
-# Architectures of tier T by its own names; of each the config.json of the model named, 2026-11.
+TEACHING = 3  # measured rows that correct the others and are not scored themselves
+REPEATED = 3  # measurements after which the rate of a candidate is well known
+FEWEST = 4  # rows in a group whose order is compared
+PASSES = "full fwd+bwd (no optimizer)"  # the method of rows without the end of a step
+# Architectures of tier T by the names in its rows, from the config.json of the models named, 2026-11.
 PASSED_MODELS: Mapping[str, Mapping[str, Any]] = {
     "gpt2_large": {"model_type": "gpt2", "n_embd": 1280, "n_layer": 36, "n_head": 20},  # openai-community/gpt2-large
     "opt_13": {  # facebook/opt-1.3b
@@ -56,27 +59,25 @@ PASSED_MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Predict every row and print the errors. Returns the exit code: 2 when a file is not what it should be."""
-    arguments = _arguments(argv)
-    logging.set_verbosity_error()
+def options(parser: argparse.ArgumentParser) -> None:
+    """Name rows of points, or tables."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--points", type=Path, help="JSON lines, a measured row each")
+    what.add_argument("--table", type=Path, nargs="+", help="as record_table.py writes them")
+    add_points(parser)
+    add_data(parser)
+
+
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Predict every row of the points, or of the tables, and sum up the errors."""
     if arguments.table:
-        try:
-            tables = [of_table(load(file), dict(arguments.data)) for file in arguments.table]
-        except AutotuneError as error:
-            print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
-            return error.exit_code
-        print(json.dumps({"tables": tables}) if arguments.json else json.dumps(tables, indent=1))
-        return 0
-    try:
-        points, models = read_files(arguments.points, arguments.models)
-    except UsageError as error:
-        print(*(f"time_accuracy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
-        return error.exit_code
+        logging.set_verbosity_error()
+        return {"tables": [of_table(load(file), dict(arguments.data)) for file in arguments.table]}
+    points, models = read_files(arguments.points, arguments.models)
     models = {**PASSED_MODELS, **models}
     profiles: dict[str, Profile] = {}
 
-    def row_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    def row_of(values: Mapping[str, Any]) -> Row:
         point = read(as_trained(values), models, measured="step_time_s")
         estimate = predict(point, profile_of(point, values, profiles), whole=values["method"] != PASSES)
         return {
@@ -92,33 +93,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     rows, skipped = collect(points, arguments.half, row_of)
     judge(rows)
+    keep(rows, arguments.out)
     exact = [row for row in rows if row["tier"] == "A"]
-    answer = {"rows": rows, "skipped": skipped, **errors([row["uncalibrated"] for row in exact]), **summary(exact)}
-    answer["groups"] = {name: summary([row for row in exact if row["half"] == name]) for name in ("tune", "blind")}
-    answer["groups"]["tier T"] = summary([row for row in rows if row["tier"] == "T"])
-    print(json.dumps(answer) if arguments.json else json.dumps(answer["groups"], indent=1))
-    return 0
+    groups = {name: summary([row for row in exact if row["half"] == name]) for name in ("tune", "blind")}
+    groups["tier T"] = summary([row for row in rows if row["tier"] == "T"])
+    total = errors([row["uncalibrated"] for row in exact])
+    return {"rows": rows, "skipped": skipped, **total, **summary(exact), "groups": groups}
 
 
 def as_trained(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of two passes as one of a training: what its step has at its end is left out of the prediction."""
+    """Return a row of two passes as one of a training; the prediction leaves out the end of the step."""
     if values["method"] != PASSES:
         return values
     return {**values, "tier": "A", "method": "full", "mixed_precision": "no", "optimizer": "adamw_torch"}
 
 
 def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
-    """The errors in a table: before any trial, and after three of it, which are not scored: each three in their order.
+    """Return the errors in a table: before any trial, and calibrated by three trials, which are not scored.
 
-    Measured rates are those of all repeats, corrected for drift. Most candidates were measured once, so what trials
-    differ by is in their errors; "repeated" are those that were measured three times or more.
+    Each three trials that follow one another calibrate once. Measured rates are means of all repeats, corrected for
+    drift. Most candidates were measured once, so the noise of a trial is in their errors; "repeated" candidates were
+    measured three times or more.
     """
     world, rates = world_of(table, data), table.rates()
     places = {candidate: place for place, candidate in enumerate(world.candidates)}
     found = world.predicted
     foretold = [candidate for candidate in rates if not found.doubt[places[candidate]]]
     order = [places[candidate] for candidate in foretold]  # as they were measured: at random
-    truth = np.array([mean_rate(rates[candidate]) for candidate in foretold])
+    truth = np.array([geometric_mean(rates[candidate]) for candidate in foretold])
     predicted_s = found.step_s[order]
     measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
     spent = found.shares[order] * predicted_s[:, None]
@@ -138,11 +140,11 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
 
 
 def verdicts(spent: Any, measured: Any, teaching: int, *, scored: Any = None) -> list[dict[str, Any]]:
-    """What is predicted of each row after others have corrected the prediction: each `teaching` ones that follow one
-    another, and of all rows but these.
+    """Return the error of each row, and whether its interval holds the measurement, after others have calibrated it.
 
-    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,). scored: places of the rows of which
-    it is told, None for all; any teaches.
+    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,). teaching: how many rows that follow
+    one another calibrate all others, each such run once. scored: places of the rows that are judged, None for all; any
+    row teaches.
     """
     rows = np.arange(len(measured))
     scored = rows if scored is None else scored
@@ -162,9 +164,9 @@ def verdicts(spent: Any, measured: Any, teaching: int, *, scored: Any = None) ->
 
 
 def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstimate:
-    """The seconds of a row's step by what is published of its GPU. Raises Skipped where that is not enough.
+    """Return the seconds of a row's step from what is published of its GPU. Raises Skipped where that is not enough.
 
-    whole: with its end, clipping and the optimizer.
+    whole: with the end of the step, which is clipping and the optimizer.
     """
     law = time_law(profile, layers=point.layers, accumulation=point.accumulation)
     law = law if whole else replace(law, step_end=())
@@ -177,7 +179,7 @@ def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstima
 
 
 def judge(rows: Sequence[dict[str, Any]]) -> None:
-    """Note in each row what is predicted of it, without any row of its GPU and after the first of its half."""
+    """Add both predictions to each row: without any other row, and calibrated by the first of its GPU and half."""
     blank = calibrate_time(PUBLISHED, np.empty((0, len(SPENT))), [])
     told: dict[tuple[str, ...], TimeCalibration] = {}
     for row in rows:
@@ -202,14 +204,16 @@ def _verdict(calibration: TimeCalibration, spent: Any, measured_s: float) -> dic
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Errors before and after calibration, and how well the order of a group's rows is foretold."""
+    """Return the errors before and after calibration, and how well the order in each group is predicted."""
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[f"{row['gpu']}, {row['model']}"].append(row)
     return {
         **{state: errors([row[state] for row in rows if row[state]]) for state in ("uncalibrated", "calibrated")},
         "spearman": {
-            name: rank_correlation([_predicted(row) for row in group], [row["measured_s"] for row in group])
+            name: rank_correlation(
+                [row["uncalibrated"]["predicted_s"] for row in group], [row["measured_s"] for row in group]
+            )
             for name, group in groups.items()
             if len(group) >= FEWEST
         },
@@ -217,7 +221,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Spearman's rho; what is equal shares the mean of its ranks."""
+    """Return Spearman's rho; equal values share the mean of their ranks."""
     ranks = []
     for values in (one, other):
         _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -226,33 +230,12 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def errors(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Median and 95th percentile of the absolute errors, and the share inside the stated intervals."""
-    found = [abs(verdict["error"]) for verdict in verdicts]
-    if not found:
-        return {"count": 0, "median_abs_error": None, "p95_abs_error": None, "inside": None}
-    return {
-        "count": len(found),
-        "median_abs_error": median(found),
-        "p95_abs_error": float(np.quantile(found, 0.95)),
-        "inside": mean(verdict["inside"] for verdict in verdicts),
-    }
+    """Return count, median and 95th percentile of the absolute errors, and the share inside the stated intervals."""
+    inside = fmean(verdict["inside"] for verdict in verdicts) if verdicts else None
+    return {**errors_alone([verdict["error"] for verdict in verdicts]), "inside": inside}
 
 
-def _predicted(row: Mapping[str, Any]) -> float:
-    return float(row["uncalibrated"]["predicted_s"])
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--points", type=Path, help="JSON lines, a measured row each")
-    what.add_argument("--table", type=Path, nargs="+", help="as record_table.py writes them")
-    parser.add_argument("--data", type=pair, nargs="*", default=[], metavar="NAME=FILE", help="data of a table's space")
-    parser.add_argument("--models", type=Path, help="JSON object of architectures by the name that the rows have")
-    parser.add_argument("--half", choices=("tune", "blind"), help="only these rows")
-    parser.add_argument("--json", action="store_true", help="one JSON object with every row")
-    return parser.parse_args(argv)
-
+main = command(__doc__, answer, options, lambda found: [json.dumps(found.get("groups") or found["tables"], indent=1)])
 
 if __name__ == "__main__":
     sys.exit(main())

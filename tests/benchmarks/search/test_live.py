@@ -10,7 +10,7 @@ from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from benchmarks.search.live import score, words_of
 from benchmarks.search.record_table import request_of
-from benchmarks.search.table import Row, Table, load
+from benchmarks.search.table import TableRow, Table, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
 
 TABLES = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("table_*.jsonl"))
@@ -18,7 +18,7 @@ HARDWARE = {"name": "a machine", "cores": 2}
 TABLE = Table(
     header={"name": "made up", "hardware": HARDWARE, "data_fingerprint": "f"},
     rows=tuple(
-        Row(order=order, round=0, role="search", candidate=candidate, outcome=ran(rate), measured_at="now")
+        TableRow(order=order, round=0, role="search", candidate=candidate, outcome=ran(rate), measured_at="now")
         for order, (candidate, rate) in enumerate(RATES.items())
     ),
 )

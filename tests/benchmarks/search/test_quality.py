@@ -10,7 +10,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome, OutOfMemory
 from autotune.core.trials.trial import Trial
 from benchmarks.search.replays import DEFAULTS, FALLING, LARGEST, Found, World, regret_after, replay, seconds_to
-from benchmarks.search.table import Row, Table
+from benchmarks.search.table import TableRow, Table
 from tests import stand_ins
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=8, gradient_accumulation_steps=1, method="full")
@@ -118,7 +118,7 @@ def test_outcomes_are_the_tables_own() -> None:
     trials = [("baseline", START, ran(5.0)), ("search", SPACE[0], ran(60.0)), ("search", SPACE[1], ran(90.0))]
     trials += [("search", SPACE[0], ran(62.0)), ("search", SPACE[1], failed)]  # type: ignore[list-item]
     rows = tuple(
-        Row(order=place, round=place // 3, role=role, candidate=candidate, outcome=outcome, measured_at="now")  # type: ignore[arg-type]
+        TableRow(order=place, round=place // 3, role=role, candidate=candidate, outcome=outcome, measured_at="now")  # type: ignore[arg-type]
         for place, (role, candidate, outcome) in enumerate(trials)
     )
     found = Table(header={}, rows=rows).outcomes()
@@ -130,7 +130,7 @@ def test_outcomes_are_the_tables_own() -> None:
 def test_outcomes_are_as_if_no_round_had_been_faster() -> None:
     """The machine was a tenth faster in one, and slower in another: that is no candidate's."""
     rows = [
-        Row(
+        TableRow(
             order=0,
             round=number,
             role="search",

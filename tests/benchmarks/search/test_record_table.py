@@ -31,7 +31,7 @@ from benchmarks.search import record_table
 from benchmarks.search.record_table import SPACES, record, request_of
 from benchmarks.search.table import (
     LEAST_REPEATS,
-    Row,
+    TableRow,
     Table,
     best,
     deviation,
@@ -187,7 +187,7 @@ def test_drift_is_taken_out() -> None:
     """A machine at half its speed halves the rate and the reference: corrected, the repeats agree."""
     speeds = (1.0,) * 8 + (0.5,) * 8
     rows = [
-        Row(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
+        TableRow(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
         for n, speed in enumerate(speeds)
     ]
     table = Table(header=HEADER, rows=tuple(rows))
@@ -201,7 +201,7 @@ def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
     """A fifth, which no reference product told; a round of two is too small to tell."""
     for size, expected in ((5, 100.0), (2, 120.0)):
         rows = [
-            Row(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed), measured_at="")
+            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed), measured_at="")
             for number, speed in enumerate((1.0, 1.2, 1.0))
             for each in SPACE[: 8 if number == 0 else size]
         ]
@@ -220,7 +220,7 @@ def test_luck_that_made_leaders_is_no_change_of_the_machine() -> None:
         fastest = sorted(SPACE, key=lambda each: -first[each])[:6]
         again = [{each: truth[each] * luck.lognormvariate(0, 0.05) for each in fastest} for _ in range(4)]
         rows = [
-            Row(order=0, round=number, role="search", candidate=each, outcome=rated(rate), measured_at="")
+            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(rate), measured_at="")
             for number, rates in enumerate((first, *again))
             for each, rate in rates.items()
         ]

@@ -10,7 +10,7 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from benchmarks.search.replays import World
-from benchmarks.search.table import Row, Table
+from benchmarks.search.table import TableRow, Table
 from benchmarks.time import accuracy as time_accuracy
 from benchmarks.time.accuracy import PASSES, as_trained, errors, judge, of_table, rank_correlation, summary
 from tests.stand_ins import measured, speeds
@@ -101,7 +101,7 @@ def test_a_table_is_scored_before_and_after_three_rows(monkeypatch: pytest.Monke
                   predicting_s=0.0, outcomes=outcomes)  # fmt: skip
     monkeypatch.setattr(time_accuracy, "world_of", lambda table, data: world)
     rows = tuple(
-        Row(order=place, round=0, role="search", candidate=c, outcome=outcomes[c][0], measured_at="now")
+        TableRow(order=place, round=0, role="search", candidate=c, outcome=outcomes[c][0], measured_at="now")
         for place, c in enumerate(reversed(candidates))
     )
     rows += tuple(replace(rows[-1], order=order, round=order - 7) for order in (8, 9))
