@@ -17,7 +17,7 @@ from typing import Any, get_args
 from autotune.cli.limits import Limit, number, one_of
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Device
-from autotune.core.knobs import KNOBS, TYPES, VALUES
+from autotune.core.knobs import DEFAULTS, KNOBS, TYPES, VALUES
 from autotune.core.recipe import METHODS
 from autotune.models.catalogue import CONF
 from autotune.search.samplers import SAMPLERS
@@ -125,13 +125,12 @@ def with_a_key_for_each_knob(cls: type[Any]) -> type[Any]:
     """
     keys: list[tuple[str, Any, Any]] = []
     for name, knob in KNOBS.items():
-        hint, limit = TYPES[name], None
+        hint, limit = TYPES[name], {}
         if knob.least is not None:
-            hint, limit = int, Limit(at_least=knob.least)
+            hint, limit = int, {"limit": Limit(at_least=knob.least)}
         elif hint is not bool:
-            hint, limit = str, Limit(choices=VALUES[name])
-        metadata = {"doc": knob.words, **({} if limit is None else {"limit": limit})}
-        keys.append((name, hint | None, field(default=None, metadata=metadata)))
+            hint, limit = str, {"limit": Limit(choices=VALUES[name])}
+        keys.append((name, hint | None, field(default=None, metadata={"doc": knob.words, **limit})))
     namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__}
     return make_dataclass(cls.__name__, keys, kw_only=True, namespace=namespace)
 
@@ -246,8 +245,8 @@ def find_problems(settings: ProbeSettings) -> list[str]:
     if isinstance(settings, RunSettings):
         found += [
             f"candidate.{knob} is missing: a run needs a complete candidate, as in the run.yaml of a search"
-            for knob in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps", "method")
-            if getattr(settings.candidate, knob) is None
+            for knob in KNOBS
+            if knob not in DEFAULTS and getattr(settings.candidate, knob) is None
         ]
     return found
 

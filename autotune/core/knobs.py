@@ -24,8 +24,8 @@ MixedPrecision = Literal["bf16", "fp16", "no"]
 Sharding = Literal["none", "ddp", "fsdp2", "zero1", "zero2", "zero3"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-# Knobs that a rule reads together are in one group, or in groups before it. The space fixes the groups in this order
-# (core/space/enumerate.py). No rule reads an independent knob together with a knob of another group.
+# The space gives values to one group of knobs after another, in this order (core/space/enumerate.py). A rule may read
+# the knobs of a group together with those of groups before it, but independent knobs only by themselves.
 Group = Literal["step", "method", "numbers", "checkpointing", "attention", "independent"]
 Change = Literal["trace", "batches", "samples", "time"]
 
@@ -35,18 +35,18 @@ class Knob:
     """What is true of one knob, beside its name, its type and its default.
 
     words: its help text.
-    group: the knobs that it is fixed together with.
-    changes: what another value of it changes. Time is not predicted for a knob that changes nothing of this.
+    group: the knobs that get their values together with it.
+    changes: what another value of it changes. A knob that changes nothing of this does not change the predicted time.
         trace: the operators and the memory of a traced step. Each value has traces of its own.
         batches: the micro-batches that the dataset is dealt into.
         samples: which samples of the dataset an optimizer step holds.
         time: how long the operators of one and the same trace take, or how often they run.
-    least: the smallest number that makes sense; None where it is no number.
-    tried: the values that a search tries; None for all values that it can have. A number has none by itself: those of
-        the group `step` come from the dataset (core/space/step_shapes.py).
-    gpu_only: on a CPU a search tries the default alone.
-    derived: follows from other knobs and from the recipe.
-    passed_on: TRL's SFTConfig takes the value as it is under this name. train/sft.py translates the other knobs.
+    least: the smallest number that makes sense. None: the knob is not a number.
+    tried: the values that a search tries. None: all values that the knob can have; for a number of the group `step`
+        those that suit the dataset (core/space/step_shapes.py).
+    gpu_only: whether a search on a CPU tries the default alone.
+    derived: whether it follows from other knobs and from the recipe.
+    passed_on: whether TRL's SFTConfig takes the value as it is, under this name. train/sft.py translates other knobs.
     short: how names of candidates show it where it is set, with {} for its value.
     """
 
@@ -129,7 +129,7 @@ class Knobs:
     tf32: Annotated[
         bool, Knob("matrix products of fp32 in tf32 (CUDA)", group="numbers", changes=("time",), short="tf32")
     ] = False
-    # Tensor cores want multiples of 8; 64 leaves fewer lengths.
+    # Tensor cores want multiples of 8. With 64 there are fewer different lengths.
     pad_to_multiple_of: Annotated[
         int | None,
         Knob(
@@ -143,7 +143,7 @@ class Knobs:
             short="pad {}",
         ),
     ] = None
-    # On a CPU it takes minutes a trial. A trace is of the step that is not compiled.
+    # On a CPU compiling takes minutes of each trial. The step that is traced is not compiled.
     torch_compile: Annotated[
         bool, Knob("compile the model", group="numbers", changes=(), gpu_only=True, passed_on=True, short="compile")
     ] = False

@@ -31,7 +31,7 @@ MEMORY = 9  # the format since which blocks, and when they live, are as they are
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 LENGTH = 1024  # tokens: what stands in the place of lengths, which a trace does not depend on
 TRACED_KNOBS = knobs_that_change("trace")  # besides the number of rows and of micro-steps
-NAMED_FIRST = ("method", "checkpointing", "optimizer", "weights_dtype")  # by what a kind of step is called
+NAMED_FIRST = ("method", "checkpointing", "optimizer", "weights_dtype")  # in every description of a step
 # GPUs of these kinds run the same kernels (attention_kernels.py): without flash attention, with it in little shared
 # memory, with it. Each kind is traced as one of its capabilities, where cuDNN's goes first as (9, 0) or (10, 0).
 NO_FLASH, LITTLE_SHARED, PLAIN = (7, 5), (8, 6), (8, 0)
