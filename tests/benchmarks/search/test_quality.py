@@ -37,7 +37,7 @@ def world(outcomes: dict[Candidate, list[Outcome]] | None = None) -> World:
         references=[
             Trial(number=0, role="baseline", candidate=replace(START, tuned_allocator=False), outcome=ran(35.0))
         ],
-        predicted=stand_ins.speeds([*RATES.values(), 35.0]),
+        predicted=stand_ins.predicted_rates([*RATES.values(), 35.0]),
         predicting_s=5.0,
         outcomes=outcomes or {candidate: [ran(rate)] for candidate, rate in RATES.items()},
     )
