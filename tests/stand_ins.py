@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import Optimizer
@@ -23,10 +22,14 @@ from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, Step, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.time.law import SPENT
-from autotune.core.time.many_candidates import TimeParts
 from autotune.core.units import MIB
-from autotune.predict.forecaster import Forecaster
-from autotune.search.predictions import PredictedRates
+from autotune.errors import NotPredicted
+from autotune.predict.memory import MemoryPredictor, WorstStep
+from autotune.predict.step_seconds import StepSeconds
+from autotune.predict.time import calibrated_speed
+from autotune.predict.training import Training
+from autotune.search.predicted_rates import PredictedRates
+from autotune.search.predictions import Predictions
 from autotune.search.request import SearchRequest
 from autotune.train import fork_server, workers
 from autotune.train.task import Compare, Measure
@@ -77,19 +80,28 @@ def search_request(home: Path, recipe: Recipe, out: Path, **changes: Any) -> Sea
     return replace(request, **changes)
 
 
-def forecaster(hardware: Hardware) -> Forecaster:
-    """Of the examples' workload; nothing is in its cache."""
-    return Forecaster(
-        config={},
-        facts=workload().model,
-        lengths=None,
-        recipe=Recipe(),
-        loss="fused",
-        hardware=hardware,
-        seed=0,
-        home=Path("nowhere"),
-        progress=print,
-    )
+def training(hardware: Hardware, **changes: Any) -> Training:
+    """The training of the examples' model on a machine, without a dataset; keywords change it."""
+    values: dict[str, Any] = {
+        "config": {},
+        "facts": workload().model,
+        "lengths": None,
+        "recipe": Recipe(),
+        "loss": "fused",
+        "hardware": hardware,
+        "seed": 0,
+    }
+    return Training(**{**values, **changes})
+
+
+def predictor(hardware: Hardware, *, home: Path = Path("nowhere"), **changes: Any) -> MemoryPredictor:
+    """Predicts that training; nothing is in its cache."""
+    return MemoryPredictor.of(training(hardware, **changes), home=home, progress=print)
+
+
+def predictions(hardware: Hardware, progress: Callable[[str], None] = print) -> Predictions:
+    """A search's predictions of that training, which have learned nothing yet."""
+    return Predictions(memory=predictor(hardware), speed=calibrated_speed(hardware), progress=progress)
 
 
 Who = Literal["nobody", "by_hand", "all but the baseline", "everybody"]
@@ -127,11 +139,11 @@ def is_meant(who: Who, candidate: Candidate) -> bool:
     }[who]
 
 
-def speeds(rates: Sequence[float]) -> PredictedRates:
+def predicted_rates(rates: Sequence[float]) -> PredictedRates:
     """Predictions of made-up rates, whose seconds go into everything alike."""
     values = np.array(rates, dtype=np.float64)
     shares = np.full((len(values), len(SPENT)), 1 / len(SPENT))
-    return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
+    return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)), spent={})
 
 
 def serve_and_say_who(connection: Connection, fails: int | None = None) -> None:
@@ -179,29 +191,40 @@ def formula_losses(candidate: Candidate, goal: Compare) -> tuple[Step, ...]:
     )
 
 
+def worst_step(candidate: Candidate, peak: Peak, host_bytes: int) -> WorstStep:
+    """A step whose memory is made up; nothing else of it is known."""
+    unknown: Any = None
+    return WorstStep(candidate=candidate, batch=unknown, request=unknown, law=unknown, peak=peak, host_bytes=host_bytes)
+
+
 def predict_by_formula(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace nothing: a forecaster that answers by the formula."""
-    monkeypatch.setattr(Forecaster, "is_traced", lambda forecaster, candidate: True)
-    monkeypatch.setattr(Forecaster, "peak", lambda forecaster, candidate: formula_peak(candidate))
-    monkeypatch.setattr(Forecaster, "host_bytes", lambda forecaster, candidate: formula_peak(candidate).bytes)
+    """Trace nothing: memory is predicted by the formula."""
+
+    def by_formula(predictor: MemoryPredictor, candidate: Candidate) -> WorstStep:
+        peak = formula_peak(candidate)
+        return worst_step(candidate, peak, peak.bytes)
+
+    monkeypatch.setattr(MemoryPredictor, "is_traced", lambda predictor, candidate: True)
+    monkeypatch.setattr(MemoryPredictor, "worst_step", by_formula)
 
 
 def predict_seconds(
     monkeypatch: pytest.MonkeyPatch, step_s: Callable[[Candidate], float], tokens: Callable[[Candidate], int]
 ) -> None:
-    """The same of time: made-up seconds of a step, and useful tokens of it."""
+    """The same of time: made-up seconds of a step, and useful tokens of it; NotPredicted where `tokens` raises it."""
 
-    def time_parts(forecaster: Forecaster, candidate: Candidate) -> TimeParts:
-        ones = np.ones(10, dtype=np.int64)
-        epoch = Epoch(rows=ones, positions=ones, labels=ones)
-        return TimeParts(law=candidate, epoch=epoch, useful_tokens=10 * tokens(candidate), accumulation=1)  # type: ignore[arg-type]
+    def predict_step_seconds(candidates: Sequence[Candidate], **asked: Any) -> StepSeconds:
+        spent = np.outer([step_s(each) for each in candidates], (0.1, 0.6, 0.2, 0.1))
+        useful_tokens = np.full(len(candidates), np.nan)
+        problems = {}
+        for place, candidate in enumerate(candidates):
+            try:
+                useful_tokens[place] = tokens(candidate)
+            except NotPredicted as error:
+                spent[place], problems[candidate] = np.nan, error
+        return StepSeconds(spent=spent, useful_tokens=useful_tokens, problems=problems)
 
-    def step_seconds(forecaster: Forecaster, parts: Sequence[TimeParts]) -> Any:
-        return np.outer([step_s(each.law) for each in parts], (0.1, 0.6, 0.2, 0.1))  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Forecaster, "time_parts", time_parts)
-    monkeypatch.setattr(Forecaster, "step_seconds", step_seconds)
-    monkeypatch.setattr(Forecaster, "trace_ahead", lambda forecaster, candidates, **when: None)
+    monkeypatch.setattr("autotune.search.predicted_rates.predict_step_seconds", predict_step_seconds)
 
 
 def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:

@@ -31,9 +31,10 @@ ORDER = tuple(
         "train": "task random_weights sft measure preload fork_server worker workers display run",
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
-        "predict": "experience forecaster alternatives completion estimate report",
-        "search": "samplers journal predictions request roofline proposer display bench explore repeats losses "
-        "document findings run_file result summary search",
+        "predict": "training micro_batches laws memory alternatives experience time step_seconds completion estimate "
+        "report",
+        "search": "samplers journal predicted_rates predictions request roofline proposer display bench explore "
+        "repeats losses document findings run_file result summary search",
         "cli": "limits settings requests keys commands schema judge usage run_file jobs exits application main",
     }.items()
     for name in names.split()

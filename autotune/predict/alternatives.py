@@ -1,6 +1,7 @@
-"""Alternatives: what else would fit, the largest micro-batch and length, and what to change where a candidate does not.
+"""Alternatives: the largest micro-batch and length that fit, and what to change where a candidate does not fit.
 
-Every one that is named was estimated itself (forecaster.py). Leaves out what is legal, which its caller knows.
+Every alternative that is named was estimated itself (memory.py). Leaves out which candidates are legal: the caller
+knows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,40 +10,39 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autotune.core.batches.batches import Batch, is_masked
+from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.memory.estimate import MemoryEstimate, fitting
 from autotune.core.space.fidelity import divisors
-from autotune.core.step.regime import Regime, regime_of
 from autotune.errors import NotPredicted
-from autotune.predict.forecaster import Forecaster
+from autotune.predict.memory import MemoryPredictor
 
-MOST_ROWS = 1024  # of a micro-batch, when the largest that fits is looked for
-MOST_LOOKS = 4  # estimates that may be made to find a larger one still
-STEP = 64  # tokens between the lengths that are looked at
-LONGEST = 2**17  # tokens: where a model has no limit
-# Why no larger value of a knob is named: it does not fit, the model or the data has no more, none was looked at, or
-# none could be predicted.
+MOST_ROWS = 1024  # the largest micro-batch that is tried
+MOST_LOOKS = 4  # estimates that may be made to find a larger value still
+STEP = 64  # tokens between the lengths that are tried
+LONGEST = 2**17  # tokens: the longest length that is tried where the model has no limit
+# Why no larger value of a knob is named: it does not fit, the model or the data ends there, none was tried, or none
+# could be predicted.
 End = Literal["memory", "model_limit", "data", "search_limit", "not_predicted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """What may make a candidate fit, complete in itself."""
+    """Changes that may make a candidate fit, and the memory of the candidate with all of them."""
 
     changes: Mapping[str, Any]
     memory: MemoryEstimate
 
     @property
     def words(self) -> str:
-        """The changes as they stand on a command line; the method is the recipe's, and a candidate's must be its."""
+        """The changes as words of a command line. The method is set in the recipe: the candidate's must equal it."""
         places = {knob: "recipe" if knob == "method" else "candidate" for knob in self.changes}
         return " ".join(f"{places[knob]}.{knob}={value}" for knob, value in self.changes.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Largest:
-    """The largest value of a knob that fits, and why no larger one is named. value: None when none fits."""
+    """The largest value of a knob that fits, None when none does, and why no larger one is named."""
 
     value: int | None
     ended_by: End
@@ -50,40 +50,42 @@ class Largest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternatives:
-    """What else would fit, as a forecaster predicts it."""
+    """Looks for what else would fit. progress: is told why something cannot be predicted."""
 
-    forecaster: Forecaster
+    memory: MemoryPredictor
+    is_legal: Callable[[Candidate], bool]
+    progress: Callable[[str], None]
 
     def largest_rows(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest micro-batch of this length that fits."""
+        lengths = self.memory.training.lengths
         ends: dict[End, int] = {"search_limit": MOST_ROWS}
-        if self.forecaster.lengths is not None:
-            ends["data"] = self.forecaster.lengths.rows
+        if lengths is not None:
+            ends["data"] = lengths.rows
         values = range(1, min(ends.values()) + 1)
         return self._border(candidate, memory, "per_device_train_batch_size", values, ends)
 
     def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest length that fits with this micro-batch."""
-        limit = self.forecaster.facts.limit
+        limit, lengths = self.memory.training.facts.limit, self.memory.training.lengths
         ends: dict[End, int] = {"search_limit": LONGEST} if limit is None else {"model_limit": limit}
-        if self.forecaster.lengths is not None and not candidate.packs:
-            ends["data"] = self.forecaster.lengths.longest
+        if lengths is not None and not candidate.packs:
+            ends["data"] = lengths.longest
         most = min(ends.values())
         return self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most], ends)
 
-    def suggestions(
-        self, candidate: Candidate, memory: MemoryEstimate, rows: int | None, is_legal: Callable[[Candidate], bool]
-    ) -> Iterator[Suggestion]:
-        """Changes that lead to one that fits, each complete in itself; each may cost a trace.
+    def suggestions(self, candidate: Candidate, memory: MemoryEstimate, rows: int | None) -> Iterator[Suggestion]:
+        """Suggest changes that lead to a candidate that fits. Each one may cost a trace, which takes seconds.
 
-        First what costs no speed, a frozen base in bf16; then the micro-batch; and where neither will do alone, ever
-        more on top of the smallest micro-batch. rows: the largest micro-batch that fits, None without one. All that is
-        suggested is legal and keeps the rows of a step.
+        First comes a frozen base in bf16, which costs no speed, then a smaller micro-batch. If neither is enough by
+        itself, further changes are added to the smallest micro-batch, one after another, until the candidate fits.
+        rows: the largest micro-batch that fits, None without one. All suggestions are legal and keep the rows of a
+        step.
         """
         halved = {"weights_dtype": "bfloat16"}
         frozen = candidate.method == "lora" and candidate.weights_dtype == "float32"
-        for_free = frozen and self.forecaster.hardware.supports_bf16
-        with_less = self._suggested(candidate, halved, is_legal) if for_free else None
+        for_free = frozen and self.memory.training.hardware.supports_bf16
+        with_less = self._suggested(candidate, halved) if for_free else None
         if with_less is not None and not with_less.memory.fits:
             with_less = None
         if with_less is not None:
@@ -93,7 +95,7 @@ class Alternatives:
             for size in divisors(candidate.rows_per_step // candidate.devices)
             if size < candidate.per_device_train_batch_size
         ]
-        smaller = [change for change in smaller if is_legal(_changed(candidate, change))]
+        smaller = [change for change in smaller if self.is_legal(_changed(candidate, change))]
         fitting_rows = [change for change in smaller if change["per_device_train_batch_size"] <= (rows or 0)]
         if fitting_rows:
             yield self._suggestion(candidate, fitting_rows[-1])
@@ -105,14 +107,14 @@ class Alternatives:
             steps.append({"activation_offloading": False})
         if not memory.fits_host and candidate.optimizer == "paged_adamw_8bit":
             steps.append({"optimizer": "adamw_8bit"})
-        if candidate.checkpointing != "full" and self.forecaster.facts.supports_checkpointing:
+        if candidate.checkpointing != "full" and self.memory.training.facts.supports_checkpointing:
             steps.append({"checkpointing": "full"})
         if candidate.method == "full" or frozen:
             steps.append({"method": "lora", "weights_dtype": "bfloat16"})
         if candidate.method != "qlora":
             steps.append({"method": "qlora", "weights_dtype": "bfloat16"})
         for step in steps:
-            found = self._suggested(candidate, {**changes, **step}, is_legal)
+            found = self._suggested(candidate, {**changes, **step})
             if found is None:
                 continue
             changes = {**changes, **step}
@@ -120,20 +122,20 @@ class Alternatives:
             if found.memory.fits:
                 return
 
-    def _suggested(
-        self, candidate: Candidate, changes: Mapping[str, Any], is_legal: Callable[[Candidate], bool]
-    ) -> Suggestion | None:
-        """A suggestion of what may be illegal or beyond prediction; then there is none."""
-        if not is_legal(_changed(candidate, changes)):
+    def _suggested(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion | None:
+        """Suggest changes; None where they are illegal or cannot be predicted."""
+        if not self.is_legal(_changed(candidate, changes)):
             return None
         try:
             return self._suggestion(candidate, changes)
         except NotPredicted as error:
-            self.forecaster.progress(f"not suggested: {error}")
+            self.progress(f"not suggested: {error}")
             return None
 
     def _suggestion(self, candidate: Candidate, changes: Mapping[str, Any]) -> Suggestion:
-        return Suggestion(changes=changes, memory=self.forecaster.memory(_changed(candidate, changes)))
+        return Suggestion(
+            changes=changes, memory=self.memory.estimate(self.memory.worst_step(_changed(candidate, changes)))
+        )
 
     def _border(
         self,
@@ -143,10 +145,10 @@ class Alternatives:
         values: Sequence[int],
         ends: Mapping[End, int],
     ) -> Largest:
-        """The largest of ascending values of a knob that fits, as an estimate of that value itself says.
+        """Find the largest of ascending values of a knob that fits, and confirm it by an estimate of its own.
 
-        Fragmentation is first taken to be that of the candidate, then that of what was found with it. ends: what ends
-        the values, each with the last that it allows.
+        Fragmentation is first taken to be as large as the candidate's, then as that of the value that was found. ends:
+        the last value that each end allows.
         """
         best: int | None = None
         ended_by: End = "search_limit"
@@ -156,7 +158,8 @@ class Alternatives:
             if found is None or (best is not None and found <= best):
                 ended_by = reason
                 break
-            memory, looks = self.forecaster.memory(self._with(candidate, knob, found)), looks + 1
+            memory = self.memory.estimate(self.memory.worst_step(_with(candidate, knob, found)))
+            looks += 1
             if memory.fits:
                 best = found
             else:
@@ -170,19 +173,19 @@ class Alternatives:
     def _largest(
         self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]
     ) -> tuple[int | None, End]:
-        """The largest of ascending values of a knob that fits, and why the next does not.
+        """Find the largest of ascending values of a knob that fits by its law, and why the next one does not.
 
-        Values of one case share a law. The search begins where the law of the candidate itself would have it end, so
-        that others are traced only at a border.
+        Values of one case share a law. The search begins where the candidate's own law says that the values end, so
+        that other laws are traced only if their values are close to that.
         """
-        others = [self._with(candidate, knob, value) for value in values]
-        batches = [self.forecaster.batch(other) for other in others]
+        others = [_with(candidate, knob, value) for value in values]
+        batches = [self.memory.batches.worst(other) for other in others]
         shapes = np.array([batch.monomials for batch in batches], dtype=np.float64)
-        cases = [self._case(other, batch) for other, batch in zip(others, batches, strict=True)]
-        law = self.forecaster.law(candidate)
+        cases = [self.memory.batches.case(other, batch) for other, batch in zip(others, batches, strict=True)]
+        law = self.memory.worst_step(candidate).law
         least = np.array([Batch(rows=1, positions=1, labels=0).monomials], dtype=np.float64)
         if not fitting(law, least, memory, candidate).all():
-            return None, "memory"  # not even what does not depend on the shape
+            return None, "memory"  # what does not depend on the shape is too much already
         guess = max(0, int(fitting(law, shapes, memory, candidate).sum()) - 1)
         best: int | None = None
         ended_by: End = "memory"
@@ -191,9 +194,9 @@ class Alternatives:
             tried.add(case)
             members = [place for place, other in enumerate(cases) if other == case]
             try:
-                law = self.forecaster.law(others[members[0]])
+                law = self.memory.worst_step(others[members[0]]).law
             except NotPredicted as error:
-                self.forecaster.progress(f"the largest {knob} is looked for no further: {error}")
+                self.progress(f"the largest {knob} is looked for no further: {error}")
                 ended_by = "not_predicted"
                 break
             fits = fitting(law, shapes[members], memory, candidate)
@@ -204,21 +207,17 @@ class Alternatives:
             guess = min(len(values) - 1, best + 1)
         return None if best is None else values[best], ended_by
 
-    @staticmethod
-    def _with(candidate: Candidate, knob: str, value: int) -> Candidate:
-        changes: dict[str, Any] = {knob: value}
-        if knob == "max_length" and candidate.packs:
-            changes["packed_length"] = value
-        return replace(candidate, **changes)
 
-    def _case(self, candidate: Candidate, batch: Batch) -> tuple[Regime, bool]:
-        """What batches of one law share: their regime, and whether they are masked."""
-        regime = regime_of(batch.rows, batch.positions, self.forecaster.facts.window, labels=batch.labels)
-        return regime, is_masked(candidate, self.forecaster.lengths)
+def _with(candidate: Candidate, knob: str, value: int) -> Candidate:
+    """A candidate with another value of a knob; packed rows are as long as max_length."""
+    changes: dict[str, Any] = {knob: value}
+    if knob == "max_length" and candidate.packs:
+        changes["packed_length"] = value
+    return replace(candidate, **changes)
 
 
 def _changed(candidate: Candidate, changes: Mapping[str, Any]) -> Candidate:
-    """A candidate with changes, and with what follows from them."""
+    """A candidate with changes of knobs, and of the knobs that follow from them."""
     changed = replace(candidate, **changes)
     if "checkpointing" in changes:
         changed = replace(changed, every_n_layers=1)

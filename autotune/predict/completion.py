@@ -1,6 +1,6 @@
-"""What is estimated when only some knobs are said: a complete candidate, legal where it is to run.
+"""Completion: the candidate to estimate, when the user sets only some of its knobs.
 
-Knobs that are not given are TRL's defaults. Leaves out the estimating.
+The other knobs have TRL's defaults. The candidate is legal on the machine that is asked about. Leaves out the estimate.
 """
 
 from collections.abc import Mapping
@@ -10,21 +10,20 @@ from typing import Any
 import numpy as np
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware
-from autotune.core.space.context import Context, Installed
+from autotune.core.space.context import Context
 from autotune.core.space.fixed import fixed_in_words
 from autotune.core.space.legality import RULES, Rule
 from autotune.core.space.references import defaults
-from autotune.core.workload import DataFacts, Lengths, Workload, too_few_rows
+from autotune.core.workload import DataFacts, Lengths, too_few_rows
 from autotune.errors import UsageError
 
-STAND_IN_ROWS = 2**16
+STAND_IN_ROWS = 2**16  # more than the samples of any step
 OF_A_DATASET = {"splits_nothing", "one_full_step"}  # rules that only real lengths can break
-OF_A_RECIPE = {"samples_per_step"}  # what is estimated need not be what the recipe asks for
+OF_A_RECIPE = {"samples_per_step"}  # a rule that an estimate may break: its step may have other samples than the recipe
 
 
 def stand_in_data(length: int) -> DataFacts:
-    """Rows of `length` tokens, all of them labels, where there is no dataset."""
+    """Stand in for a dataset where there is none: rows of `length` tokens, all of them labels."""
     tokens = np.full(STAND_IN_ROWS, length, dtype=np.int64)
     return DataFacts(
         path="",
@@ -38,22 +37,21 @@ def stand_in_data(length: int) -> DataFacts:
     )
 
 
-def complete(
-    fixed: Mapping[str, Any], *, workload: Workload, hardware: Hardware, installed: Installed, lengths_known: bool
-) -> Candidate:
-    """The candidate that `fixed` names. lengths_known: whether the workload's data is real.
+def complete(fixed: Mapping[str, Any], context: Context, *, lengths_known: bool) -> Candidate:
+    """Complete the candidate whose knobs `fixed` are set. lengths_known: whether the workload's data is real.
 
-    Raises UsageError listing every way in which it would be refused, or would train something else.
+    Raises UsageError listing every way in which the candidate would be refused or would train something else.
     """
-    recipe = workload.recipe
+    workload, recipe = context.workload, context.workload.recipe
     problems = too_few_rows(workload) if lengths_known else []
     told = {"one_full_step"} if problems else set[str]()
     if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
         problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
     method = fixed.get("method", recipe.asked_method)
     workload = replace(workload, recipe=replace(recipe, method=method))
-    context = Context(installed=installed, hardware=hardware, workload=workload)
-    start = replace(defaults(workload=workload, hardware=hardware, installed=installed), method=method)
+    context = replace(context, workload=workload)
+    machine, stack = context.hardware, context.installed
+    start = replace(defaults(workload=workload, hardware=machine, installed=stack), method=method)
     if not lengths_known:
         start = replace(start, max_length=workload.data.lengths.longest)
     candidate = replace(start, **fixed)
@@ -80,6 +78,6 @@ def complete(
 
 
 def broken_rules(candidate: Candidate, context: Context, *, lengths_known: bool) -> list[Rule]:
-    """The rules that one which is estimated breaks, whatever its recipe. lengths_known: as in `complete`."""
+    """List the rules that a candidate breaks, except those that an estimate may. lengths_known: as in `complete`."""
     excused = OF_A_RECIPE | (set() if lengths_known else OF_A_DATASET)
     return [rule for rule in RULES if rule.name not in excused and rule.broken(candidate, context)]

@@ -1,6 +1,6 @@
-"""Experience: what the trials of searches on a machine say of its predicted seconds, kept for `autotune estimate`.
+"""Experience: predicted and measured seconds of the trials of searches on a machine, kept for `autotune estimate`.
 
-Leaves out what follows from it (core/time/calibration.py).
+Leaves out how they correct a prediction (core/time/calibration.py).
 """
 
 import json
@@ -13,13 +13,16 @@ from autotune.cache import write_text
 from autotune.core.hardware import Hardware
 from autotune.core.time.law import FORMAT
 
-MOST = 64  # trials that are kept, the latest
+MOST = 64  # the latest trials that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taught:
-    """A trial. name: of what was trained, once each. spent: predicted seconds of a step by what they are spent on, in
-    the order of timing.SPENT. step_s: measured ones."""
+    """What one trial teaches.
+
+    name: of what was trained, so that it is kept once. spent: predicted seconds of a step in the order of time.law's
+    SPENT. step_s: the measured seconds of a step.
+    """
 
     name: str
     spent: tuple[float, ...]
@@ -27,7 +30,7 @@ class Taught:
 
 
 def recall(home: Path, hardware: Hardware) -> tuple[Taught, ...]:
-    """What is known of a machine, as long as it was predicted from the same probe; nothing where it was not."""
+    """Read what was kept for a machine; nothing where it was predicted from another probe than this one."""
     try:
         kept = json.loads(_path(home, hardware).read_text(encoding="utf-8"))
         if kept["made_with"] != _made_with(hardware):
@@ -38,7 +41,7 @@ def recall(home: Path, hardware: Hardware) -> tuple[Taught, ...]:
 
 
 def keep(home: Path, hardware: Hardware, trials: Sequence[Taught]) -> None:
-    """Add trials to what is known; one of the same name takes the other's place."""
+    """Add trials to what is kept. One of the same name replaces the older one."""
     if not trials:
         return
     known: dict[str, Taught] = {}

@@ -8,8 +8,8 @@ from autotune.core.memory.estimate import MemoryEstimate
 from autotune.core.space.legality import QUANTIZED
 from autotune.core.units import format_bytes, format_duration
 from autotune.predict.alternatives import End
-from autotune.predict.estimate import Forecast
-from autotune.predict.forecaster import TimeForecast
+from autotune.predict.estimate import Estimate
+from autotune.predict.time import CalibratedTime
 
 NAMED = 3  # levers
 LONGEST = 6  # items of a step's time
@@ -48,7 +48,7 @@ PHASES: Mapping[str, str] = {
 }
 
 
-def document(found: Forecast) -> dict[str, Any]:
+def document(found: Estimate) -> dict[str, Any]:
     """The estimate as docs/interface.md has it."""
     memory, room = found.memory, found.memory.room
     return {
@@ -118,7 +118,7 @@ def document(found: Forecast) -> dict[str, Any]:
     }
 
 
-def _time_document(found: Forecast, time: TimeForecast) -> dict[str, Any]:
+def _time_document(found: Estimate, time: CalibratedTime) -> dict[str, Any]:
     return {
         "step_s": time.estimate.step_s,
         "interval_s": list(time.interval_s),
@@ -131,13 +131,13 @@ def _time_document(found: Forecast, time: TimeForecast) -> dict[str, Any]:
     }
 
 
-def summary_lines(found: Forecast) -> list[str]:
+def summary_lines(found: Estimate) -> list[str]:
     """What a person wants to know, in the order of asking: does it fit, where does it go, what else would fit."""
     parts = (_heading(found), _items(found), _growth(found), _sums(found), _time(found), _advice(found))
     return [line for lines in map(list, parts) if lines for line in ("", *lines)][1:]
 
 
-def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
+def table_lines(found: Estimate, *, with_heading: bool) -> list[str]:
     """The estimate as one row of a sweep's table, below the headings where they are asked for."""
     memory, batch = found.memory, found.batch
     row = (
@@ -160,14 +160,14 @@ def table_lines(found: Forecast, *, with_heading: bool) -> list[str]:
     return ["  ".join(f"{word:{width}}" for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
-def _training(found: Forecast) -> str:
+def _training(found: Estimate) -> str:
     """What the training takes, in a table: its price where there is one."""
     if found.run_s is None:
         return "unknown"
     return format_duration(found.run_s) if found.cost is None else f"{found.cost:,.2f}"
 
 
-def _heading(found: Forecast) -> Iterator[str]:
+def _heading(found: Estimate) -> Iterator[str]:
     memory, room, model = found.memory, found.memory.room, found.model
     yield f"{model.name}, {model.parameters:,} parameters: {short_name(found.candidate)}"
     kind = "largest of an epoch" if found.batch.rows > found.candidate.per_device_train_batch_size else "longest rows"
@@ -194,7 +194,7 @@ def _heading(found: Forecast) -> Iterator[str]:
         )
 
 
-def _emulated(found: Forecast) -> str | None:
+def _emulated(found: Estimate) -> str | None:
     """A hint where the device has no instructions for what the candidate computes in."""
     knobs, hardware = found.candidate, found.hardware
     in_bf16 = knobs.mixed_precision == "bf16" or (knobs.mixed_precision, knobs.weights_dtype) == ("no", "bfloat16")
@@ -206,7 +206,7 @@ def _emulated(found: Forecast) -> str | None:
     return f"{hardware.name} has no instructions for bf16, which is emulated{fp16}"
 
 
-def _items(found: Forecast) -> Iterator[str]:
+def _items(found: Estimate) -> Iterator[str]:
     peak = found.memory.peak
     yield f"peak of {format_bytes(peak.bytes)} in the {PHASES[peak.phase]} ({peak.op}):"
     largest = max(peak.items.values())
@@ -216,7 +216,7 @@ def _items(found: Forecast) -> Iterator[str]:
             yield f"  {name:18} {format_bytes(count):>9}  {count / peak.bytes:4.0%}  {bar}"
 
 
-def _growth(found: Forecast) -> Iterator[str]:
+def _growth(found: Estimate) -> Iterator[str]:
     """What of the peak grows, and what would lower it most: without this, a curve over the length looks like a leak."""
     peak, positions = found.memory.peak.bytes, found.batch.rows * found.batch.positions
     growing = peak - found.fixed_bytes
@@ -233,7 +233,7 @@ def _growth(found: Forecast) -> Iterator[str]:
         yield f"  {format_bytes(each.least_bytes):>9}  {each.words}"
 
 
-def _sums(found: Forecast) -> Iterator[str]:
+def _sums(found: Estimate) -> Iterator[str]:
     memory, room = found.memory, found.memory.room
     yield "peaks by phase    " + ", ".join(
         f"{name} {format_bytes(count)}" for name, count in memory.demand.phases.items()
@@ -248,7 +248,7 @@ def _sums(found: Forecast) -> Iterator[str]:
     yield f"on the host       {format_bytes(memory.host_peak_bytes)}: {hosted}"
 
 
-def _time(found: Forecast) -> Iterator[str]:
+def _time(found: Estimate) -> Iterator[str]:
     """How long a step takes and what for, and what the figures come from."""
     if (time := found.time) is None:
         return
@@ -268,7 +268,7 @@ def _time(found: Forecast) -> Iterator[str]:
         yield f"the training that is asked for takes {format_duration(found.run_s)}{cost}"
 
 
-def _advice(found: Forecast) -> Iterator[str]:
+def _advice(found: Estimate) -> Iterator[str]:
     length, rows = found.candidate.row_length, found.candidate.per_device_train_batch_size
     for what, largest in (
         (f"micro-batch at length {length}", found.largest_rows),

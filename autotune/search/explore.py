@@ -14,7 +14,7 @@ from autotune.core.space.opening import opening
 from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
 from autotune.search.bench import Bench
-from autotune.search.predictions import PredictedRates
+from autotune.search.predicted_rates import PredictedRates
 from autotune.search.proposer import Proposer
 
 
@@ -92,4 +92,4 @@ def _predict_rates(bench: Bench, candidates: Sequence[Candidate], *, first: Sequ
     patience_s = 0.0
     if bench.has_room():
         patience_s = bench.budget.tracing_s(bench.spent_s(), reserve_s=bench.reserve_s())
-    return bench.predictions.speeds(candidates, first=first, until=bench.now() + patience_s)
+    return bench.predictions.predict_rates(candidates, first=first, until=bench.now() + patience_s)

@@ -27,7 +27,7 @@ from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import rates_as_at_first
 from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import PredictedRates
+from autotune.search.predicted_rates import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler
 
 STARTUP_TRIALS = 6  # trials after which TPE and GP begin to model; the opening is about as long

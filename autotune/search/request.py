@@ -15,7 +15,9 @@ from autotune.core.workload import Workload, check_workload
 from autotune.data.describe import describe
 from autotune.machine.installed import Installed
 from autotune.models.find import configuration_of
-from autotune.predict.forecaster import Forecaster
+from autotune.predict.memory import MemoryPredictor
+from autotune.predict.time import calibrated_speed
+from autotune.predict.training import Training
 from autotune.search.predictions import Predictions
 
 
@@ -67,7 +69,7 @@ def predictions_of(
     request: SearchRequest, workload: Workload, hardware: Hardware, progress: Callable[[str], None]
 ) -> Predictions:
     """Set up the predictions of a search's candidates; nothing is traced yet."""
-    forecaster = Forecaster(
+    training = Training(
         config=configuration_of(request.model, Path(workload.model.path)),
         facts=workload.model,
         lengths=workload.data.lengths,
@@ -75,11 +77,9 @@ def predictions_of(
         loss="fused",
         hardware=hardware,
         seed=request.seed,
-        home=request.home.absolute(),
-        progress=progress,
-        thrifty=True,
     )
-    return Predictions(forecaster=forecaster, progress=progress)
+    memory = MemoryPredictor.of(training, home=request.home.absolute(), progress=progress)
+    return Predictions(memory=memory, speed=calibrated_speed(hardware), progress=progress)
 
 
 def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, facts: Installed) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _findings(
         by_hand=by_hand,
         verdict=verdict,
         parity=parity,
-        estimates={trial.number: predictions.estimate(trial.candidate) for trial in trials},
+        estimates={trial.number: predictions.predicted_memory(trial.candidate) for trial in trials},
         calibrations=dict(predictions.calibrations),
         misses=tuple(predictions.misses),
         known=known,

@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,6 +18,7 @@ from autotune.child import end_with_parent
 from autotune.core.step.deepening import with_growth
 from autotune.core.step.profile import Profile
 from autotune.errors import NotPredicted, UsageError
+from autotune.trace.request import TraceRequest
 from autotune.train.fork_server import start_fork_server
 
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -29,31 +30,31 @@ def start_tracer() -> None:
     start_fork_server(NO_GPU)
 
 
-def trace_apart(asked: Mapping[str, Any]) -> Profile:
-    """Trace one request in two processes, and return its profile. asked: the fields of request.TraceRequest.
+def trace_apart(request: TraceRequest) -> Profile:
+    """Trace one request in two processes, and return its profile.
 
     Raises NotPredicted when it cannot be traced or a process dies, and UsageError when the recipe names modules that
     the model does not have.
     """
     with _processes(2) as pool:
         try:
-            return _join(*_submit(pool, asked))
+            return _join(*_submit(pool, request))
         except BrokenProcessPool:
             raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
 
 
 def trace_many(
-    asked: Sequence[Mapping[str, Any]], *, until: float, processes: int
+    requests: Sequence[TraceRequest], *, until: float, processes: int
 ) -> Generator[Profile | NotPredicted | None, None, None]:
     """Trace several requests, and yield their profiles in order. For one that cannot be traced, yield the reason.
 
     until: as time.monotonic() counts. For a request that has not begun by then, None is yielded.
     processes: how many run at once. Raises UsageError as trace_apart does.
     """
-    done, count = 0, min(2 * len(asked), max(2, processes), MOST_PROCESSES)
-    while done < len(asked):
+    done, count = 0, min(2 * len(requests), max(2, processes), MOST_PROCESSES)
+    while done < len(requests):
         with _processes(count) as pool:
-            for found in _trace_in(pool, asked[done:], until=until, ahead=count):
+            for found in _trace_in(pool, requests[done:], until=until, ahead=count):
                 if isinstance(found, BrokenProcessPool):
                     break
                 done += 1
@@ -61,21 +62,21 @@ def trace_many(
             else:
                 return
         try:  # when a process dies, the whole pool is lost; this request may be the cause, so it is traced alone
-            yield trace_apart(asked[done])
+            yield trace_apart(requests[done])
         except NotPredicted as error:
             yield error
         done += 1
 
 
 def _trace_in(
-    pool: ProcessPoolExecutor, asked: Sequence[Mapping[str, Any]], *, until: float, ahead: int
+    pool: ProcessPoolExecutor, requests: Sequence[TraceRequest], *, until: float, ahead: int
 ) -> Iterator[Profile | NotPredicted | BrokenProcessPool | None]:
     """Trace in order, `ahead` requests at a time, so that no process waits for the next."""
     begun: list[tuple[Future[Any], Future[Any]]] = []
-    for place in range(len(asked)):
+    for place in range(len(requests)):
         try:
-            while len(begun) < min(len(asked), place + ahead) and time.monotonic() < until:
-                begun.append(_submit(pool, asked[len(begun)]))
+            while len(begun) < min(len(requests), place + ahead) and time.monotonic() < until:
+                begun.append(_submit(pool, requests[len(begun)]))
             yield _join(*begun[place]) if place < len(begun) else None
         except BrokenProcessPool as error:
             yield error
@@ -83,8 +84,8 @@ def _trace_in(
             yield error
 
 
-def _submit(pool: ProcessPoolExecutor, asked: Mapping[str, Any]) -> tuple[Future[Any], Future[Any]]:
-    return pool.submit(_all_shapes, dict(asked)), pool.submit(_deeper, dict(asked))
+def _submit(pool: ProcessPoolExecutor, request: TraceRequest) -> tuple[Future[Any], Future[Any]]:
+    return pool.submit(_all_shapes, request), pool.submit(_deeper, request)
 
 
 def _join(all_shapes: Future[Any], beside: Future[Any]) -> Profile:
@@ -96,22 +97,20 @@ def _join(all_shapes: Future[Any], beside: Future[Any]) -> Profile:
         raise NotPredicted(str(error)) from error
 
 
-def _all_shapes(asked: dict[str, Any]) -> Profile:
+def _all_shapes(request: TraceRequest) -> Profile:
     """Trace the first part of a request. Runs in a process of the pool."""
     with _quietly():
-        from autotune.trace.request import TraceRequest
         from autotune.trace.trace import set_up_trace, trace_all_shapes
 
-        return trace_all_shapes(set_up_trace(TraceRequest(**asked)))
+        return trace_all_shapes(set_up_trace(request))
 
 
-def _deeper(asked: dict[str, Any]) -> tuple[Profile, tuple[int, int, int]] | None:
+def _deeper(request: TraceRequest) -> tuple[Profile, tuple[int, int, int]] | None:
     """Trace the second part, and return it with its shape; None where the first part has all layers."""
     with _quietly():
-        from autotune.trace.request import TraceRequest
         from autotune.trace.trace import set_up_trace, trace_deeper
 
-        setup = set_up_trace(TraceRequest(**asked))
+        setup = set_up_trace(request)
         return None if setup.is_whole else (trace_deeper(setup), setup.shapes[0])
 
 

@@ -18,7 +18,9 @@ from autotune.errors import NotPredicted
 from autotune.machine.host import count_cores
 from autotune.models.find import resolve_architecture
 from autotune.predict.alternatives import Alternatives
-from autotune.predict.forecaster import Forecaster, TimeForecast
+from autotune.predict.memory import MemoryPredictor
+from autotune.predict.time import CalibratedTime, calibrated_speed, predict_time
+from autotune.predict.training import Training
 from benchmarks.gpu.cases import SEED, Case, around, lengths_of, write_model, write_rows
 from benchmarks.gpu.summary import DONE
 from benchmarks.rows import Row
@@ -50,7 +52,7 @@ class Planned:
     case: Case
     directory: Path
     estimate: MemoryEstimate | None
-    time: TimeForecast | None = None
+    time: CalibratedTime | None = None
     why: str = ""
 
     @property
@@ -133,7 +135,7 @@ def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> lis
     if job.card_bytes is not None:
         hardware = replace(hardware, memory_bytes=job.card_bytes, used_by_others_bytes=0)
     config, facts = resolve_architecture(case.model, None, home=home, progress=_silent)
-    forecaster = Forecaster(
+    training = Training(
         config=config,
         facts=facts,
         lengths=lengths_of(case),
@@ -141,13 +143,14 @@ def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> lis
         loss="fused",
         hardware=hardware,
         seed=SEED,
-        home=home,
-        progress=_silent,
     )
+    predictor = MemoryPredictor.of(training, home=home, progress=_silent)
+    speed = calibrated_speed(hardware)
     cases = [case]
     if job.card_bytes is not None:
-        memory = forecaster.memory(case.candidate)
-        largest = Alternatives(forecaster=forecaster).largest_rows(case.candidate, memory).value
+        memory = predictor.estimate(case.candidate)
+        others = Alternatives(memory=predictor, is_legal=lambda candidate: True, progress=_silent)
+        largest = others.largest_rows(case.candidate, memory).value
         cases = list(around(case, job.card_bytes, largest or 1, wide=job.wide))
     write_model(config, directory / "model")
     planned = []
@@ -156,9 +159,9 @@ def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> lis
         place.mkdir()
         (place / "model").symlink_to(directory / "model")
         write_rows(each, place / "rows")
-        memory = forecaster.memory(each.candidate)
+        memory = predictor.estimate(each.candidate)
         try:
-            time = forecaster.time(each.candidate)
+            time = predict_time(each.candidate, batches=predictor.batches, laws=predictor.laws, speed=speed)
         except NotPredicted:  # the memory is, all the same
             time = None
         planned.append(Planned(case=each, directory=place, estimate=memory, time=time))
@@ -188,7 +191,7 @@ def predicted_of(estimate: MemoryEstimate) -> Row:
     }
 
 
-def seconds_of(time: TimeForecast | None) -> Row:
+def seconds_of(time: CalibratedTime | None) -> Row:
     """What the seconds of a step are held against."""
     if time is None:
         return {"step_s": None}

@@ -30,7 +30,8 @@ from autotune.core.recipe import METHODS, Recipe
 from autotune.core.step.deepening import deepen
 from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, monomials
 from autotune.core.step.regime import micro_batch
-from autotune.trace.profiles import MEMORY, request_of
+from autotune.trace.profiles import MEMORY
+from autotune.trace.request import request_of
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.memory.cases import ARCHITECTURES, SMALL, Loss
 from benchmarks.pools import quiet_pool
@@ -184,7 +185,6 @@ def compare(case: Case) -> dict[str, Any]:
     """Trace a shallow model as `autotune estimate` does, and the whole one as it trains; differences in bytes."""
     from transformers import AutoConfig
 
-    from autotune.trace.request import TraceRequest
     from autotune.trace.shallow import sliding_window
     from autotune.trace.trace import trace, trace_whole
 
@@ -202,11 +202,10 @@ def compare(case: Case) -> dict[str, Any]:
         loss=case.loss,
         capability=case.capability,
     )
-    reduced = TraceRequest(**request.asked)
     began = time.process_time()
-    profile = trace(reduced)
+    profile = trace(request)
     traced = time.process_time()
-    real = replace(reduced, candidate=case.candidate, recipe=recipe, capability=case.capability)
+    real = replace(request, candidate=case.candidate, recipe=recipe, capability=case.capability)
     whole = LiveBytes(trace_whole(real, shape), monomials(*shape), case.candidate.gradient_accumulation_steps)
     law = memory_law(profile, layers=case.layers, accumulation=case.candidate.gradient_accumulation_steps)
     deduced = peak(law, monomials(*shape))

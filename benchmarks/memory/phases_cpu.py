@@ -73,11 +73,10 @@ def answer(arguments: argparse.Namespace) -> Answer:
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
     """Return the peaks of the phases as an estimate predicts them, in bytes."""
-    from autotune.trace.request import TraceRequest
     from autotune.trace.trace import trace
 
     request, batch = request_and_batch(case, facts)
-    profile = trace(TraceRequest(**request.asked))
+    profile = trace(request)
     law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
     whole = deepen(profile, facts.layers)
     phases = demand_of(whole, law, None, candidate=case.candidate, batch=batch).phases

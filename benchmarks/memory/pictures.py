@@ -25,7 +25,8 @@ from autotune.core.step.deepening import deepen
 from autotune.core.step.profile import ON_THE_HOST, Profile, monomials
 from autotune.core.units import GIB
 from autotune.models.catalogue import CONF
-from autotune.trace.profiles import Loss, load_profile, request_of
+from autotune.trace.profiles import Profiles
+from autotune.trace.request import Loss, request_of
 from autotune.trace.shallow import sliding_window
 from benchmarks.command import Answer, command, say
 from benchmarks.pictures import picture
@@ -84,7 +85,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
             capability=A100,
             loss=loss,
         )
-        return deepen(load_profile(request, home=arguments.home, progress=say), config["num_hidden_layers"])
+        return deepen(Profiles(home=arguments.home, progress=say).load(request), config["num_hidden_layers"])
 
     files = {arguments.out / f"{name}.svg": panels for name, panels in pictures(profile_of)}
     for file, panels in files.items():

@@ -36,8 +36,8 @@ from autotune.errors import UsageError, first_line
 from autotune.models.architectures import sliding_window
 from autotune.models.catalogue import catalogued_config
 from autotune.trace.plain_step import LogitsTrainer
-from autotune.trace.profiles import ProfileRequest, describe_request, key_of, request_of
-from autotune.trace.request import TraceRequest
+from autotune.trace.profiles import describe_request, key_of
+from autotune.trace.request import TraceRequest, request_of
 from autotune.trace.trace import trace
 from autotune.train import sft
 from benchmarks.machines import catalogued_gpus
@@ -77,7 +77,7 @@ class Point:
     """
 
     spec: GpuSpec
-    request: ProfileRequest
+    request: TraceRequest
     batch: Batch
     layers: int
     accumulation: int
@@ -237,7 +237,7 @@ def stack_matches(versions: Mapping[str, str]) -> bool:
 
 def profile_of(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile]) -> Profile:
     """Trace a row's step, or take the profile of an earlier row that differs only in its shape. Raises Skipped."""
-    request = TraceRequest(**point.request.asked)
+    request = point.request
     script = [values.get(name) for name in ("quantization", "attention", "framework", "kernels")]
     key = key_of([describe_request(point.request), script])
     if key not in profiles:

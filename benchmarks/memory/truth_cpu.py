@@ -34,7 +34,8 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.regime import micro_batch
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
-from autotune.trace.profiles import MEMORY, ProfileRequest, request_of
+from autotune.trace.profiles import MEMORY
+from autotune.trace.request import TraceRequest, request_of
 from autotune.trace.shallow import sliding_window
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.machines import plain_cpu
@@ -114,12 +115,11 @@ def row_of(case: Case, facts: ModelFacts, measured: Row | None) -> Row:
 
 def predict(case: Case, facts: ModelFacts) -> Row:
     """Return the peak of live bytes as the trace predicts it."""
-    from autotune.trace.request import TraceRequest
     from autotune.trace.trace import trace
 
     started = time.perf_counter()
     request, batch = request_and_batch(case, facts)
-    profile = trace(TraceRequest(**request.asked))
+    profile = trace(request)
     law = memory_law(profile, layers=facts.layers, accumulation=case.candidate.gradient_accumulation_steps)
     predicted = asdict(peak(law, batch.monomials))
     return {
@@ -130,7 +130,7 @@ def predict(case: Case, facts: ModelFacts) -> Row:
     }
 
 
-def request_and_batch(case: Case, facts: ModelFacts) -> tuple[ProfileRequest, Batch]:
+def request_and_batch(case: Case, facts: ModelFacts) -> tuple[TraceRequest, Batch]:
     """Return the request for a case's trace, and its micro-batch as the loss on a CPU sees it."""
     from transformers import AutoConfig
 

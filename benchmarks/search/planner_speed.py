@@ -50,9 +50,13 @@ from autotune.machine.installed import installed
 from autotune.models.catalogue import CONF
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
-from autotune.predict.forecaster import Forecaster
+from autotune.predict.laws import Laws
+from autotune.predict.memory import MemoryPredictor
+from autotune.predict.time import calibrated_speed
+from autotune.predict.training import Training
 from autotune.search.predictions import Predictions
 from autotune.search.roofline import RooflineSampler
+from autotune.trace.profiles import Profiles
 from benchmarks.command import Answer, command
 from benchmarks.machines import catalogued_gpus
 from benchmarks.rows import now
@@ -194,16 +198,15 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
     candidates = enumerate_space(**here, installed=Installed(), fidelity=Fidelity.close, fixed={}).candidates
     enumerated_s = time.perf_counter() - started
     told: list[str] = []
-    forecaster = Forecaster(
-        config=config, facts=facts, lengths=data.lengths, recipe=recipe, loss="fused", hardware=hardware, seed=0,
-        home=Path(), progress=told.append, thrifty=True,
-    )  # fmt: skip
-    with (
-        patch("autotune.predict.forecaster.trace_missing", lambda requests, **rest: {}),
-        patch.object(Forecaster, "_time_law", lambda forecaster, candidate, batch, accumulation: law),
-    ):
+    training = Training(
+        config=config, facts=facts, lengths=data.lengths, recipe=recipe, loss="fused", hardware=hardware, seed=0
+    )
+    memory = MemoryPredictor.of(training, home=Path(), progress=told.append)
+    predictions = Predictions(memory=memory, speed=calibrated_speed(hardware), progress=told.append)
+    nothing_missing, one_law = lambda *_, **rest: {}, lambda *_: law
+    with patch.object(Profiles, "trace_missing", nothing_missing), patch.object(Laws, "time", one_law):
         started = time.perf_counter()
-        Predictions(forecaster=forecaster, progress=told.append).speeds(candidates)
+        predictions.predict_rates(candidates)
         planned_s = time.perf_counter() - started
     if told:  # a candidate without a prediction takes no time
         raise RuntimeError("; ".join(told))

@@ -143,7 +143,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
     predictions = predictions_of(request, workload, hardware, say)
     started = time.monotonic()
-    predicted = predictions.speeds([*candidates, *outside])
+    predicted = predictions.predict_rates([*candidates, *outside])
     return World(
         candidates=candidates,
         start=start,

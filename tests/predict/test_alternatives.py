@@ -11,7 +11,7 @@ from autotune.core.memory.law import Peak
 from autotune.core.space.context import Context
 from autotune.predict.alternatives import Alternatives, Suggestion
 from autotune.predict.completion import broken_rules
-from autotune.predict.forecaster import Forecaster
+from autotune.predict.memory import MemoryPredictor, WorstStep
 from tests import stand_ins
 from tests.core.examples import A100, RICH, candidate, workload
 
@@ -23,34 +23,44 @@ def estimated(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
     """Candidates whose estimate was asked for: none of them fits, and nothing is traced."""
     asked: list[Candidate] = []
 
-    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
-        asked.append(candidate)
-        return too_much(forecaster)
+    def estimate(predictor: MemoryPredictor, step: WorstStep) -> MemoryEstimate:
+        asked.append(step.candidate)
+        return too_much(predictor)
 
-    monkeypatch.setattr(Forecaster, "memory", memory)
+    untraced(monkeypatch)
+    monkeypatch.setattr(MemoryPredictor, "estimate", estimate)
     return asked
 
 
-def too_much(forecaster: Forecaster) -> MemoryEstimate:
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace nothing: only the estimate counts here."""
+    peak = Peak(bytes=0, phase="backward", op="mm", items={})
+    monkeypatch.setattr(
+        MemoryPredictor, "worst_step", lambda predictor, candidate: stand_ins.worst_step(candidate, peak, 0)
+    )
+
+
+def too_much(predictor: MemoryPredictor) -> MemoryEstimate:
     peak = Peak(bytes=2**50, phase="backward", op="mm", items={})
     return MemoryEstimate(
         demand=Demand(
             peak=peak, phases={"training": peak.bytes}, reserved_bytes=peak.bytes, allowance_bytes=0, host_items={}
         ),
-        room=forecaster.room,
+        room=predictor.room,
     )
 
 
 def suggested(asked: Candidate, rows: int | None) -> list[Suggestion]:
     """What is suggested of a candidate of the examples' workload. rows: the largest micro-batch that fits."""
     work = workload()
-    forecaster = stand_ins.forecaster(A100)
+    predictor = stand_ins.predictor(A100)
     context = Context(installed=RICH, hardware=A100, workload=work)
 
     def is_legal(changed: Candidate) -> bool:
         return not broken_rules(changed, context, lengths_known=True)
 
-    return list(Alternatives(forecaster=forecaster).suggestions(asked, too_much(forecaster), rows, is_legal))
+    others = Alternatives(memory=predictor, is_legal=is_legal, progress=print)
+    return list(others.suggestions(asked, too_much(predictor), rows))
 
 
 @pytest.mark.parametrize(("batching", "rows", "size"), [("random", 5, 4), ("group_by_length", 3, 2)])
@@ -87,13 +97,14 @@ def test_the_method_is_typed_as_the_recipes(estimated: list[Candidate]) -> None:
 def test_a_base_in_bf16_comes_before_a_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it alone will do it costs no speed; each suggestion is complete in itself."""
 
-    def memory(forecaster: Forecaster, candidate: Candidate) -> MemoryEstimate:
-        asked = too_much(forecaster)
+    def estimate(predictor: MemoryPredictor, step: WorstStep) -> MemoryEstimate:
+        asked, candidate = too_much(predictor), step.candidate
         if candidate.weights_dtype == "float32" and candidate.per_device_train_batch_size > 8:
             return asked
         return replace(asked, demand=replace(asked.demand, phases={"training": 1}))
 
-    monkeypatch.setattr(Forecaster, "memory", memory)
+    untraced(monkeypatch)
+    monkeypatch.setattr(MemoryPredictor, "estimate", estimate)
     found = suggested(replace(SIXTEEN, method="lora"), 8)
     assert [each.words for each in found] == [
         "candidate.weights_dtype=bfloat16",

@@ -16,9 +16,9 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from autotune.predict.completion import complete
-from autotune.predict.estimate import EstimateRequest, Forecast, estimate
+from autotune.predict.estimate import Estimate, EstimateRequest, estimate
 from autotune.predict.report import document, summary_lines
-from tests.core.examples import CPU, PLAIN, SLOW_IN_BF16, workload
+from tests.core.examples import CPU, PLAIN, SLOW_IN_BF16, context, workload
 from tests.core.time.test_law import MACHINE
 
 CONFIG = LlamaConfig(
@@ -55,7 +55,7 @@ def model(home: Path) -> Path:
     return directory
 
 
-def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: Any) -> Forecast:
+def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: Any) -> Estimate:
     values: dict[str, Any] = {
         "model": "mine",
         "config": CONFIG,
@@ -292,9 +292,7 @@ def test_a_packed_step_has_the_samples_that_were_asked_for() -> None:
     """Rows of 1000 positions hold ten of a hundred tokens each: two rows are twenty samples, not twenty rows."""
     found = complete(
         {"batching": "pack_bfd", "packed_length": 1000, "per_device_train_batch_size": 1},
-        workload=workload([100] * 400, effective_batch_size=20),
-        hardware=CPU,
-        installed=PLAIN,
+        context(CPU, PLAIN, workload([100] * 400, effective_batch_size=20)),
         lengths_known=True,
     )
     assert found.gradient_accumulation_steps == 2

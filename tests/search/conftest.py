@@ -16,7 +16,6 @@ from autotune.core.trials.budget import Budget
 from autotune.search.bench import Bench
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
-from autotune.search.predictions import Predictions
 from autotune.train.task import Task
 from tests import stand_ins
 from tests.core import examples
@@ -80,7 +79,7 @@ def make_bench(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             workload=workload,
             hardware=examples.CPU,
             legal=frozenset(legal),
-            predictions=Predictions(forecaster=stand_ins.forecaster(examples.CPU), progress=lambda line: None),
+            predictions=stand_ins.predictions(examples.CPU, lambda line: None),
             journal=journal,
             workers=StandIns(list(ends), device),  # type: ignore[arg-type]
             display=SearchDisplay(Console(file=said or StringIO(), width=200)),

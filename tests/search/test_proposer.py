@@ -13,7 +13,7 @@ from autotune.core.trials.trial import Trial
 from autotune.search.predictions import PredictedRates
 from autotune.search.proposer import Proposer
 from autotune.search.samplers import SAMPLERS
-from tests.stand_ins import measured, speeds
+from tests.stand_ins import measured, predicted_rates
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=4, gradient_accumulation_steps=1, method="full")
 # Not a product of its knobs: eager attention goes with micro-batches of one alone.
@@ -38,7 +38,7 @@ def trial(number: int, candidate: Candidate) -> Trial:
 def predicted(growing: float = 1.0, factor: float = 1.0, references: Sequence[Candidate] = ()) -> PredictedRates:
     """What is predicted of the space: the truth, off by a factor and by a share that grows along it."""
     known = enumerate([*SPACE, *references])
-    return speeds([rate(candidate) * factor * growing ** (place / 9) for place, candidate in known])
+    return predicted_rates([rate(candidate) * factor * growing ** (place / 9) for place, candidate in known])
 
 
 def walk(proposer: Proposer) -> list[Candidate]:
@@ -117,7 +117,7 @@ def test_a_reference_that_only_looks_like_a_candidate_takes_nobodys_place(tmp_pa
 
 def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None:
     """The baseline shows that checkpointing costs more than was predicted, before any candidate was tried."""
-    blind = speeds([100.0] * len(SPACE) + [100.0, 100.0])
+    blind = predicted_rates([100.0] * len(SPACE) + [100.0, 100.0])
     references = [
         replace(BASE, checkpointing=checkpointing, tuned_allocator=False) for checkpointing in ("off", "full")
     ]

@@ -14,21 +14,15 @@ from autotune.core.knobs import KNOBS, knobs_that_change
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile
 from autotune.errors import NotPredicted
-from autotune.trace.profiles import (
-    ProfileRequest,
-    describe_request,
-    key_of,
-    load_profile,
-    reduced,
-    request_of,
-    trace_missing,
-)
+from autotune.trace.profiles import Profiles, describe_request, key_of
+from autotune.trace.request import TraceRequest, reduced, request_of
 from tests.core.step.test_profile import step
 from tests.core.test_candidate import OTHER_VALUES
 
 CANDIDATE = Candidate(max_length=300, per_device_train_batch_size=4, gradient_accumulation_steps=3, method="lora")
 STEP = replace(CANDIDATE, method="full")
-REQUEST = ProfileRequest(config={"model_type": "llama"}, candidate=CANDIDATE, recipe=Recipe(method="lora"), masked=True)
+REQUEST = TraceRequest(config={"model_type": "llama"}, candidate=CANDIDATE, recipe=Recipe(method="lora"), masked=True)
+REDUCED = reduced(REQUEST)
 
 
 @pytest.fixture
@@ -44,7 +38,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return requests
 
 
-def key(request: ProfileRequest, **knobs: Any) -> str:
+def key(request: TraceRequest, **knobs: Any) -> str:
     return key_of(describe_request(reduced(replace(request, candidate=replace(CANDIDATE, **knobs)))))
 
 
@@ -80,7 +74,7 @@ def test_a_kind_of_step_names_every_traced_knob(knob: str, traced: list[Any], tm
     said: list[str] = []
     for value in (getattr(STEP, knob), OTHER_VALUES[knob]):
         request = replace(REQUEST, candidate=replace(STEP, **{knob: value}))
-        load_profile(request, home=tmp_path, progress=said.append)
+        Profiles(home=tmp_path, progress=said.append).load(request)
     assert len(set(said)) == 2
 
 
@@ -96,25 +90,25 @@ def test_the_recipe_counts_as_far_as_it_is_traced() -> None:
 
 def test_a_profile_is_traced_once_and_as_it_is_keyed(traced: list[Any], tmp_path: Path) -> None:
     """The second request with the same key is answered from the file."""
-    first = load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+    first = Profiles(home=tmp_path, progress=lambda line: None).load(REDUCED)
     other = replace(REQUEST, candidate=replace(CANDIDATE, max_length=99))
-    assert load_profile(other, home=tmp_path, progress=lambda line: None) == first == step(5)
-    assert [asked["candidate"] for asked in traced] == [reduced(REQUEST).candidate]
+    assert Profiles(home=tmp_path, progress=lambda line: None).load(reduced(other)) == first == step(5)
+    assert traced == [REDUCED]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"question": 1, "answer": 2}', "no profile"])
 def test_a_file_that_is_not_ours_is_made_anew(traced: list[Any], tmp_path: Path, content: str) -> None:
     """Silently for the result, but said: cut short, foreign, of another question, or with another answer."""
-    load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+    Profiles(home=tmp_path, progress=lambda line: None).load(REDUCED)
     [path] = (tmp_path / "profiles").iterdir()
     if content == "no profile":
         content = json.dumps({**json.loads(path.read_text()), "answer": {"layers": 5}})
     path.write_text(content)
     said: list[str] = []
-    assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
+    assert Profiles(home=tmp_path, progress=said.append).load(REDUCED) == step(5)
     assert len(traced) == 2
     assert "made anew" in said[0]
-    assert load_profile(REQUEST, home=tmp_path, progress=said.append) == step(5)
+    assert Profiles(home=tmp_path, progress=said.append).load(REDUCED) == step(5)
     assert len(traced) == 2
 
 
@@ -131,13 +125,13 @@ def test_what_is_missing_is_traced_together(traced: list[Any], monkeypatch: pyte
     monkeypatch.setattr("autotune.trace.profiles.trace_many", trace_many)
     said: list[str] = []
     here: dict[str, Any] = {"home": tmp_path, "progress": said.append}
-    load_profile(requests[0], **here)
-    failed = trace_missing([*requests, late, broken], **here, until=9.0, processes=2)
-    assert [each["candidate"].checkpointing for each in many] == ["full", "off", "off"]
-    assert load_profile(requests[1], **here) == step(7)
-    assert {identity: why.rpartition(": ")[2] for identity, why in failed.items()} == {
-        late.identity: "no time was left to trace all kinds of steps",
-        broken.identity: "they differ",
+    Profiles(**here).load(requests[0])
+    failed = Profiles(**here).trace_missing([*requests, late, broken], until=9.0, processes=2)
+    assert [each.candidate.checkpointing for each in many] == ["full", "off", "off"]
+    assert Profiles(**here).load(requests[1]) == step(7)
+    assert {request: str(why).rpartition(": ")[2] for request, why in failed.items()} == {
+        late: "no time was left to trace all kinds of steps",
+        broken: "they differ",
     }
     assert said[1:] == ["tracing 3 kinds of training steps; this is done once"]
 
@@ -150,7 +144,7 @@ def test_what_cannot_be_traced_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("autotune.trace.profiles.trace_apart", fail)
     with pytest.raises(NotPredicted) as refused:
-        load_profile(REQUEST, home=tmp_path, progress=lambda line: None)
+        Profiles(home=tmp_path, progress=lambda line: None).load(REDUCED)
     assert str(refused.value).endswith("cannot be traced: CheckpointError: recomputed values differ")
 
 
@@ -168,7 +162,7 @@ def test_kinds_of_gpus_are_those_that_the_trace_tells_apart() -> None:
             assert reduced(replace(REQUEST, capability=capability)).capability == kind
 
 
-def asked_for(batch: Batch, *, masked: bool) -> ProfileRequest:
+def asked_for(batch: Batch, *, masked: bool) -> TraceRequest:
     """What a micro-batch asks of a trace, of a model with a window of 512 on a Hopper."""
     return request_of(
         batch,

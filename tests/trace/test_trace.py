@@ -18,8 +18,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.profile import MONOMIALS, monomials
 from autotune.core.step.regime import Regime, micro_batch, shapes_of
 from autotune.trace.assembly import fit
-from autotune.trace.profiles import reduced
-from autotune.trace.request import TraceRequest
+from autotune.trace.request import TraceRequest, reduced
 from autotune.trace.trace import trace, trace_whole
 from tests.core.test_candidate import OTHER_VALUES
 

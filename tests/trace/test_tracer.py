@@ -27,17 +27,17 @@ TRACING = 4  # processes: the fork server, its resource tracker, and the two tha
 CANDIDATE = Candidate(max_length=64, per_device_train_batch_size=1, gradient_accumulation_steps=1, method="full")
 
 
-def asked(**config: Any) -> dict[str, Any]:
+def asked(**config: Any) -> TraceRequest:
     """A step of a small llama, deep enough for two traces."""
     small = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
     values = LlamaConfig(**{**small, "num_hidden_layers": 7, **config}).to_dict()
-    return {"config": values, "candidate": CANDIDATE, "recipe": Recipe(method="full"), "masked": False}
+    return TraceRequest(config=values, candidate=CANDIDATE, recipe=Recipe(method="full"), masked=False)
 
 
 def test_two_processes_find_what_one_finds() -> None:
     """Both traces of a request beside each other, and nobody left behind."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    assert tracer.trace_apart(asked()) == trace(TraceRequest(**asked()))
+    assert tracer.trace_apart(asked()) == trace(asked())
     left = {child.pid for child in psutil.Process().children(recursive=True)} - before
     assert len(left) <= 2  # the fork server and its resource tracker, where this was their first use
 
@@ -46,14 +46,14 @@ def test_many_traces_at_once() -> None:
     """Each is what it is alone, in the order that was asked; what has not begun in time is left out."""
     several = [asked(), asked(num_hidden_layers=2), asked(num_hidden_layers=0)]
     first, second, third = tracer.trace_many(several, until=math.inf, processes=4)
-    assert (first, second) == tuple(trace(TraceRequest(**each)) for each in several[:2])
+    assert (first, second) == tuple(map(trace, several[:2]))
     assert isinstance(third, NotPredicted)
     assert list(tracer.trace_many(4 * [asked()], until=0.0, processes=2))[-1] is None
 
 
 def test_an_interrupted_trace_leaves_no_process(tmp_path: Path) -> None:
     """Nor does one whose parent alone gets the signal, as a scheduler sends it."""
-    (tmp_path / "config.json").write_text(json.dumps(asked()["config"]))
+    (tmp_path / "config.json").write_text(json.dumps(asked().config))
     words = ("estimate", f"model={tmp_path}", "hardware=a100_80gb", f"home={tmp_path / 'home'}")
     code = (
         f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); {CALL}"  # may be ignored here
@@ -84,4 +84,4 @@ def test_modules_that_the_model_has_not_are_refused() -> None:
     recipe = Recipe(method="lora", lora_target_modules=("q_proj", "nosuch"))
     expected = r"got nosuch, expected modules of the model, such as down_proj, gate_proj, .*q_proj"
     with pytest.raises(UsageError, match=expected):
-        tracer.trace_apart({**asked(), "candidate": replace(CANDIDATE, method="lora"), "recipe": recipe})
+        tracer.trace_apart(replace(asked(), candidate=replace(CANDIDATE, method="lora"), recipe=recipe))

@@ -1,8 +1,14 @@
-"""Common steps: what the time of many candidates is put together from, so that few kinds of steps are traced.
+"""Common steps: steps that many candidates share, so that few kinds of steps need a trace.
 
-A micro-step does not depend on the optimizer, nor the end of a step on what its micro-steps recompute; where some of
-alike layers are recomputed, a micro-step is between those that recompute none and all; and a step of two micro-steps
-has the first one of any (law.py counts how many follow it). Leaves out tracing.
+The law of a candidate's time is put together from the laws of such steps:
+
+- The optimizer does not affect a micro-step, so one optimizer stands for all.
+- Recomputation does not affect the end of a step.
+- If some of several identical layers are recomputed, a micro-step lies between those that recompute none and all, and
+  its work is interpolated.
+- A step of two micro-steps has a first one and a later one. law.py counts how many later ones a step has.
+
+Leaves out tracing.
 """
 
 import math
@@ -25,9 +31,10 @@ Step = tuple[Candidate, Batch]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonSteps:
-    """Steps that a candidate has something in common with.
+    """The steps that make up a candidate's step.
 
-    micro_steps: whose micro-steps its own are a mixture of. shares: of each, adding up to 1. end: whose end is its own.
+    micro_steps: steps whose micro-steps are mixed. shares: of each of these, adding up to 1. end: the step whose end is
+    the candidate's.
     """
 
     micro_steps: tuple[Step, ...]
@@ -36,18 +43,21 @@ class CommonSteps:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All of them, the end's last."""
+        """All of the steps, `end` last."""
         return (*self.micro_steps, self.end)
 
     def law(self, laws: Sequence[TimeLaw]) -> TimeLaw:
-        """The candidate's law out of those of `steps`."""
+        """Put the candidate's law together. laws: of `steps`, in their order."""
         *micro_steps, end = laws
         mixed = micro_steps[0] if len(micro_steps) == 1 else mixture(micro_steps, self.shares)
         return replace(mixed, step_end=end.step_end)
 
 
 def common_steps(candidate: Candidate, batch: Batch, config: Mapping[str, Any], facts: ModelFacts) -> CommonSteps:
-    """Those of a candidate whose micro-batches are like `batch`. config, facts: of the model."""
+    """Choose the steps that make up a candidate's step.
+
+    batch: its typical micro-batch, with the labels that the loss scores. config, facts: of the model.
+    """
     usual = replace(
         candidate,
         optimizer=USUAL_OPTIMIZER,
@@ -74,7 +84,7 @@ def common_steps(candidate: Candidate, batch: Batch, config: Mapping[str, Any], 
 
 
 def _are_alike(config: Mapping[str, Any], facts: ModelFacts) -> bool:
-    """Whether a model's layers are all of one kind."""
+    """Whether the model's layers are identical."""
     if facts.window is not None or facts.is_mixture_of_experts:
         return False
     values = (config.get("text_config") or config).values()
@@ -83,7 +93,7 @@ def _are_alike(config: Mapping[str, Any], facts: ModelFacts) -> bool:
 
 
 def mixture(laws: Sequence[TimeLaw], shares: Sequence[float]) -> TimeLaw:
-    """The law whose micro-steps are the laws' by their shares; its end is the first one's."""
+    """Mix the micro-steps of laws by their shares. The end is the first law's."""
     rows: dict[OperatorGroup, float] = defaultdict(float)
     operators: dict[What, float] = defaultdict(float)
     for law, share in zip(laws, shares, strict=True):

@@ -57,7 +57,7 @@ class OperatorGroup:
     launched: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeLaw:
     """The operators of a step: those of each micro-step, in the mean over its micro-steps, and those at its end.
 

@@ -1,11 +1,11 @@
 """Many candidates: their seconds, all at once.
 
-A law is timed once on a grid of lengths, for each micro-batch that candidates have; an epoch is how much of it lies at
-which lengths of the grid. A candidate's seconds are then a product of two arrays. Leaves out laws (law.py) and
-epochs (core/batches/batches.py) themselves.
+Each law is timed once, on a grid of lengths. An epoch becomes weights: how much of it lies at each length of the grid.
+The seconds of a candidate are then a product of two arrays. Between two lengths of the grid seconds are interpolated,
+and so are they between few labels and all of them. The result is within a hundredth of estimate_time, which sums over
+all micro-batches. Leaves out laws (law.py) and epochs (core/batches/batches.py) themselves.
 
-Symbols: K tables, E epochs, G lengths of the grid, n candidates. Seconds between two lengths are interpolated, and so
-are those between few labels and all of them: within a hundredth of estimate_time, which sums over all micro-batches.
+Symbols: K tables, E epochs, G lengths of the grid, n candidates.
 """
 
 from collections.abc import Sequence
@@ -26,30 +26,30 @@ from autotune.core.time.speed import BOUNDS, MachineSpeed
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-SHORTEST = 16  # tokens: of the grid
-RATIO = 1.12  # between its lengths
-LABELS = (0.1, 1.0)  # shares of the positions that are scored, between which seconds are a line
+SHORTEST = 16  # tokens: the first length of the grid
+RATIO = 1.12  # of a length of the grid to the one before it
+LABELS = (0.1, 1.0)  # shares of the positions that are scored: few and all; seconds are linear between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeParts:
-    """What a candidate's seconds are made of. epoch: with the labels that the loss scores. useful_tokens: of it.
+    """What the seconds of a candidate are made of. epoch: with the labels that the loss scores.
 
-    Candidates that are alike in one of them have the same object.
+    Candidates with equal laws or epochs should have the same object, so that it is timed once.
     """
 
     law: TimeLaw
     epoch: Epoch
-    useful_tokens: int
     accumulation: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeTable:
-    """What a law takes with one micro-batch.
+    """The seconds of a law with micro-batches of one number of rows.
 
-    micro_step_s: on the grid, with few and with all labels, (2, G, BOUNDS). step_end_s: (BOUNDS,). host_s: of each
-    micro-step. making_s, kernels: of one whose shape is new, and how many it has, on the grid, (G,).
+    micro_step_s: at each length of the grid, with few and with all labels, (2, G, BOUNDS). step_end_s: (BOUNDS,).
+    host_s: of each micro-step. making_s: seconds of making the kernels for a new length, (G,). kernels: how many they
+    are, (G,).
     """
 
     micro_step_s: Floats
@@ -60,38 +60,42 @@ class TimeTable:
 
 
 class _Piece(NamedTuple):
-    """Of the candidate at a place, the micro-batches with the same number of rows."""
+    """The micro-batches of one candidate that have the same number of rows.
+
+    place: of the candidate. epoch: these micro-batches alone.
+    """
 
     place: int
     whole: TimeParts
     epoch: Epoch
 
     @property
-    def table(self) -> tuple[int, int]:
-        return id(self.whole.law), int(self.epoch.rows[0])
+    def table(self) -> tuple[TimeLaw, int]:
+        """What decides the piece's table: the law and the number of rows."""
+        return self.whole.law, int(self.epoch.rows[0])
 
 
 def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Floats:
-    """Seconds of each one's optimizer step by what they are spent on, (n, SPENT); NaN where nothing tells.
+    """Seconds of an optimizer step of each candidate, in the order of SPENT, (n, 4).
 
-    Micro-batches with different numbers of rows, as batch rebalancing makes them, are timed apart, each as if all of
-    the step were such; the step is their mean.
+    NaN where the machine's speed does not know an operation. Batch rebalancing makes micro-batches with different
+    numbers of rows. Each number is timed by itself, as if the whole step had it, and the step is their mean.
     """
     grid = length_grid(max(int(each.epoch.positions.max()) for each in parts))
-    apart = {id(each.epoch): each.epoch.by_rows() for each in parts}
-    pieces = [_Piece(place, each, epoch) for place, each in enumerate(parts) for epoch in apart[id(each.epoch)]]
-    spreads = {id(epoch): spread(epoch, grid) for epochs in apart.values() for epoch in epochs}
-    tables: dict[tuple[int, int], TimeTable] = {}
-    for key, law in {piece.table: piece.whole.law for piece in pieces}.items():
+    apart = {epoch: epoch.by_rows() for epoch in dict.fromkeys(each.epoch for each in parts)}
+    pieces = [_Piece(place, each, epoch) for place, each in enumerate(parts) for epoch in apart[each.epoch]]
+    spreads = {epoch: spread(epoch, grid) for epochs in apart.values() for epoch in epochs}
+    tables: dict[tuple[TimeLaw, int], TimeTable] = {}
+    for law, rows in dict.fromkeys(piece.table for piece in pieces):
         with suppress(KeyError):  # an operation that a probe could not measure
-            tables[key] = tabulate(law, speed, key[1], grid)
+            tables[law, rows] = tabulate(law, speed, rows, grid)
 
     share_of_new = cache(Epoch.new_shapes)
 
     def new_shapes(piece: _Piece) -> float:
         if not (table := tables[piece.table]).making_s.any():
             return 0.0
-        return share_of_new(piece.whole.epoch, remembered(spreads[id(piece.epoch)].sum(axis=0) @ table.kernels))
+        return share_of_new(piece.whole.epoch, remembered(spreads[piece.epoch].sum(axis=0) @ table.kernels))
 
     found = np.full((len(pieces), len(SPENT)), np.nan)
     known = [place for place, piece in enumerate(pieces) if piece.table in tables]
@@ -103,7 +107,7 @@ def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Fl
             list(tables.values()),
             np.array([of_table[piece.table] for piece in timed]),
             np.stack(list(spreads.values())),
-            np.array([of_spread[id(piece.epoch)] for piece in timed]),
+            np.array([of_spread[piece.epoch] for piece in timed]),
             new_shapes=np.array(list(map(new_shapes, timed))),
             accumulation=np.array([piece.whole.accumulation for piece in timed]),
         )
@@ -113,13 +117,13 @@ def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Fl
 
 
 def length_grid(longest: int) -> Integers:
-    """Lengths from the shortest to at least the longest, ascending, (G,)."""
+    """Lengths from SHORTEST to at least the longest, ascending, (G,)."""
     count = int(np.ceil(np.log(max(longest, SHORTEST + 1) / SHORTEST) / np.log(RATIO))) + 1
     return np.unique(np.ceil(SHORTEST * RATIO ** np.arange(count)).astype(np.int64))
 
 
 def tabulate(law: TimeLaw, speed: MachineSpeed, rows: int, grid: Integers) -> TimeTable:
-    """Time a law with micro-batches of so many rows. Raises KeyError as timing.seconds does."""
+    """Time a law with micro-batches of `rows` rows. Raises KeyError for an operation that the speed does not know."""
     shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
     each: Any = sum(seconds(law.micro_step, speed, shapes).values())
     end: Any = sum(seconds(law.step_end, speed, shapes[:1]).values())
@@ -134,7 +138,7 @@ def tabulate(law: TimeLaw, speed: MachineSpeed, rows: int, grid: Integers) -> Ti
 
 
 def spread(epoch: Epoch, grid: Integers) -> Floats:
-    """How much of an epoch lies at each length of the grid, with few and with all labels, (2, G); adds up to 1."""
+    """Share of an epoch at each length of the grid, with few and with all labels, (2, G). Adds up to 1."""
     positions = np.clip(epoch.positions, grid[0], grid[-1])
     above = np.clip(np.searchsorted(grid, positions), 1, len(grid) - 1)
     share = (positions - grid[above - 1]) / (grid[above] - grid[above - 1])
@@ -154,10 +158,10 @@ def step_seconds(
     new_shapes: Floats,
     accumulation: Integers,
 ) -> Floats:
-    """Seconds of an optimizer step of each candidate by what they are spent on, (n, SPENT).
+    """Seconds of an optimizer step of each candidate, in the order of SPENT, (n, 4).
 
-    table_of, epoch_of: places in tables and epochs, (n,). spreads: (E, 2, G). new_shapes: shares of micro-steps whose
-    shape is new, (n,). accumulation: micro-steps of a step, (n,).
+    table_of, epoch_of: indexes of each candidate's table and spread, (n,). spreads: (E, 2, G). new_shapes: share of the
+    micro-steps whose shape is new, (n,). accumulation: micro-steps of a step, (n,).
     """
     K, E = len(tables), len(spreads)
     on_grid = np.stack([table.micro_step_s.reshape(-1, len(BOUNDS)) for table in tables])  # (K, 2 G, BOUNDS)
@@ -174,7 +178,7 @@ def step_seconds(
 
 
 def _shapes(rows: int, grid: Integers, share: float) -> Floats:
-    """Monomials of micro-batches of each length, (G, M); as estimate_time, with all labels behind the first tile."""
+    """Monomials of micro-batches of each length, (G, M). As in estimate_time, T is all labels after the first tile."""
     labels = np.rint(share * rows * (grid - 1)).astype(np.int64)
     columns = monomials(rows, grid, labels)  # type: ignore[arg-type]
     shapes = np.stack([np.broadcast_to(column, grid.shape) for column in columns], axis=1).astype(np.float64)

@@ -16,7 +16,7 @@ import pytest
 from autotune.cli.main import main
 from autotune.core.step.profile import Profile
 from autotune.machine.installed import installed
-from autotune.trace.profiles import MEMORY, STACK
+from autotune.trace.profiles import MEMORY, STACK, Profiles
 from benchmarks.memory import exact as memory_exact
 from tests.core.step.test_profile import step
 from tests.predict.test_estimate import CONFIG
@@ -133,11 +133,11 @@ def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytes
     pictures = program([*line, "--model", "one-layer/config.json"], monkeypatch)
     asked: list[Any] = []
 
-    def load(request: Any, **_: Any) -> Profile:
+    def load(profiles: Profiles, request: Any) -> Profile:
         asked.append(request)
         return step(1)
 
-    monkeypatch.setattr(pictures, "load_profile", load)
+    monkeypatch.setattr(Profiles, "load", load)
     assert pictures.main(None) == 0
     shown = set(re.findall(r"\(memory/(\w+\.svg)\)", DOCUMENT))
     assert {path.name for path in (tmp_path / "docs" / "memory").iterdir()} == shown

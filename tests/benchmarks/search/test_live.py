@@ -10,7 +10,7 @@ from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from benchmarks.search.live import score, words_of
 from benchmarks.search.record_table import request_of
-from benchmarks.search.table import TableRow, Table, load
+from benchmarks.search.table import Table, TableRow, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
 
 TABLES = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("table_*.jsonl"))

@@ -10,7 +10,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, Outcome, OutOfMemory
 from autotune.core.trials.trial import Trial
 from benchmarks.search.replays import DEFAULTS, FALLING, LARGEST, Found, World, regret_after, replay, seconds_to
-from benchmarks.search.table import TableRow, Table
+from benchmarks.search.table import Table, TableRow
 from tests import stand_ins
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=8, gradient_accumulation_steps=1, method="full")
@@ -37,7 +37,7 @@ def world(outcomes: dict[Candidate, list[Outcome]] | None = None) -> World:
         references=[
             Trial(number=0, role="baseline", candidate=replace(START, tuned_allocator=False), outcome=ran(35.0))
         ],
-        predicted=stand_ins.speeds([*RATES.values(), 35.0]),
+        predicted=stand_ins.predicted_rates([*RATES.values(), 35.0]),
         predicting_s=5.0,
         outcomes=outcomes or {candidate: [ran(rate)] for candidate, rate in RATES.items()},
     )

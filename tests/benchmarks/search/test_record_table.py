@@ -31,8 +31,8 @@ from benchmarks.search import record_table
 from benchmarks.search.record_table import SPACES, record, request_of
 from benchmarks.search.table import (
     LEAST_REPEATS,
-    TableRow,
     Table,
+    TableRow,
     best,
     deviation,
     half_of,

@@ -10,10 +10,10 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from benchmarks.search.replays import World
-from benchmarks.search.table import TableRow, Table
+from benchmarks.search.table import Table, TableRow
 from benchmarks.time import accuracy as time_accuracy
 from benchmarks.time.accuracy import PASSES, as_trained, errors, judge, of_table, rank_correlation, summary
-from tests.stand_ins import measured, speeds
+from tests.stand_ins import measured, predicted_rates
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=1, gradient_accumulation_steps=1, method="full")
 
@@ -95,7 +95,7 @@ def test_a_table_is_scored_before_and_after_three_rows(monkeypatch: pytest.Monke
     Twice three do. The last one was measured three times.
     """
     candidates = [replace(BASE, per_device_train_batch_size=rows) for rows in range(1, 9)]
-    predicted = speeds([100.0 * rows for rows in range(1, 9)])
+    predicted = predicted_rates([100.0 * rows for rows in range(1, 9)])
     outcomes = {c: [replace(measured(), useful_tokens_per_s=100.0 * n / 1.3)] for n, c in enumerate(candidates, 1)}
     world = World(candidates=candidates, start=BASE, opening=(), references=(), predicted=predicted,
                   predicting_s=0.0, outcomes=outcomes)  # fmt: skip

@@ -51,7 +51,7 @@ def test_many_at_once_are_as_one_by_one() -> None:
     uneven = replace(uneven, labels=uneven.rows * (uneven.positions - 1))
     epochs = [uneven, *(epoch(rows, labels) for rows in (1, 8) for labels in (0.2, 0.7, 1.0))]
     parts = [
-        TimeParts(law=law, epoch=each, useful_tokens=1, accumulation=accumulation)
+        TimeParts(law=law, epoch=each, accumulation=accumulation)
         for law in LAWS
         for each in epochs
         for accumulation in (1, 4)
