@@ -148,7 +148,7 @@ def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> lis
     speed = calibrated_speed(hardware)
     cases = [case]
     if job.card_bytes is not None:
-        memory = predictor.estimate(case.candidate)
+        memory = predictor.estimate(predictor.worst_step(case.candidate))
         others = Alternatives(memory=predictor, is_legal=lambda candidate: True, progress=_silent)
         largest = others.largest_rows(case.candidate, memory).value
         cases = list(around(case, job.card_bytes, largest or 1, wide=job.wide))
@@ -159,7 +159,7 @@ def predict(job: GpuJob, hardware: Hardware, home: Path, directory: Path) -> lis
         place.mkdir()
         (place / "model").symlink_to(directory / "model")
         write_rows(each, place / "rows")
-        memory = predictor.estimate(each.candidate)
+        memory = predictor.estimate(predictor.worst_step(each.candidate))
         try:
             time = predict_time(each.candidate, batches=predictor.batches, laws=predictor.laws, speed=speed)
         except NotPredicted:  # the memory is, all the same

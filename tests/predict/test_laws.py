@@ -21,14 +21,14 @@ BATCH = Batch(rows=2, positions=64, labels=126)
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[TraceRequest]:
-    """The requests whose profile was loaded: a step of five layers, without work."""
+    """The requests that were traced: each gives a step of five layers, without work."""
     asked: list[TraceRequest] = []
 
-    def load(profiles: Profiles, request: TraceRequest) -> Profile:
+    def trace_apart(request: TraceRequest) -> Profile:
         asked.append(request)
         return step(5)
 
-    monkeypatch.setattr(Profiles, "load", load)
+    monkeypatch.setattr("autotune.trace.profiles.trace_apart", trace_apart)
     return asked
 
 

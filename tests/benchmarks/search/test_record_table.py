@@ -303,7 +303,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(Workers, "perform", perform)
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
-    monkeypatch.setattr(record_table, "probe", lambda **_: CPU)
+    monkeypatch.setattr(record_table, "hardware_of", lambda words: CPU)
     monkeypatch.setattr(Predictions, "predict", lambda predictions, candidate: Prediction(fits=True))
     file = tmp_path / "t.jsonl"
     fixed = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
