@@ -570,7 +570,7 @@ def test_a_search_beside_what_people_start_from(home: Path, tmp_path: Path, monk
             progress=SILENT,
         )
 
-    assert call(1.0)["left"] == ["tiny"]
+    assert call(0.1)["left"] == ["tiny"]
     row = call(300.0)
     *trainings, kept = read(tmp_path / gpu_search.FILE)
     assert {**kept, "rows": trainings, "left": []} == row
