@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.commands import COMMANDS, HYDRA, help_text, keys_of
-from autotune.core.candidate import Fidelity
+from autotune.cli.commands import COMMANDS, HYDRA, help_text
+from autotune.cli.keys import keys_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -25,14 +25,3 @@ def test_every_key_has_a_description(command: str) -> None:
         assert f"  {key.name}=" in text
     assert all(f"\n  {group} " in text for group in COMMANDS[command].groups)
     assert text.endswith(HYDRA)
-
-
-def test_keys_know_their_type_and_default() -> None:
-    """Types, limits and defaults are read off the settings, also through a parent class and a nested one."""
-    keys = keys_of(COMMANDS["search"].settings)
-    assert keys["recipe.effective_batch_size"].expected == "a whole number, at least 1"
-    assert keys["recipe.max_steps"].expected == "a whole number, at least 1, or null"
-    assert keys["refresh"].expected == "true or false"
-    assert (keys["fidelity"].choices, keys["fidelity"].default) == (("exact", "close", "free"), Fidelity.close)
-    assert keys["data.columns"].is_mapping
-    assert keys["recipe.lora_target_modules"].default == ["all-linear"]
