@@ -14,7 +14,7 @@ from typing import Any
 from autotune.errors import AutotuneError
 
 Answer = Mapping[str, Any]
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[..., int]
 
 
 def command(

@@ -4,18 +4,15 @@ A file is appended to and never rewritten. A benchmark that was stopped finds th
 and goes on behind them. Rows from before 2026-11-30 may say `date` in place of `at`.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from autotune.errors import AutotuneError
 from autotune.machine.installed import installed
 from autotune.trace.profiles import STACK
 
@@ -85,26 +82,3 @@ def commit_of_checkout() -> str | None:
 def now() -> str:
     """Return this moment, UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def own_rows(file: Path, about: Mapping[str, Any], names: Sequence[str] = ("device", "versions")) -> list[Row]:
-    """The rows that say the same as `about` under these names; one that does not say is another's."""
-    return [row for row in read(file) if all(row.get(name) == about[name] for name in names)]
-
-
-def refuse(error: AutotuneError) -> NoReturn:
-    """End a benchmark that cannot do what was asked: every problem on stderr, the exit code of the command line."""
-    print(*error.problems, sep="\n", file=sys.stderr)
-    sys.exit(error.exit_code)
-
-
-def count(word: str) -> int:
-    """A number of the command line that is at least 1."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"got {word}, expected a number from 1")
-    return int(word)
-
-
-def today() -> str:
-    """This day."""
-    return time.strftime("%Y-%m-%d")

@@ -1,11 +1,10 @@
-"""What `gpu_suite.py memory` and `time` measure: candidates on the shapes of well-known models, and their rows.
+"""The cases of `gpu.suite memory` and `time`: candidates on the shapes of well-known models, and their rows.
 
-Weights are drawn at random, rows are made-up tokens: nothing is downloaded. The table covers methods, checkpointing,
-optimizers, numbers and rows that are full, padded or packed, at micro-batches from 1 to 16 and lengths from 256 to
-4096, in sizes that an 80 GB GPU can hold and steps of a few seconds at most.
+Weights are drawn at random and rows are made-up tokens, so nothing is downloaded. The cases cover methods,
+checkpointing, optimizers, precision, and rows that are full, padded or packed, at micro-batches from 1 to 16 and
+lengths from 256 to 4096. All fit an 80 GB GPU, and a step takes a few seconds at most.
 """
 
-import random
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,12 +17,14 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Lengths
 from autotune.demo import TINY
+from benchmarks.trainings import write_samples
 
 Rows = Literal["full", "padded", "packed"]
 
-STEPS = 4  # optimizer steps: two to warm up, the second of which has the largest micro-batch, and two more
+STEPS = (
+    4  # optimizer steps that the rows suffice for: two that warm up, the second with the largest micro-batch, and two
+)
 SEED = 0
-TOKENS = range(5, 1000)  # in every model's vocabulary
 QWEN05, QWEN15, QWEN7 = (f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "7B"))
 QWEN3 = "Qwen/Qwen3-0.6B"
 LLAMA1, LLAMA8 = "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.1-8B"
@@ -33,7 +34,7 @@ SMOL135, SMOL1700 = (f"HuggingFaceTB/SmolLM2-{size}" for size in ("135M", "1.7B"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One candidate on one model. card_bytes: memory of the smaller GPU that is imitated; None is the whole device."""
+    """One candidate on one model. card_bytes: memory of the smaller GPU that is imitated; None for the whole device."""
 
     model: str
     rows: Rows
@@ -42,19 +43,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What tells it from the others."""
+        """Return the name that tells it from the others."""
         card = f" on {self.card_bytes / 1e9:.0f} GB" if self.card_bytes else ""
         return f"{self.model} {self.rows} {short_name(self.candidate)}{card}"
 
     @property
     def recipe(self) -> Recipe:
-        """The training that the candidate belongs to. A packed row holds two samples."""
+        """Return the recipe of the training. A packed row holds two samples."""
         samples = self.candidate.rows_per_step * (2 if self.candidate.packs else 1)
         return Recipe(method=self.candidate.method, effective_batch_size=samples)
 
 
 def make(model: str, method: Any, rows: int, length: int, kind: Rows = "full", /, **knobs: Any) -> Case:
-    """A case; what is not named is usual: one micro-step, bf16 autocast, and under adapters a bf16 base."""
+    """Make a case. Knobs that are not named: one micro-step, bf16 autocast, and a bf16 base under adapters."""
     packs = {"batching": "pack_bfd", "packed_length": length} if kind == "packed" else {}
     usual = {
         "gradient_accumulation_steps": 1,
@@ -69,11 +70,11 @@ FULL, SELECTIVE = {"checkpointing": "full"}, {"checkpointing": "selective"}
 BF16 = {"weights_dtype": "bfloat16"}
 PURE_BF16 = {**BF16, "mixed_precision": "no"}
 FOREACH, EIGHT, PAGED = ({"optimizer": name} for name in ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"))
-EAGER = {"attention": "eager"}  # the classes of Gemma 2 have no sdpa
+EAGER = {"attention": "eager"}  # Gemma 2 has no other attention
 TWICE = {"gradient_accumulation_steps": 2}
 PLAIN_ALLOCATOR = {"tuned_allocator": False}
 
-# By model, those that need a worker of another environment last.
+# By model; the cases that need a worker with another environment come last.
 CASES: tuple[Case, ...] = (
     make(SMOL135, "full", 16, 256),
     make(SMOL135, "full", 16, 1024, "padded", **FOREACH),
@@ -127,7 +128,7 @@ CASES: tuple[Case, ...] = (
     make(LLAMA8, "qlora", 2, 1024, **FULL, **PLAIN_ALLOCATOR),
 )
 
-# Smaller GPUs, and what is tried on each at the largest micro-batch that is predicted to fit: the first one around it.
+# Smaller GPUs, and the cases for each at the largest micro-batch that is predicted to fit; the first also around it.
 CARDS: dict[int, tuple[Case, ...]] = {
     16 * 10**9: (
         make(QWEN05, "full", 1, 512),
@@ -146,7 +147,7 @@ CARDS: dict[int, tuple[Case, ...]] = {
     ),
 }
 
-# For a machine without a GPU: what `--cpu` trains, to see that the suite runs. In fp32: some have no other arithmetic.
+# What `--cpu` trains on a machine without a GPU, to see that the suite runs; in fp32, as some CPUs have no bf16.
 TINY_MODEL = "tiny"
 ON_CPU = {"weights_dtype": "float32", "mixed_precision": "no", **PLAIN_ALLOCATOR}
 CPU_CASES: tuple[Case, ...] = (
@@ -156,7 +157,7 @@ CPU_CASES: tuple[Case, ...] = (
 
 
 def around(case: Case, card_bytes: int, largest: int, *, wide: bool) -> Iterator[Case]:
-    """The case at the largest micro-batch that fits the card; if asked also a quarter below and a quarter beyond it."""
+    """Yield the case at the largest micro-batch that fits the card; if `wide`, also a quarter below and beyond it."""
     quarter = max(1, largest // 4)
     sizes = [max(1, largest - quarter), largest, largest + quarter] if wide else [largest]
     for rows in dict.fromkeys(sizes):
@@ -165,11 +166,11 @@ def around(case: Case, card_bytes: int, largest: int, *, wide: bool) -> Iterator
 
 
 def row_lengths(case: Case) -> list[int]:
-    """Tokens of each sample, in the order in which micro-batches take them.
+    """Return the tokens of each sample, in the order in which micro-batches take the samples.
 
     Padded rows go from the longest to half of it, so that the first micro-batch is the largest that the rows could
-    make, and none is without padding. A random order would rarely bring the longest together, which is what the
-    prediction of memory is of. Two samples fill a packed row.
+    make, and none is without padding. A random order would rarely bring the longest together, and memory is predicted
+    for them. Two samples fill a packed row.
     """
     length, count = case.candidate.row_length, STEPS * case.candidate.rows_per_step
     if case.rows == "packed":
@@ -180,10 +181,9 @@ def row_lengths(case: Case) -> list[int]:
 
 
 def lengths_of(case: Case) -> Lengths | None:
-    """The rows as the prediction is told them; None where every row is full.
+    """Return the lengths that the prediction is given; None where every row is full.
 
-    They stand where its seeded order (core/batches/batches.py) takes them from, so that it deals the trainer's
-    micro-batches.
+    They stand where its seeded order (core/batches/batches.py) finds them, so that it deals the trainer's micro-batches.
     """
     if case.rows != "padded":
         return None
@@ -194,21 +194,12 @@ def lengths_of(case: Case) -> Lengths | None:
 
 
 def write_rows(case: Case, path: Path) -> None:
-    """Write the rows as the trainer wants them, each where its seeded order takes it from."""
-    from accelerate.data_loader import SeedableRandomSampler
-    from datasets import Dataset
-
-    lengths = row_lengths(case)
-    if not case.candidate.packs:
-        order = list(SeedableRandomSampler(range(len(lengths)), data_seed=SEED))
-        lengths = [length for _, length in sorted(zip(order, lengths, strict=True))]
-    generator = random.Random(SEED)
-    tokens = [generator.choices(TOKENS, k=length) for length in lengths]
-    Dataset.from_dict({"input_ids": tokens, "labels": tokens}).save_to_disk(path)
+    """Write the rows as the trainer reads them."""
+    write_samples(row_lengths(case), path, shuffled=not case.candidate.packs, seed=SEED)
 
 
 def write_model(config: Mapping[str, Any], path: Path) -> None:
-    """Write what a model of random weights is made of: its configuration, and any tokenizer."""
+    """Write what a model of random weights needs: its configuration, and any tokenizer."""
     from transformers import AutoConfig
 
     shutil.copytree(TINY, path, dirs_exist_ok=True)

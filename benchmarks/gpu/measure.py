@@ -1,40 +1,36 @@
-"""Rows of `gpu_suite.py`: what is predicted of trainings on a GPU, then what the real ones take of memory and time.
+"""The rows of `gpu.suite memory` and `time`: predictions of trainings on a GPU, then what real ones take.
 
-All predictions are written to the file before the first measurement of the run, in processes that see no GPU. Then a
-worker (autotune/train/workers.py) trains a few steps of one candidate after another, on weights that it draws. A file
-has two kinds of lines, `prediction` and `measurement`; a measurement repeats the prediction that was made for it.
+All predictions of a run are in the file before its first measurement. Then a worker (autotune/train/workers.py) trains
+a few steps of one candidate after another, on weights that it draws at random. A file has two kinds of rows,
+`prediction` and `measurement`; a measurement repeats the prediction that was made for it.
 
-Leaves out which candidates (gpu_cases.py), their predictions (gpu_plan.py) and what it all adds up to (gpu_summary.py,
-gpu_time.py).
+Leaves out the cases (cases.py), their predictions (predictions.py) and the summaries (memory.py, time.py).
 """
 
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
-from autotune.core.hardware import Device, Hardware
+from autotune.core.gpu_specs import GpuSpec
+from autotune.core.hardware import Hardware
 from autotune.core.outcome import Measured, Outcome, TimedOut
 from autotune.core.units import GIB
 from autotune.errors import AutotuneError
 from autotune.machine import nvml
 from autotune.machine.gpus import find_gpus
 from autotune.machine.host import count_cores
-from autotune.machine.installed import installed
-from autotune.models.catalogue import CONF
-from autotune.trace.profiles import STACK
-from autotune.train.task import Measure, Task
+from autotune.train.task import Task
 from autotune.train.workers import Workers
+from benchmarks.command import say
 from benchmarks.gpu.cases import CPU_CASES, SEED, Case
-from benchmarks.gpu.predictions import Planned, Progress, in_order, predictions, waiting
-from benchmarks.gpu.summary import DONE, untried
-from benchmarks.rows import Row, append, commit_of_checkout, now, own_rows, today
+from benchmarks.gpu.predictions import DONE, PredictedCase, in_order, predictions, waiting
+from benchmarks.machines import catalogued_gpus
+from benchmarks.rows import Row, RowFile, commit_of_checkout, versions
+from benchmarks.trainings import task_of_steps
 
 ROW_LIMIT_S = 90.0  # for one candidate, a worker's start included
 LEAST_S = 20.0  # of the budget that must be left to begin one
@@ -42,9 +38,9 @@ LEAST_S = 20.0  # of the budget that must be left to begin one
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of the suite. cards: smaller GPUs that are imitated, and what is tried on each.
+    """A part of the suite. cards: smaller GPUs that are imitated, by their memory, and the cases for each.
 
-    steps: optimizer steps that are measured, behind those that warm up. shown: the error that a line of progress has.
+    steps: optimizer steps that are measured, behind those that warm up. shown: the error in a line of progress.
     """
 
     file: str
@@ -66,59 +62,46 @@ def run(
     every: int,
     commit: str | None,
     on_cpu: bool,
-    progress: Progress,
 ) -> dict[str, Any]:
     """Predict, measure, and sum up all rows of this device and these versions.
 
     hardware: the machine at hand. deadline: as time.monotonic() counts; `left` names what was not begun by then.
     """
-    file = out / part.file
     about = {
         "device": hardware.name,
         "driver": hardware.driver,
-        "versions": {name: installed().versions.get(name) for name in STACK},
+        "versions": versions(),
         "commit": commit or commit_of_checkout(),
     }
-    before = own_rows(file, about)
+    file = RowFile(path=out / part.file, about=about, identity=("device", "versions"))
+    before = file.own()
     there = {row["name"] for row in before if row.get("outcome") in DONE}
     jobs = waiting(CPU_CASES if on_cpu else part.cases, {} if on_cpu else part.cards, before)[::every][:first]
     with tempfile.TemporaryDirectory() as scratch:
-        progress(f"predicting {len(jobs)} candidates or borders of cards")
-        planned, waits = [], list(jobs)
-        for job, found in predictions(jobs, hardware, home, Path(scratch), progress, deadline=deadline):
+        say(f"predicting {len(jobs)} cases, or largest micro-batches of cards")
+        found, waits = list[PredictedCase](), list(jobs)
+        for job, predicted in predictions(jobs, hardware, home, Path(scratch), deadline=deadline):
             waits.remove(job)
-            for plan in found:
-                if plan.case.name not in there:
-                    planned.append(plan)
-                    append(file, {"kind": "prediction", **described(plan, about)})
-        device: Device = "cpu" if on_cpu else "cuda"
+            for one in predicted:
+                if one.case.name not in there:
+                    found.append(one)
+                    file.add({"kind": "prediction", **described(one)})
         uuid = None if on_cpu else hardware.uuid
-        with Workers(device=device, device_uuid=uuid, memory_limit_bytes=None) as workers:
-            left = measure_all(
-                part,
-                in_order(planned, jobs),
-                workers,
-                watch=Watch(uuid),
-                file=file,
-                about=about,
-                deadline=deadline,
-                progress=progress,
-            )
-    own = own_rows(file, about)
+        with Workers(device="cpu" if on_cpu else "cuda", device_uuid=uuid, memory_limit_bytes=None) as workers:
+            left = measure_all(part, in_order(found, jobs), workers, watch=Watch(uuid), file=file, deadline=deadline)
+    own = file.own()
     rows = [row for row in own if row["kind"] == "measurement"]
     left += [job.asked.name for job in waits]
     if left:
-        progress(f"the time is up with {len(left)} left; the same command goes on")
-    return {**about, "date": today(), "left": left, "untried": untried(own), **part.summary(rows), "rows": rows}
+        say(f"the time is up with {len(left)} left; the same command goes on")
+    return {**about, "left": left, "untried": untried(own), **part.summary(rows), "rows": rows}
 
 
-def gpu_at_hand(progress: Progress) -> Hardware:
-    """The GPU as the catalogue knows it, else as the driver names it, with the memory that the driver gives."""
-    gpu = next(iter(find_gpus(progress=progress)), None)
+def gpu_at_hand() -> Hardware:
+    """Return the GPU as the catalogue knows it, else as the driver names it, with the memory that the driver says."""
+    gpu = next(iter(find_gpus(progress=say)), None)
     if gpu is None or gpu.compute_capability is None:
-        raise AutotuneError("this part needs a CUDA GPU; --cpu tries two tiny rows without one")
-    kept = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / "hardware").glob("*.yaml"))]
-    known = (read_gpu_spec(values["gpu"]) for values in kept if isinstance(values, dict) and values.get("gpu"))
+        raise AutotuneError("this part needs a CUDA GPU; --cpu tries two tiny cases without one")
     unknown = GpuSpec(
         name=gpu.name,
         compute_capability=".".join(map(str, gpu.compute_capability)),
@@ -128,7 +111,7 @@ def gpu_at_hand(progress: Progress) -> Hardware:
         sm_count=0,
         sources=(),
     )
-    spec = next((spec for spec in known if spec.name == gpu.name), unknown)
+    spec = next((spec for spec in catalogued_gpus().values() if spec.name == gpu.name), unknown)
     return replace(
         spec.hardware(cores=count_cores()),
         uuid=gpu.uuid,
@@ -139,10 +122,10 @@ def gpu_at_hand(progress: Progress) -> Hardware:
 
 
 class Watch:
-    """What the driver shows of the worker while it trains. uuid: of the GPU, None watches nothing.
+    """What the driver shows of the worker while it trains. uuid: of the GPU; None watches nothing.
 
-    device_bytes: the most that the process held; where the driver does not list it (in a container), what the device
-    holds more than before the worker was there, and then `by_process` is False.
+    device_bytes: the most that the process held. Where the driver does not list it (in a container), `by_process` is
+    False, and the bytes are those that the device holds more than before the worker started.
     """
 
     def __init__(self, uuid: str | None) -> None:
@@ -156,7 +139,7 @@ class Watch:
         self.by_process = False
 
     def see(self, event: Mapping[str, Any]) -> None:
-        """Look at the device when a step has ended: until the next task the allocator keeps all it has reserved."""
+        """Look at the device when a step has ended: the allocator keeps what it reserved until the next task."""
         if self.uuid is None or event["event"] != "step":
             return
         worker = next((child for child in multiprocessing.active_children() if child.name == "autotune-worker"), None)
@@ -167,64 +150,56 @@ class Watch:
 
 
 def measure_all(
-    part: Part,
-    planned: Sequence[Planned],
-    workers: Any,
-    *,
-    watch: Watch,
-    file: Path,
-    about: Mapping[str, Any],
-    deadline: float,
-    progress: Progress,
+    part: Part, found: Sequence[PredictedCase], workers: Any, *, watch: Watch, file: RowFile, deadline: float
 ) -> list[str]:
-    """Train each case that was predicted, and append what it took; returns what was left when time was up.
+    """Train each predicted case, append what it took, and return the names of those that were left when time was up.
 
     workers: has `perform` as autotune.train.workers.Workers. deadline: as time.monotonic() counts.
     """
     left = []
-    for plan in planned:
-        if plan.estimate is None or (plan.case.card_bytes is None and not plan.estimate.fits):
-            progress(f"not measured, {plan.why or 'it is not predicted to fit'}: {plan.case.name}")
+    for one in found:
+        if one.estimate is None or (one.case.card_bytes is None and not one.estimate.fits):
+            say(f"not measured, {one.why or 'it is not predicted to fit'}: {one.case.name}")
             continue
         limit_s = min(ROW_LIMIT_S, deadline - time.monotonic())
         if limit_s < LEAST_S:
-            left.append(plan.case.name)
+            left.append(one.case.name)
             continue
         watch.begin()
-        outcome = workers.perform(task_of(plan, watch, part.steps), limit_s=limit_s, on_event=watch.see)
-        if isinstance(outcome, TimedOut) and limit_s < ROW_LIMIT_S:  # the budget's fault, not the candidate's
-            left.append(plan.case.name)
+        outcome = workers.perform(task_of(one, watch, part.steps), limit_s=limit_s, on_event=watch.see)
+        if isinstance(outcome, TimedOut) and limit_s < ROW_LIMIT_S:  # the budget ended it, the candidate may be fast
+            left.append(one.case.name)
             continue
-        row = {"kind": "measurement", **described(plan, about), **measured_of(outcome, watch)}
+        row: Row = {"kind": "measurement", **described(one), **measured_of(outcome, watch)}
         row["errors"] = errors_of(row["predicted"], row["measured"])
-        append(file, row)
+        file.add(row)
         error = row["errors"].get(part.shown)
         shown = "" if error is None else f"{part.shown} {error:+.2%} "
-        progress(f"{row['outcome']} {shown}{plan.case.name} ({outcome.wall_s:.1f} s)")
+        say(f"{row['outcome']} {shown}{one.case.name} ({outcome.wall_s:.1f} s)")
     return left
 
 
-def task_of(plan: Planned, watch: Watch, steps: int) -> Task:
-    """A case as the worker is told it. A card's allocator has its memory less what the context takes."""
-    assert plan.estimate is not None
-    card = plan.case.card_bytes
-    return Task(
-        candidate=plan.case.candidate,
-        recipe=plan.case.recipe,
-        model_path=str(plan.directory / "model"),
-        tokenized_path=str(plan.directory / "rows"),
+def task_of(one: PredictedCase, watch: Watch, steps: int) -> Task:
+    """Return the task of a case. The allocator of a card may have its memory less the context."""
+    assert one.estimate is not None
+    card = one.case.card_bytes
+    return task_of_steps(
+        one.case.candidate,
+        one.case.recipe,
+        one.directory,
+        steps=steps,
+        limit_s=ROW_LIMIT_S,
+        model_path=str(one.directory / "model"),
+        tokenized_path=str(one.directory / "rows"),
         seed=SEED,
         device="cpu" if watch.uuid is None else "cuda",
-        output_dir=str(plan.directory / "out"),
-        log_path=str(plan.directory / "log.txt"),
-        goal=Measure(budget_s=ROW_LIMIT_S, precision=0.0, least_steps=steps, most_steps=steps),
         random_weights=True,
-        allocator_limit_bytes=None if card is None else card - plan.estimate.room.context_bytes,
+        allocator_limit_bytes=None if card is None else card - one.estimate.room.context_bytes,
     )
 
 
 def measured_of(outcome: Outcome, watch: Watch) -> Row:
-    """The outcome and what was counted. On a CPU that is resident size, which no prediction is held against."""
+    """Return the outcome and what was counted. On a CPU it is resident size, which no prediction is compared with."""
     if not isinstance(outcome, Measured):
         said = asdict(outcome)
         return {"outcome": outcome.kind, "measured": None, "why": said.get("message", ""), "log": said.get("log_tail")}
@@ -245,14 +220,27 @@ def measured_of(outcome: Outcome, watch: Watch) -> Row:
 
 
 def errors_of(predicted: Mapping[str, Any], measured: Mapping[str, Any] | None) -> dict[str, float]:
-    """Predicted over measured, less one, of whatever was measured."""
+    """Return predicted over measured, less one, of whatever was measured."""
     names = ("allocated_bytes", "reserved_bytes", "device_bytes", "step_s")
     there = [name for name in names if measured and predicted.get(name) is not None and measured[name] is not None]
     return {name: predicted[name] / measured[name] - 1 for name in there if measured}
 
 
-def described(plan: Planned, about: Mapping[str, Any]) -> Row:
-    """What both kinds of lines say."""
-    case = {**asdict(plan.case), "candidate": plan.case.candidate.to_dict()}
-    why = {"why": plan.why} if plan.why else {}
-    return {"at": now(), "name": plan.case.name, **about, "case": case, "predicted": plan.predicted, **why}
+def described(one: PredictedCase) -> Row:
+    """Return what both kinds of rows say of a case."""
+    case = {**asdict(one.case), "candidate": one.case.candidate.to_dict()}
+    return {"name": one.case.name, "case": case, "predicted": one.predicted, **({"why": one.why} if one.why else {})}
+
+
+def untried(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List what is not measured with the reason: there is no prediction, or it is not predicted to fit the device.
+
+    rows: of both kinds, in the order in which they were written.
+    """
+    last = {row["name"]: row for row in rows}
+    return [
+        {"name": row["name"], "why": row.get("why") or "it is not predicted to fit"}
+        for row in last.values()
+        if row["kind"] == "prediction"
+        and (row["predicted"] is None or (row["case"]["card_bytes"] is None and not row["predicted"]["fits"]))
+    ]

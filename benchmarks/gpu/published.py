@@ -1,8 +1,8 @@
-"""What other projects' examples train with: their own settings, as candidates of ours.
+"""What other projects' examples train with: their own settings, written as candidates of ours.
 
-Read in 2026-11, each in its repository at the commit that stands behind it (path@commit), which need not be the newest.
-What is no knob here is left out: kernels, ranks, Axolotl's trained embeddings, Unsloth's training for quantization and
-its way of moving checkpoints to the host, which costs time, and LLaMA-Factory's loader workers and other loss.
+Each was read in 2026-11 in its repository, at the commit behind its path (path@commit), which need not be the newest.
+Left out is what is no knob here: kernels, ranks, Axolotl's trained embeddings, LLaMA-Factory's loader workers and other
+loss, and Unsloth's training for quantization and its way of moving checkpoints to the host, which costs time.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ LORA_7B: Settings = {
         "optimizer": "adamw_8bit",
         "batching": "random",
     },
-    # axolotl-ai-cloud/axolotl examples/llama-3/lora-8b.yml@107c67ae: load_in_8bit, sample_packing; of Qwen2.5 on one
-    # GPU it has none
+    # axolotl-ai-cloud/axolotl examples/llama-3/lora-8b.yml@107c67ae: load_in_8bit, sample_packing; it has no example of
+    # Qwen2.5 on one GPU
     "Axolotl's example": {
         "method": "lora_int8",
         "weights_dtype": "bfloat16",
@@ -84,10 +84,10 @@ FULL_0_5B: Settings = {
 
 
 def as_published(knobs: Mapping[str, Any], defaults: Candidate, context: Context) -> Candidate:
-    """TRL's defaults with an example's settings, at the samples per optimizer step that are asked for.
+    """Return TRL's defaults with an example's settings, at the samples per optimizer step that are asked for.
 
-    knobs: the example's. Packed, a step is the nearest whole rows. No row is longer than the model's limit, and no
-    micro-batch larger than a step. Whether it is legal is not asked.
+    knobs: the example's. A step of packed rows has the nearest whole number of them. No row is longer than the model's
+    limit, and no micro-batch larger than a step. The candidate may be illegal.
     """
     length = min(knobs["max_length"], context.workload.model.limit or knobs["max_length"])
     candidate = replace(defaults, **{**knobs, "max_length": length})

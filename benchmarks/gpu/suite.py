@@ -1,128 +1,97 @@
-"""What only a GPU can show, measured on one: run this on a machine with a CUDA GPU, and keep the rows it writes.
+"""What only a GPU can show, measured on one: run this on a machine with a CUDA GPU, and keep the rows that it writes.
 
     python -m benchmarks.gpu.suite memory|time --out DIR [--budget-s 480] [--first N] [--every K] [--json]
     python -m benchmarks.gpu.suite search NAME --data FILE --out DIR [--minutes 6] [--budget-s 480]
 
-It needs one NVIDIA GPU, this checkout, its dependencies (a CUDA build of torch; versions other than those of
-constraints.txt are written into the rows), no network and no weights. Candidates that are not predicted to fit on the
-GPU are left out: the table was made for one of 80 GB or more. `memory` and `time` first trace on every core, then the
-GPU measures (`time` probes it before, or takes a probe by `--hardware`). `--first N` takes the next N only, `--every K`
-each K-th, for pieces in whatever order. `--commit` names the commit where there is no git to ask. `--cpu` trains two
-tiny rows on a machine without a GPU, which says that the suite runs and measures nothing.
+It needs one NVIDIA GPU, this checkout and its dependencies with a CUDA build of torch, but no network and no weights.
+Versions other than those of constraints.txt are in the rows. A case that is not predicted to fit the GPU is left out;
+the cases were made for a GPU of 80 GB or more.
 
-`search` searches one configuration of gpu_search.py for so many minutes, and then measures what it found side by side
-with the settings that people start from.
+- `memory` and `time` first trace on every core, and then measure on the GPU. `time` probes it before, or takes a probe
+  by `--hardware`. `--first N` takes the next N cases only, `--every K` each K-th, so that pieces come in any order.
+- `search` searches one of the trainings in search.py for some minutes, and then measures its answer side by side with
+  the settings that people start from.
 
-The budget counts from the start of the process. When it ends nothing new is begun, and what `search` is in the middle
-of is dropped; the same command goes on with what is `left`, a search on the same GPU alone.
-
-What is printed on stdout is the summary, with `--json` and every row as one object; progress goes to stderr.
+The budget counts from the start of the process. When it ends, nothing new begins and a search is interrupted; the same
+command goes on with what is `left`. `--commit` names the commit where git cannot tell. `--cpu` trains two tiny cases on
+a machine without a GPU, which shows that the suite runs. Without `--json` the answer counts its rows instead of listing
+them.
 """
-
-# ruff: noqa: E402
-import time
-
-STARTED = time.monotonic()  # before the other imports, which take seconds
 
 import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from autotune.core.hardware import Hardware
-from autotune.errors import AutotuneError
+from autotune.errors import UsageError
 from autotune.machine.probe import load_hardware, probe
-from benchmarks.gpu import measure as gpu_rows
-from benchmarks.gpu import memory as gpu_memory
-from benchmarks.gpu import search as gpu_search
-from benchmarks.gpu import time as gpu_time
+from benchmarks.command import Answer, command, count, say
+from benchmarks.gpu import measure, search
+from benchmarks.gpu.memory import MEMORY
+from benchmarks.gpu.time import TIME
 from benchmarks.machines import plain_cpu
-from benchmarks.rows import count, refuse
+from benchmarks.rows import RESULTS
 
-RESULTS = Path(__file__).parents[1] / "results"
 HOME = Path(os.environ.get("AUTOTUNE_HOME", "~/.cache/autotune")).expanduser()
-PARTS = {"memory": gpu_memory.MEMORY, "time": gpu_time.TIME}
+PARTS = {"memory": MEMORY, "time": TIME}
 
 
-def main() -> None:
-    """Run one part of the suite. Exits 1 when it cannot, 2 when it was asked for what is not there."""
-    arguments = _arguments()
-    try:
-        result = _search(arguments) if arguments.part == "search" else _rows(arguments)
-    except AutotuneError as error:
-        refuse(error)
-    print(json.dumps(result) if arguments.json else json.dumps({**result, "rows": len(result["rows"])}, indent=1))
+def options(parser: argparse.ArgumentParser) -> None:
+    """Name the part of the suite and its limits."""
+    parser.add_argument("part", choices=(*PARTS, "search"))
+    parser.add_argument("name", nargs="?", help=f"of a search: {', '.join(search.SEARCHES)}")
+    parser.add_argument("--first", type=count, help="of memory and time: at most so many cases that are not done")
+    parser.add_argument("--every", type=count, default=1, help="of memory and time: each K-th of them")
+    parser.add_argument("--hardware", type=Path, help="of memory and time: a file of `autotune probe`")
+    parser.add_argument("--data", type=Path, help="of search: rows to train on")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of search: its own minutes")
+    parser.add_argument("--budget-s", type=float, default=480.0, help="seconds of this process, after which it ends")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the rows")
+    parser.add_argument("--home", type=Path, default=HOME, help="cache of what was traced and probed")
+    parser.add_argument("--commit", help="of this checkout, where git cannot tell")
+    parser.add_argument("--cpu", action="store_true", help="something tiny without a GPU")
 
 
-def _rows(arguments: argparse.Namespace) -> dict[str, Any]:
-    return gpu_rows.run(
+def answer(arguments: argparse.Namespace) -> Answer:
+    """Run one part of the suite. Raises AutotuneError when it cannot, UsageError for wrong words."""
+    age_s = time.time() - psutil.Process().create_time()
+    limits = {
+        "out": arguments.out,
+        "home": arguments.home.absolute(),
+        "deadline": time.monotonic() - age_s + arguments.budget_s,
+        "commit": arguments.commit,
+    }
+    if arguments.part == "search":
+        if arguments.name not in search.SEARCHES or arguments.data is None:
+            raise UsageError(f"search: expected one of {', '.join(search.SEARCHES)}, and --data FILE")
+        return search.run(
+            arguments.name, data=arguments.data, minutes=arguments.minutes, use_gpu=not arguments.cpu, **limits
+        )
+    return measure.run(
         PARTS[arguments.part],
         _hardware(arguments),
-        out=arguments.out,
-        home=arguments.home.absolute(),
-        deadline=STARTED + arguments.budget_s,
         first=arguments.first,
         every=arguments.every,
-        commit=arguments.commit,
         on_cpu=arguments.cpu,
-        progress=_say,
+        **limits,
     )
 
 
 def _hardware(arguments: argparse.Namespace) -> Hardware:
-    """The machine at hand: as it was probed where seconds are predicted, else as it is known."""
+    """Return the machine at hand: as it was probed where seconds are predicted, else as it is known."""
     if arguments.hardware:
         return load_hardware(arguments.hardware)
     if arguments.part == "time":
-        return probe(home=arguments.home.absolute(), use_gpu=not arguments.cpu, progress=_say)
-    return plain_cpu() if arguments.cpu else gpu_rows.gpu_at_hand(_say)
+        return probe(home=arguments.home.absolute(), use_gpu=not arguments.cpu, progress=say)
+    return plain_cpu() if arguments.cpu else measure.gpu_at_hand()
 
 
-def _search(arguments: argparse.Namespace) -> dict[str, Any]:
-    return gpu_search.run(
-        arguments.name,
-        data=arguments.data,
-        minutes=arguments.minutes,
-        out=arguments.out,
-        home=arguments.home.absolute(),
-        deadline=STARTED + arguments.budget_s,
-        use_gpu=not arguments.cpu,
-        commit=arguments.commit,
-        progress=_say,
-    )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(dest="part", required=True)
-    for name, about in (("memory", "predicted against measured memory"), ("time", "the same of seconds")):
-        part = parts.add_parser(name, help=about)
-        part.add_argument("--first", type=count, help="at most so many of those that are not there yet")
-        part.add_argument("--every", type=count, default=1, help="each K-th of them")
-        part.add_argument("--hardware", type=Path, help="a file of `autotune probe`")
-        _usual(part)
-    search = parts.add_parser("search", help="a search against what people start from")
-    search.add_argument("name", choices=gpu_search.SEARCHES)
-    search.add_argument("--data", type=Path, required=True, help="rows to train on")
-    search.add_argument("--minutes", type=float, default=6.0, help="of the search itself")
-    _usual(search)
-    return parser.parse_args()
-
-
-def _usual(part: argparse.ArgumentParser) -> None:
-    part.add_argument("--budget-s", type=float, default=480.0, help="seconds of this process, after which it ends")
-    part.add_argument("--out", type=Path, default=RESULTS, help="directory of the rows")
-    part.add_argument("--home", type=Path, default=HOME, help="cache of what was traced and probed")
-    part.add_argument("--commit", help="of this checkout, where git cannot tell")
-    part.add_argument("--cpu", action="store_true", help="something tiny without a GPU")
-    part.add_argument("--json", action="store_true", help="one JSON object with every row")
-
+main = command(__doc__, answer, options, lambda found: [json.dumps({**found, "rows": len(found["rows"])}, indent=1)])
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""`gpu_suite.py time`: predicted against measured seconds of a training step, on the GPU at hand, which was probed.
+"""`gpu.suite time`: predicted against measured seconds of a training step, on the GPU at hand, which was probed.
 
-Errors are those of the prediction as it was written before anything was measured, and of the same corrected by three
-rows, as a search corrects it: each three of all rows in a seeded random order, for neighbours in the table are of one
-model, which would teach little of the others. Leaves out measuring (gpu_rows.py).
+Errors are those of the prediction as it was written before anything was measured, and of the same prediction calibrated
+by three rows, as a search calibrates it. The rows are in a seeded random order, because neighbours in the table are of
+one model and would teach little about the others. Leaves out measuring (measure.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ Row = Mapping[str, Any]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """Errors before any row and after three, and how well the order of each model's rows is foretold.
+    """Return the errors before any row and after three, and how well the order of each model's rows is predicted.
 
-    Of a case that was measured again its last row counts. not_predicted: measured, but no seconds were predicted.
+    The last row of a case counts. not_predicted: measured, but no seconds were predicted.
     """
     last = list({row["name"]: row for row in rows}.values())
-    foretold = [row for row in last if "step_s" in row["errors"]]
-    found = [foretold[place] for place in np.random.default_rng(SEED).permutation(len(foretold))]
+    predicted = [row for row in last if "step_s" in row["errors"]]
+    found = [predicted[place] for place in np.random.default_rng(SEED).permutation(len(predicted))]
     measured = np.array([row["measured"]["step_s"] for row in found])
     spent = np.array([[row["predicted"]["spent"][one] for one in SPENT] for row in found]).reshape(-1, len(SPENT))
     models: dict[str, list[Row]] = {}

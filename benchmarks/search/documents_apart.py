@@ -236,4 +236,4 @@ def compare(model: Any) -> dict[str, float]:
 main = command(__doc__, answer, options, lines)
 
 if __name__ == "__main__":
-    sys.exit(main(None))
+    sys.exit(main())

@@ -138,7 +138,7 @@ def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytes
         return step(1)
 
     monkeypatch.setattr(Profiles, "load", load)
-    assert pictures.main(None) == 0
+    assert pictures.main() == 0
     shown = set(re.findall(r"\(memory/(\w+\.svg)\)", DOCUMENT))
     assert {path.name for path in (tmp_path / "docs" / "memory").iterdir()} == shown
     assert {request.candidate.method for request in asked} == {"full", "lora"}

@@ -1,4 +1,4 @@
-"""benchmarks/memory_exact.py: its rows are the whole product, and a difference anywhere is one."""
+"""benchmarks/memory/exact.py: its rows are the whole product, and a difference anywhere is one."""
 
 from dataclasses import replace
 from itertools import product

@@ -1,4 +1,4 @@
-"""benchmarks/knobs.py: pairs differ in one thing, what is not legal says so, and what takes long to start must pay."""
+"""benchmarks/search/knobs.py: pairs differ in one thing, a knob that starts later must pay, illegal pairs are named."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""benchmarks/search_live.py: the search asks for the table's space, and is scored by the table."""
+"""benchmarks/search/live.py: the search asks for the table's space, and is scored by the table."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
-from benchmarks.search.live import score, words_of
-from benchmarks.search.record_table import request_of
+from benchmarks.search.commands import request_of, words_of
+from benchmarks.search.live import score
 from benchmarks.search.table import Table, TableRow, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
 

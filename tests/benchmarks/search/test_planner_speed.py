@@ -1,4 +1,4 @@
-"""benchmarks/planner_speed.py: what a command takes is what all of its processes take, and what is timed works."""
+"""benchmarks/search/planner_speed.py: a command takes what all its processes take, and what is timed works."""
 
 import subprocess
 import sys
@@ -52,8 +52,9 @@ def test_the_model_is_found_without_a_hub(tmp_path: Path) -> None:
     assert 8.0e9 < facts.parameters < 8.1e9
 
 
-def test_a_space_is_planned_as_a_search_plans_it() -> None:
+def test_a_space_is_planned_as_a_search_plans_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every candidate of a GPU's space gets a rate; with one law for all, from how it batches alone."""
+    monkeypatch.setattr("benchmarks.search.planner_speed.TOKENS", (20, 100))  # short rows, few lengths
     law = time_law(profile(product("forward", 0)), layers=4, accumulation=2)
     facts, gpu = workload(model={"limit": None}).model, replace(MACHINE, kind="cuda", compute_capability=(8, 0))
     found = plan_space(law, {}, facts, gpu)

@@ -1,4 +1,4 @@
-"""benchmarks/search_quality.py: a replay sees its own trials alone, rules stop where people's do, regret is scored."""
+"""benchmarks/search/replays.py: a replay sees its own trials alone, rules stop where people do, regret is scored."""
 
 import math
 from dataclasses import replace

@@ -1,15 +1,12 @@
-"""benchmarks/record_table.py and table.py: what is measured next, going on after a kill, luck told from skill."""
+"""benchmarks/search/record_table.py: what is measured next, and going on after a kill."""
 
 import itertools
 import json
-import math
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
@@ -28,20 +25,15 @@ from autotune.search.search import search
 from autotune.train.task import Measure, Task
 from autotune.train.workers import Workers
 from benchmarks.search import record_table
-from benchmarks.search.record_table import SPACES, record, request_of
+from benchmarks.search.commands import request_of
+from benchmarks.search.record_table import SPACES, record
 from benchmarks.search.table import (
     LEAST_REPEATS,
     Table,
-    TableRow,
-    best,
     deviation,
-    half_of,
     leaders,
     load,
     load_whole,
-    regrets,
-    summarize,
-    unsettled,
 )
 from tests import stand_ins
 from tests.core.examples import CPU, candidate
@@ -83,14 +75,14 @@ def trials(table: Table) -> list[tuple[int, str, Candidate]]:
     return [(row.round, row.role, row.candidate) for row in table.rows]
 
 
-def table_of(*rates: list[float]) -> dict[Candidate, list[float]]:
-    """Rates of the first candidates of the space."""
-    return dict(zip(SPACE, rates, strict=False))
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    """A whole table, recorded in one go."""
+    return recorded(tmp_path_factory.mktemp("table") / "t.jsonl", Machine())
 
 
-def test_each_candidate_once_at_random_then_the_leaders_until_they_are_known(tmp_path: Path) -> None:
+def test_each_candidate_once_at_random_then_the_leaders_until_they_are_known(table: Table) -> None:
     """Round 0 is the whole space in an order of its own; then the best tenth is repeated to the standard error."""
-    table = recorded(tmp_path / "t.jsonl", Machine())
     assert trials(table)[0] == (0, "baseline", FALLBACKS[0])
     first = [row.candidate for row in table.rows if row.round == 0 and row.role == "search"]
     assert sorted(first, key=SPACE.index) == list(SPACE)
@@ -107,17 +99,16 @@ def test_each_candidate_once_at_random_then_the_leaders_until_they_are_known(tmp
 
 
 @pytest.mark.parametrize("dies_after", [0, 1, 17, 43])
-def test_a_killed_recording_goes_on_as_if_it_had_not_been(tmp_path: Path, dies_after: int) -> None:
+def test_a_killed_recording_goes_on_as_if_it_had_not_been(tmp_path: Path, table: Table, dies_after: int) -> None:
     """A row that was torn off is measured again; the others are kept, and the same trials follow in the same order."""
-    whole = recorded(tmp_path / "whole.jsonl", Machine())
     file = tmp_path / "killed.jsonl"
     with pytest.raises(KeyboardInterrupt):
         recorded(file, Machine(dies_after))
     kept = file.read_text()
     file.write_text(kept + '{"order": 5, "round": 0, "rol')
     again = recorded(file, Machine(), {**HEADER, "begun": "later"})
-    assert trials(again) == trials(whole)
-    assert again.rates() == whole.rates()
+    assert trials(again) == trials(table)
+    assert again.rates() == table.rates()
     assert file.read_text().startswith(kept)
 
 
@@ -183,93 +174,6 @@ def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -
     assert fastest not in table.rates()
 
 
-def test_drift_is_taken_out() -> None:
-    """A machine at half its speed halves the rate and the reference: corrected, the repeats agree."""
-    speeds = (1.0,) * 8 + (0.5,) * 8
-    rows = [
-        TableRow(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
-        for n, speed in enumerate(speeds)
-    ]
-    table = Table(header=HEADER, rows=tuple(rows))
-    assert table.rates(corrected=False) == {SPACE[0]: [80] * 8 + [40] * 8}
-    [corrected] = table.rates().values()
-    assert corrected == pytest.approx([corrected[0]] * 16)
-    assert deviation(table.rates()) == pytest.approx(0)
-
-
-def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
-    """A fifth, which no reference product told; a round of two is too small to tell."""
-    for size, expected in ((5, 100.0), (2, 120.0)):
-        rows = [
-            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed), measured_at="")
-            for number, speed in enumerate((1.0, 1.2, 1.0))
-            for each in SPACE[: 8 if number == 0 else size]
-        ]
-        rates = Table(header=HEADER, rows=tuple(rows)).rates()
-        assert rates[SPACE[0]] == pytest.approx([100, expected, 100])
-        assert rates[SPACE[7]] == pytest.approx([100])
-
-
-def test_luck_that_made_leaders_is_no_change_of_the_machine() -> None:
-    """Rates that scatter by 10 % and trials by 5 %: the fastest are lucky in round 0, and not in those that follow."""
-    luck = random.Random(0)
-    changes = []
-    for _ in range(40):
-        truth = {each: 100 * luck.lognormvariate(0, 0.1) for each in SPACE}
-        first = {each: rate * luck.lognormvariate(0, 0.05) for each, rate in truth.items()}
-        fastest = sorted(SPACE, key=lambda each: -first[each])[:6]
-        again = [{each: truth[each] * luck.lognormvariate(0, 0.05) for each in fastest} for _ in range(4)]
-        rows = [
-            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(rate), measured_at="")
-            for number, rates in enumerate((first, *again))
-            for each, rate in rates.items()
-        ]
-        found = Table(header=HEADER, rows=tuple(rows)).rates()
-        changes += [math.log(found[each][1] / again[0][each]) for each in fastest]
-    naive = fmean(math.log(first[each] / truth[each]) for each in fastest)
-    assert abs(fmean(changes)) < 0.01 < naive
-
-
-def test_a_lucky_measurement_wins_nothing() -> None:
-    """By hand: the second is chosen for a lucky repeat, and is scored by the half without it."""
-    rates = table_of([100, 100, 100, 100], [144, 90, 100, 90], [60])
-    assert [half_of(rates[SPACE[1]], half) for half in (0, 1)] == [[144, 100], [90, 90]]
-    assert half_of(rates[SPACE[2]], 1) == [60]
-    assert best(rates) == SPACE[1]
-    assert list(regrets(rates).values()) == pytest.approx([1 - 100 / 90, 0, 1 - 60 / 90])
-    assert best(rates, half=1) == SPACE[0]
-    assert list(regrets(rates, half=1).values()) == pytest.approx([0, 1 - 120 / 100, 1 - 60 / 100])
-
-
-def test_one_measurement_never_beats_repeated_ones() -> None:
-    """The optimum is one whose rate is known as a leader's; as long as nothing is repeated it is the fastest so far."""
-    assert best(table_of([100] * 6, [110] * 4, [90] * 7)) == SPACE[0]
-    assert best(table_of([100, 100], [120])) == SPACE[0]
-    assert best(table_of([100], [120])) == SPACE[1]
-
-
-def test_leaders_are_repeated_as_often_as_the_noise_asks() -> None:
-    """By hand: two repeats at ±10 % have a deviation of 14 %; four are the least even without any noise."""
-    noisy = table_of([100 * 1.1**sign for sign in (1, -1) * 8])
-    assert deviation(noisy) == pytest.approx(0.0953 * (16 / 15) ** 0.5, abs=1e-4)
-    assert unsettled(noisy, 0.03) == []
-    assert unsettled(noisy, 0.02) == [SPACE[0]]
-    assert unsettled(table_of([100] * 5), 0.02) == [SPACE[0]]
-    assert unsettled(table_of([100] * 6), 0.02) == []
-
-
-def test_summary_says_what_a_table_holds(tmp_path: Path) -> None:
-    """The corrected noise, the drift and the best are in it; a table without rates says how far it is."""
-    table = recorded(tmp_path / "t.jsonl", Machine())
-    summary = summarize(table)
-    assert summary["candidates"] == "40 of 40"
-    assert summary["outcomes"] == {"measured": len(table.rows)}
-    assert 0.015 < summary["the same, corrected for drift"] < 0.06
-    assert summary["leaders"] == "4, 0 of them not known to 2% yet"
-    assert 0 <= summary["its regret by the other half"] < 0.1
-    assert summarize(replace(table, rows=()))["candidates"] == "0 of 40"
-
-
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_is_a_command_line_of_a_search(name: str) -> None:
     """What a space fixes, a user could fix, and its trials have the time that a search gives by default."""
@@ -305,10 +209,10 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
     monkeypatch.setattr(record_table, "hardware_of", lambda words: CPU)
     monkeypatch.setattr(Predictions, "predict", lambda predictions, candidate: Prediction(fits=True))
+    stand_ins.predict_seconds_by_formula(monkeypatch, 1.0)
     file = tmp_path / "t.jsonl"
     fixed = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
-    monkeypatch.setattr(sys, "argv", ["record_table.py", "tiny-demo", *fixed, f"home={home}", "--out", str(file)])
-    record_table.main()
+    assert record_table.main(["tiny-demo", *fixed, f"home={home}", "--out", str(file)]) == 0
     by_table, tasks = tasks, []
     request = request_of((*SPACES["tiny-demo"].words, *fixed, f"home={home}"))
     workload = workload_of(request, progress=print)

@@ -1,4 +1,4 @@
-"""benchmarks/time_accuracy.py: a row calibrates its GPU and is not scored, intervals are counted, orders compared."""
+"""benchmarks/time/accuracy.py: a row calibrates its GPU and is not scored, intervals are counted, orders compared."""
 
 import json
 from dataclasses import replace

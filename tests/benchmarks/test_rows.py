@@ -1,0 +1,29 @@
+"""benchmarks/rows.py: rows say when and with what they were made, and are found again by that."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.rows import RowFile, read
+
+
+def test_rows_of_other_versions_are_others(tmp_path: Path) -> None:
+    """Only what was made under the same conditions is found again; `identity` says which count."""
+    file = RowFile(path=tmp_path / "new" / "rows.jsonl", about={"versions": {"torch": "1"}, "commit": "a"})
+    row = file.add({"name": "x", "error": 0.5})
+    assert row == {"at": row["at"], "name": "x", "error": 0.5, "versions": {"torch": "1"}, "commit": "a"}
+    assert file.own() == file.own(name="x") == [row]
+    assert file.own(name="y") == []
+    later = replace(file, about={"versions": {"torch": "1"}, "commit": "b"})
+    assert later.own() == []
+    assert replace(later, identity=("versions",)).own() == [row]
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    """A kill in the middle of a line costs that line."""
+    file = RowFile(path=tmp_path / "rows.jsonl", about={})
+    first = file.add({"name": "first"})
+    with file.path.open("a") as stream:
+        stream.write('{"name": "cut o')
+    second = file.add({"name": "second"})
+    assert read(file.path) == [first, second]
+    assert read(tmp_path / "none.jsonl") == []
