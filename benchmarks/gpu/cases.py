@@ -183,7 +183,7 @@ def row_lengths(case: Case) -> list[int]:
 def lengths_of(case: Case) -> Lengths | None:
     """Return the lengths that the prediction is given; None where every row is full.
 
-    They stand where its seeded order (core/batches/batches.py) finds them, so that it deals the trainer's micro-batches.
+    They stand where its seeded order finds them (core/batches/batches.py), so it makes the trainer's micro-batches.
     """
     if case.rows != "padded":
         return None

@@ -57,7 +57,7 @@ def summary(rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def errors(rows: Sequence[Row], counter: str) -> dict[str, Any]:
-    """Return the median and the largest absolute error of one counter, and the row with the largest; None without rows."""
+    """Return the median and the largest absolute error of one counter, and whose the largest is; None without rows."""
     found = sorted((abs(row["errors"][counter]), row["name"]) for row in rows if counter in row["errors"])
     if not found:
         return {"count": 0, "median_abs_error": None, "max_abs_error": None, "worst": None}

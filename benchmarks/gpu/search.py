@@ -137,7 +137,7 @@ def request_of(name: str, *, data: Path, minutes: float, out: Path, home: Path) 
 
 
 def model_of(name: str, directory: Path, home: Path) -> str:
-    """Return what a search finds the model by: a directory without weights, made whole or not at all; `tiny` is known."""
+    """Return the directory of a model without weights, which is made whole or not at all; `tiny` is known by name."""
     if name == TINY_MODEL:
         return name
     if not directory.exists():

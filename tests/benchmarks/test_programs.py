@@ -20,19 +20,15 @@ ENTRIES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if "import main\n
 
 def test_the_page_has_a_row_for_every_program() -> None:
     """And none for a program that is gone; its command runs it, and its rows are kept under that name."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")
-    ]
-    assert sorted(row[0].strip("`") for row in rows) == PROGRAMS
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    assert sorted(name for name, *_ in rows) == PROGRAMS
     for name, question, command, minutes, files in rows:
         assert question
-        assert (
-            command.startswith(f"`python -m benchmarks.{name.strip('`')} ")
-            or command == f"`python -m benchmarks.{name.strip('`')}`"
-        )
-        assert re.match(r"\d+", minutes)
-        for file in re.findall(r"`(\S+)`", files):
-            assert name.startswith("`gpu.") or list((BENCHMARKS / "results").glob(file)), file
+        assert command.split()[:3] == ["python", "-m", f"benchmarks.{name}"]
+        assert minutes[0].isdecimal()
+        for file in re.findall(r"[\w*]+\.jsonl", files):
+            assert name.startswith("gpu.") or list((BENCHMARKS / "results").glob(file)), file
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

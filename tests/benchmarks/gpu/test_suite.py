@@ -1,8 +1,6 @@
 """benchmarks/gpu/suite.py without a GPU: the whole of it on tiny cases, and wrong input."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,30 +11,17 @@ from benchmarks.gpu.memory import MEMORY
 from benchmarks.gpu.time import TIME
 from benchmarks.rows import read
 
-ROOT = Path(__file__).parents[3]
 
-
-def test_the_whole_of_it_on_a_cpu(tmp_path: Path, home: Path) -> None:
+def test_the_whole_of_it_on_a_cpu(tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two tiny rows through the real trace and the real worker, predictions first, from the rates of another CPU.
 
     The parts differ in what they sum up.
     """
     hardware = tmp_path / "hardware.json"
     hardware.write_text(json.dumps(read(suite.RESULTS / "table_tiny-demo.jsonl")[0]["probed"]))
-    words = [
-        sys.executable,
-        "-m",
-        "benchmarks.gpu.suite",
-        "time",
-        "--cpu",
-        "--json",
-        "--hardware",
-        hardware,
-        "--out",
-        tmp_path,
-    ]
-    first = subprocess.run([*words, "--home", home], cwd=ROOT, check=True, capture_output=True, text=True)
-    result = json.loads(first.stdout)
+    paths = ["--hardware", str(hardware), "--out", str(tmp_path), "--home", str(home)]
+    assert suite.main(["time", "--cpu", "--json", "--budget-s", "36000", *paths]) == 0
+    result = json.loads(capsys.readouterr().out)
     rows = read(tmp_path / TIME.file)
     assert [row["kind"] for row in rows] == ["prediction"] * 2 + ["measurement"] * 2
     assert [row["outcome"] for row in rows[2:]] == ["measured"] * 2, rows
