@@ -209,6 +209,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Workers, "__enter__", lambda workers: workers)
     monkeypatch.setattr(record_table, "hardware_of", lambda words: CPU)
     monkeypatch.setattr(Predictions, "predict", lambda predictions, candidate: Prediction(fits=True))
+    stand_ins.predict_by_formula(monkeypatch)
     stand_ins.predict_seconds_by_formula(monkeypatch, 1.0)
     file = tmp_path / "t.jsonl"
     fixed = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
