@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 GREY = "#777777"  # of words and axes: stands out on white and on black
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # words stay words
     "svg.hashsalt": "autotune",  # the same picture is the same file
     "font.size": 8,

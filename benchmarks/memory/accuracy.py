@@ -104,8 +104,9 @@ def collect(
 
 def keep(rows: Sequence[Row], out: Path | None) -> None:
     """Append the rows to a file with the versions that predicted them; do nothing without a file."""
-    for row in rows if out else ():
-        RowFile(path=out, about={"versions": versions()}).add(row)
+    if out is not None:
+        for row in rows:
+            RowFile(path=out, about={"versions": versions()}).add(row)
 
 
 def group(point: Point) -> str:

@@ -53,7 +53,7 @@ def draw(tables: Sequence[Mapping[str, Any]], file: Path) -> None:
         axes[0].set_yticks(TICKS, [f"{tick:.0%}" for tick in TICKS], minor=False)
         axes[0].minorticks_off()
         for axis, table in zip(axes, tables, strict=True):
-            for name, colour in reversed(COLOURS.items()):  # the first on top of the others
+            for name, colour in reversed(list(COLOURS.items())):  # the first on top of the others
                 curve = [min(max(regret, LEAST), MOST) for regret in table["rules"][name]["curve"]]
                 axis.plot(range(1, len(curve) + 1), curve, color=colour, clip_on=False, zorder=3)  # over the axes
             axis.set_title(f"{table['name']}, {table['candidates']} candidates")

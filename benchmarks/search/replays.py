@@ -27,7 +27,7 @@ from autotune.core.outcome import Measured, Outcome
 from autotune.core.trials.budget import ROUNDS
 from autotune.core.trials.standings import ranked
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import PredictedRates
+from autotune.search.predicted_rates import PredictedRates
 from autotune.search.proposer import Proposer
 from autotune.search.samplers import SAMPLERS
 from benchmarks.search.table import Rates, half_of, regrets

@@ -18,6 +18,7 @@ from autotune.core.step.profile import Profile
 from autotune.machine.installed import installed
 from autotune.trace.profiles import MEMORY, STACK, Profiles
 from benchmarks.memory import exact as memory_exact
+from tests.benchmarks.memory.test_accuracy import ROW
 from tests.core.step.test_profile import step
 from tests.predict.test_estimate import CONFIG
 
@@ -32,20 +33,10 @@ SMALLER = {
     "candidate.max_length=4,32,128,256,512,1024": "candidate.max_length=4,32,128,256,512",
 }
 POINT = {
-    "id": "made up",
-    "tier": "A",
-    "n_gpus": 1,
-    "status": "ok",
-    "peak_alloc_bytes": 2**25,
-    "model": "mine",
+    **ROW,
     "gpu": "A100-80GB",
-    "method": "full",
+    "peak_alloc_bytes": 2**25,
     "seq_len": 64,
-    "micro_batch": 2,
-    "gradient_checkpointing": False,
-    "attention": "sdpa",
-    "dtype": "bf16",
-    "optimizer": "adamw_torch",
     "quantization": "none",
     "framework": "manual loop",
     "kernels": "none",
