@@ -118,7 +118,7 @@ def test_selective_checkpointing_does_not_run_flash_attention_3_again(checkpoint
 @pytest.mark.parametrize("masked", [False, True])
 def test_flex_attention_is_traced_for_a_gpu(masked: bool) -> None:
     """Also where its heads are no power of 2, and keys are repeated for each."""
-    asked = request(1, H100, attention="flex_attention", method="lora")
+    asked = request(1, H100, attention="flex_attention", mixed_precision="no", weights_dtype="bfloat16")
     names = [op.name for op in trace(replace(asked, masked=masked)).ops]
     assert names.count("autotune.flex_attention") == names.count("autotune.flex_attention_backward") == 1
     config = {**asked.config, "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3}

@@ -7,15 +7,15 @@ import pytest
 from transformers import Qwen3MoeConfig
 
 from autotune.core.memory.law import memory_law, peak
-from autotune.core.step.deepening import deepen
+from autotune.core.step.deepening import deepen, with_growth
 from autotune.core.step.profile import OFFLOADED, Profile, monomials
-from autotune.trace.trace import set_up_trace, trace, trace_whole
+from autotune.trace.trace import set_up_trace, trace, trace_all_shapes, trace_deeper, trace_whole
 from tests.trace.test_trace import request
 
 
 def test_saved_activations_wait_on_the_host() -> None:
     """A step of TRL's own offloading: the device keeps little of them, the host has what left."""
-    asked = request(5, capability=(8, 0), method="lora_int8", per_device_train_batch_size=2)
+    asked = request(5, capability=(8, 0), method="lora_int8", mixed_precision="no", weights_dtype="bfloat16")
     shape = monomials(2, 4096, 2 * 4095)
     kept = peak(memory_law(trace(asked), layers=5, accumulation=1), shape)
     away = replace(asked, candidate=replace(asked.candidate, activation_offloading=True))
@@ -34,9 +34,10 @@ def test_saved_activations_wait_on_the_host() -> None:
 def test_what_waits_to_be_sent_is_no_more_in_a_deep_model(checkpointing: Any, every: int, layers: int) -> None:
     """TRL holds five tensors until they are sent: with checkpointing those are the inputs of five layers."""
     knobs = {"checkpointing": checkpointing, "every_n_layers": every, "activation_offloading": True}
-    asked = request(layers, capability=(8, 0), **knobs)
+    asked = request(layers, capability=(8, 0), mixed_precision="no", **knobs)
     shape = (2, 1000, 1500)
-    profile = trace(asked)
+    setup = replace(set_up_trace(asked), shapes=(shape,))  # tracing other shapes too would say nothing about layers
+    profile = with_growth(trace_all_shapes(setup), trace_deeper(setup), shape)
     assert profile.layers < layers
     assert held_for_the_loss(deepen(profile, layers), shape) == held_for_the_loss(trace_whole(asked, shape), shape)
 

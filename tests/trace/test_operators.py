@@ -18,14 +18,6 @@ from autotune.trace.request import TraceRequest
 from autotune.trace.trace import trace
 
 ROWS, LENGTH = 2, 48
-CONFIG = LlamaConfig(
-    vocab_size=300,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-)
 CANDIDATE = Candidate(
     max_length=LENGTH,
     per_device_train_batch_size=ROWS,
@@ -36,11 +28,28 @@ CANDIDATE = Candidate(
 )
 
 
+def llama(layers: int) -> LlamaConfig:
+    """The model: a trace of one layer takes a second, and the work of a layer does not depend on how many there are."""
+    return LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+
+
+CONFIG = llama(layers=1)
+
+
 @cache  # several tests look at the same steps
-def traced(*, loss: Any = "full_logits", capability: Any = None, masked: bool = False, **knobs: Any) -> Profile:
+def traced(
+    *, layers: int = 1, loss: Any = "full_logits", capability: Any = None, masked: bool = False, **knobs: Any
+) -> Profile:
     return trace(
         TraceRequest(
-            config=CONFIG.to_dict(),
+            config=llama(layers).to_dict(),
             candidate=replace(CANDIDATE, **knobs),
             recipe=Recipe(method="full"),
             masked=masked,
@@ -111,14 +120,14 @@ def test_states_are_taken_out_of_eight_bits_and_put_back() -> None:
     work = [work for work in profile.work if work.part == "optimizer"]
     moved = sum(each.count * sum(side[0] for side in each.sides) for each in work if each.kind == "stream")
     assert moved >= 20 * 4 * model.num_parameters()
-    end = time_law(profile, layers=3, accumulation=1).step_end
+    end = time_law(profile, layers=1, accumulation=1).step_end
     for what in ("blockwise_quantize", "blockwise_dequantize"):
         assert sum(row.count * row.sides[0][0] for row in end if row.what == what) == 2 * quantized
 
 
-def law(**knobs: Any) -> TimeLaw:
+def law(*, layers: int = 1, **knobs: Any) -> TimeLaw:
     """Of a step of one micro-step, however many were traced."""
-    return time_law(traced(**knobs), layers=3, accumulation=1)
+    return time_law(traced(layers=layers, **knobs), layers=layers, accumulation=1)
 
 
 def counts(law: TimeLaw) -> dict[Any, float]:
@@ -127,8 +136,8 @@ def counts(law: TimeLaw) -> dict[Any, float]:
 
 def test_some_layers_recomputed_are_between_none_and_all() -> None:
     """Two of three layers: every operator as often as when such a step is traced itself."""
-    found = mixture([law(checkpointing="off"), law(checkpointing="full")], [1 / 3, 2 / 3])
-    some = law(checkpointing="every_n", every_n_layers=2)
+    found = mixture([law(layers=3, checkpointing="off"), law(layers=3, checkpointing="full")], [1 / 3, 2 / 3])
+    some = law(layers=3, checkpointing="every_n", every_n_layers=2)
     assert counts(found) == pytest.approx(counts(some))
     assert found.operators == pytest.approx(some.operators)
 

@@ -15,7 +15,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.memory.estimate import demand_of
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
-from autotune.core.step.profile import MONOMIALS, monomials
+from autotune.core.step.profile import MONOMIALS, Profile, monomials
 from autotune.core.step.regime import Regime, micro_batch, shapes_of
 from autotune.trace.assembly import fit
 from autotune.trace.request import TraceRequest, reduced
@@ -46,25 +46,26 @@ def request(layers: int, capability: Any = None, **knobs: Any) -> TraceRequest:
     ],
 )
 def test_a_deep_model_follows_from_a_shallow_one(knobs: dict[str, Any]) -> None:
-    """Five layers traced and seven deduced are seven traced, to the byte, at shapes that were not traced."""
+    """Five layers traced and seven deduced are seven traced, to the byte, at a shape that was not traced."""
     asked = request(7, **knobs)
     accumulation = asked.candidate.gradient_accumulation_steps
-    deduced = memory_law(trace(asked), layers=7, accumulation=accumulation)
-    traced = memory_law(trace(asked, depth=7), layers=7, accumulation=accumulation)
-    rows, _ = micro_batch(asked.candidate, 1)
-    for shape in ((rows, 100), (rows, 777), (3 * rows, 256)):
-        values = monomials(*shape, shape[0] * (shape[1] - 1))
-        assert peak(deduced, values) == peak(traced, values)
+    rows, length = micro_batch(asked.candidate, 777)
+    assert_deduced_is_traced(asked, (rows, length, rows * (length - 1)), accumulation=accumulation)
+
+
+def assert_deduced_is_traced(asked: TraceRequest, shape: tuple[int, int, int], *, accumulation: int = 1) -> None:
+    """The peak of a shape (B, S, N): as it follows from a trace, and as it is where all layers are traced with it."""
+    deduced, traced = (
+        memory_law(profile, layers=asked.config["num_hidden_layers"], accumulation=accumulation)
+        for profile in (trace(asked), trace_whole(asked, shape))
+    )
+    assert peak(deduced, monomials(*shape)) == peak(traced, monomials(*shape))
 
 
 def test_all_micro_steps_follow_from_two() -> None:
     """Three micro-steps traced have what two have, and one more micro-batch."""
-    asked = request(2, gradient_accumulation_steps=3, method="lora", capability=(8, 0))
-    shape = (2, 100, 150)
-    deduced, traced = (
-        memory_law(profile, layers=2, accumulation=3) for profile in (trace(asked), trace_whole(asked, shape))
-    )
-    assert peak(deduced, monomials(*shape)) == peak(traced, monomials(*shape))
+    asked = request(1, gradient_accumulation_steps=3, method="lora", capability=(8, 0))
+    assert_deduced_is_traced(asked, (2, 100, 150), accumulation=3)
 
 
 class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -89,16 +90,24 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-@pytest.mark.parametrize(("rows", "length"), [(2, 100), (3, 700)])
-def test_an_evaluation_holds_what_a_forward_without_gradients_does(rows: int, length: int) -> None:
-    """Of a training step's forward it keeps each tensor to its last use."""
+@pytest.fixture(scope="module")
+def step_without_recomputation() -> tuple[TraceRequest, Profile]:
+    """What was asked, and the profile: of three layers whose vocabulary is larger than their activations."""
     asked = replace(request(3, checkpointing="off", mixed_precision="no", optimizer="adamw_torch"), loss="full_logits")
-    config = LlamaConfig(**{**asked.config, "vocab_size": 2000})
-    profile = trace(replace(asked, config=config.to_dict()))
+    asked = replace(asked, config={**asked.config, "vocab_size": 2000})
+    return asked, trace(asked)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(2, 100), (3, 700)])
+def test_an_evaluation_holds_what_a_forward_without_gradients_does(
+    step_without_recomputation: tuple[TraceRequest, Profile], rows: int, length: int
+) -> None:
+    """Of a training step's forward it keeps each tensor to its last use."""
+    asked, profile = step_without_recomputation
     law = memory_law(profile, layers=3, accumulation=1)
     batch = Batch(rows=rows, positions=length, labels=rows * (length - 1))
     demand = demand_of(profile, law, None, candidate=asked.candidate, batch=batch)
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(LlamaConfig(**asked.config)).eval()
     trained = 3 * sum(parameter.nbytes for parameter in model.parameters())  # weights, and two states of AdamW
     tokens = torch.ones(rows, length, dtype=torch.long)
     with Living() as living, torch.no_grad():
@@ -122,28 +131,20 @@ def test_experts_and_their_losses_repeat_like_layers() -> None:
         output_router_logits=True,
     )
     asked = replace(request(7), config=config.to_dict(), masked=True, loss="full_logits")
-    deduced, traced = (memory_law(trace(asked, depth=depth), layers=7, accumulation=1) for depth in (None, 7))
-    for length in (100, 777):
-        values = monomials(2, length, 2 * (length - 1))
-        assert peak(deduced, values) == peak(traced, values)
+    assert_deduced_is_traced(asked, (2, 777, 2 * 776))
 
 
 def test_three_tiles_follow_from_two() -> None:
     """TRL's head scores 4096 positions at a time; only what is left for the last tile makes it shorter."""
-    asked = replace(request(1), tiled=True)
-    shape = (2, 4200, 2 * 4199)
-    deduced, traced = (
-        memory_law(profile, layers=1, accumulation=1) for profile in (trace(asked), trace_whole(asked, shape))
-    )
-    assert peak(deduced, monomials(*shape)) == peak(traced, monomials(*shape))
+    assert_deduced_is_traced(replace(request(1), tiled=True), (2, 4200, 2 * 4199))
 
 
 @pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "sdpa"])
 def test_rows_shorter_than_a_small_window_are_traced(attention: str) -> None:
     """There is no room for lengths that fill a kernel's tiles: sizes must be laws of the length all the same."""
-    asked = request(2, (8, 0), attention=attention, per_device_train_batch_size=1, weights_dtype="bfloat16")
+    asked = request(1, (8, 0), attention=attention, per_device_train_batch_size=1, weights_dtype="bfloat16")
     config = {**asked.config, "model_type": "mistral", "sliding_window": 512}
-    assert trace(replace(asked, config=config)).layers == 2
+    assert trace(replace(asked, config=config)).layers == 1
 
 
 @pytest.mark.parametrize(
@@ -170,5 +171,5 @@ def test_a_trace_depends_on_nothing_that_a_reduced_request_leaves_out() -> None:
     A compiled step is traced as an eager one (docs/memory.md).
     """
     unusual = {**OTHER_VALUES, "checkpointing": "every_n", "optimizer": "adamw_torch", "batching": "group_by_length"}
-    asked = request(5, capability=(8, 0), **{**unusual, "packed_length": None})  # a length would mean packing
+    asked = request(2, capability=(8, 0), **{**unusual, "packed_length": None})  # a length would mean packing
     assert trace(asked) == trace(reduced(asked))

@@ -224,12 +224,12 @@ def test_kill_9_of_the_parent_ends_the_worker(device: str, tmp_path: Path) -> No
 PARENT_SCRIPT = """
 from types import SimpleNamespace
 
-from autotune.train import workers as module
+from autotune.train import fork_server, workers as module
 from tests import stand_ins
 
 
 if __name__ == "__main__":
-    module.serve = stand_ins.serve_and_hang
+    module.serve, fork_server.PRELOAD = stand_ins.serve_and_hang, []
     task = SimpleNamespace(candidate=SimpleNamespace(tuned_allocator=True))
     with module.Workers(device="{device}", device_uuid=None, memory_limit_bytes=None) as workers:
         workers.perform(task, limit_s=None, on_event=lambda event: print(event["pid"], flush=True))
