@@ -15,21 +15,19 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+from transformers import AutoConfig, LlamaForCausalLM
 
 from autotune.cli.main import main
+from autotune.cli.settings import store_configs
+from autotune.cli.usage import check
 from autotune.core.candidate import Candidate
 from autotune.core.workload import Workload
 from autotune.machine.probe import probe
 from autotune.machine.process import Measurement, Request, measure_in_process
 
 README = Path(__file__).parents[1] / "README.md"
-SMALLER = {
-    "model=smollm2": "model=tiny",
-    "model=llama_3_1_8b": "model=tiny",
-    "model=qwen2_5_7b": "model=tiny",
-    "candidate.max_length=1024,4096": "candidate.max_length=128,256",
-    "budget.minutes=10": "budget.minutes=null",
-}
+MODEL = "model=./my-model"  # takes the place of every model that the README names
+SMALLER = {"candidate.max_length=1024,4096": "candidate.max_length=128,256", "budget.minutes=10": "budget.minutes=null"}
 QUICK = (
     "budget.minutes=null",  # a busy machine takes its time
     "budget.trials=2",
@@ -72,9 +70,16 @@ def probed(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> Path:
-    """Where the README's reader stands: with a model and two files of their own."""
+    """Where the README's reader stands: with two files of their own, and a model that trains in no time.
+
+    It has one layer and `tiny`'s tokenizer, so that the demo's rows need not be tokenized again.
+    """
     directory = tmp_path_factory.mktemp("reader")
-    shutil.copytree(workload.model.path, directory / "my-model")
+    shutil.copytree(
+        workload.model.path, directory / "my-model", ignore=shutil.ignore_patterns("*.safetensors", "sealed*")
+    )
+    config = AutoConfig.from_pretrained(workload.model.path, num_hidden_layers=1, hidden_size=64, intermediate_size=128)
+    LlamaForCausalLM(config).save_pretrained(directory / "my-model")
     rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}, which is twice {n}."} for n in range(40)]
     (directory / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (directory / "faq.csv").write_text("q,a\n" + "".join(f'{row["question"]},"{row["answer"]}"\n' for row in rows))
@@ -84,6 +89,17 @@ def directory(tmp_path_factory: pytest.TempPathFactory, workload: Workload) -> P
 def test_the_readme_shows_every_command() -> None:
     """What is tested below is not an empty list."""
     assert {shlex.split(line)[1] for line in commands()} == {"probe", "estimate", "search", "run"}
+
+
+def test_the_words_of_the_readme_are_right(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, options and values are judged as they stand there, models of the catalogue too."""
+    monkeypatch.chdir(directory)
+    store_configs(run_file={})
+    for line in commands():
+        command, *words = shlex.split(line)[1:]
+        if command != "run":  # which needs the file of a search
+            told = [word for word in words if "=" in word]
+            check(command, told, multirun="-m" in words, to_be_used=bool(told))
 
 
 @pytest.mark.parametrize("lines", sessions(), ids=" && ".join)
@@ -98,7 +114,7 @@ def test_commands_of_the_readme(
     monkeypatch.chdir(directory)
     monkeypatch.setenv("AUTOTUNE_HOME", str(probed))
     for line in lines:
-        words = [SMALLER.get(word, word) for word in shlex.split(line)[1:]]
+        words = [MODEL if word.startswith("model=") else SMALLER.get(word, word) for word in shlex.split(line)[1:]]
         trains = not {"--help", "--cfg"} & set(words)
         if words[0] == "search" and trains:
             words += [word for word in QUICK if word.split("=")[0] not in {told.split("=")[0] for told in words}]
