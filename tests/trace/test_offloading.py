@@ -15,7 +15,7 @@ from tests.trace.test_trace import request
 
 def test_saved_activations_wait_on_the_host() -> None:
     """A step of TRL's own offloading: the device keeps little of them, the host has what left."""
-    asked = request(5, capability=(8, 0), method="lora_int8", mixed_precision="no", weights_dtype="bfloat16")
+    asked = request(5, capability=(8, 0), method="lora_int8", per_device_train_batch_size=2)
     shape = monomials(2, 4096, 2 * 4095)
     kept = peak(memory_law(trace(asked), layers=5, accumulation=1), shape)
     away = replace(asked, candidate=replace(asked.candidate, activation_offloading=True))
