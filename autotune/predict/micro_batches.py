@@ -10,18 +10,11 @@ from typing import Any
 
 from autotune.core.batches.batches import Batch, Epoch, full_batch, is_masked, simulate_epoch, worst_batch
 from autotune.core.candidate import Candidate
+from autotune.core.knobs import knobs_that_change
 from autotune.core.step.regime import Regime, regime_of
 from autotune.predict.training import Training
 
-BATCHED_BY = attrgetter(  # knobs that decide what the micro-batches are
-    "batching",
-    "max_length",
-    "packed_length",
-    "pad_to_multiple_of",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "devices",
-)
+BATCHED_BY = attrgetter(*knobs_that_change("batches"))  # what decides the micro-batches
 DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replayed over, before the worst batch
 
 
