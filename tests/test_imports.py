@@ -22,7 +22,7 @@ ORDER = tuple(
         "core.batches": "packing batches",
         "core.space": "context legality fidelity fixed step_shapes references enumerate opening",
         "core.memory": "law allocator replay estimate levers calibration",
-        "core.time": "speed published law common_steps many_candidates calibration guess",
+        "core.time": "speed measured published law common_steps many_candidates calibration guess",
         "core.trials": "comparison racing parity budget surrogate receipts trial standings reserve verdict",
         "machine": "installed nvml malloc operations rates process host gpus probe",
         "demo": "make tiny",

@@ -13,8 +13,9 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.core.time.calibration import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
 from autotune.core.time.law import SPENT, TimeEstimate, estimate_time
+from autotune.core.time.measured import measured_speed
 from autotune.core.time.published import published_speed
-from autotune.core.time.speed import MachineSpeed, measured_speed
+from autotune.core.time.speed import MachineSpeed
 from autotune.predict.experience import Taught
 from autotune.predict.laws import Laws, TimedStep
 from autotune.predict.micro_batches import MicroBatches

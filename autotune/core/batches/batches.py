@@ -1,9 +1,10 @@
 """Batches: the shapes of the micro-batches that a candidate makes of a dataset.
 
-The worst one decides whether a candidate fits; a sequence of them, as the sampler would draw it, decides how much
-the allocator reserves. Leaves out what a shape costs (core/memory/law.py).
+The worst one decides whether a candidate fits. A sequence of them, in an order like the sampler's, decides how much the
+allocator reserves and how long an epoch takes. Leaves out what a shape costs (core/memory/law.py, core/time/law.py).
 
-Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions.
+Symbols: B rows of a micro-batch, S positions of a row (padding included), N label positions, C micro-batches, M
+monomials.
 """
 
 from collections import OrderedDict
@@ -21,8 +22,9 @@ from autotune.core.step.regime import keeps_documents_apart, micro_batch
 from autotune.core.workload import Lengths
 
 Integers = NDArray[np.int64]
-GROUP_STEPS, LEAST_GROUPS = 50, 4  # transformers' LengthGroupedSampler sorts within so many steps, or makes four groups
-ATTENTION_COST = 0.001  # transformers' BatchRebalanceSampler: of a position, for each position of its row
+# transformers' LengthGroupedSampler sorts rows within groups of 50 steps, or of a quarter of a shorter dataset.
+GROUP_STEPS, LEAST_GROUPS = 50, 4
+ATTENTION_COST = 0.001  # transformers' BatchRebalanceSampler: what a position costs for each position of its row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +37,18 @@ class Batch:
 
     @property
     def monomials(self) -> Size:
-        """Its monomials, as a profile's sizes want them."""
+        """The values of the monomials (core/step/profile.py)."""
         return monomials(self.rows, self.positions, self.labels)
 
 
 def full_batch(candidate: Candidate) -> Batch:
-    """A micro-batch whose rows are as long as the candidate lets them be, every token a label."""
+    """The micro-batch whose rows are as long as the candidate allows, and whose tokens are all labels."""
     rows, positions = micro_batch(candidate, padded(candidate.row_length, candidate))
     return Batch(rows=rows, positions=positions, labels=rows * (positions - 1))
 
 
 def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
-    """The largest micro-batch that the dataset can make: its longest rows together, and its most labels."""
+    """The largest micro-batch that the dataset can make: as long as its longest row, with the most labels."""
     if candidate.packs:
         return full_batch(candidate)
     rows = min(candidate.per_device_train_batch_size, lengths.rows)
@@ -57,25 +59,25 @@ def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Epoch:
-    """The micro-batches of an epoch in an order like the sampler's: arrays of shape (C,), int64, as Batch has them."""
+    """The micro-batches of an epoch, in an order like the sampler's. The fields of Batch, each of shape (C,), int64."""
 
     rows: Integers
     positions: Integers
     labels: Integers
 
     def by_rows(self) -> "list[Epoch]":
-        """Its micro-batches apart by how many rows they have, which differs under batch rebalancing alone."""
+        """Split the epoch by how many rows its micro-batches have. Only batch rebalancing makes them differ."""
         if self.rows.min() == self.rows.max():
             return [self]
         return [self._where(self.rows == rows) for rows in np.unique(self.rows)]
 
     def batches(self, most: int) -> list[Batch]:
-        """The first of them."""
+        """The first `most` micro-batches."""
         columns = (self.rows[:most].tolist(), self.positions[:most].tolist(), self.labels[:most].tolist())
         return [Batch(rows=B, positions=S, labels=N) for B, S, N in zip(*columns, strict=True)]
 
     def new_shapes(self, remembered: int) -> float:
-        """Share of the micro-batches whose shape is none of the `remembered` ones that were met last."""
+        """Share of the micro-batches with a new shape: one that is not among the last `remembered` different shapes."""
         met: OrderedDict[tuple[int, int], None] = OrderedDict()
         new = 0
         for shape in zip(self.rows.tolist(), self.positions.tolist(), strict=True):
@@ -90,18 +92,18 @@ class Epoch:
 
     @property
     def middle(self) -> Batch:
-        """The micro-batch of the median size, of those with several rows if there are any: one row is a case apart."""
+        """The micro-batch of the median size. Those of a single row count only if all are: they are another regime."""
         places = np.flatnonzero((self.rows > 1) | (self.rows.max() == 1))
         return self._at(int(places[np.argsort((self.rows * self.positions)[places])[len(places) // 2]]))
 
     @property
     def largest(self) -> Batch:
-        """The micro-batch of the most positions."""
+        """The micro-batch with the most positions."""
         return self._at(int(np.argmax(self.rows * self.positions)))
 
     @property
     def monomials(self) -> NDArray[np.float64]:
-        """Those of each micro-batch, shape (C, M)."""
+        """The values of the monomials of each micro-batch, shape (C, M)."""
         columns: Any = (self.rows, self.positions, self.labels)
         return np.stack(np.broadcast_arrays(*monomials(*columns)), axis=1).astype(np.float64)
 
@@ -113,7 +115,7 @@ class Epoch:
 
 
 def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
-    """Deal the rows of a dataset out to micro-batches. Packed rows keep the dataset's mean of labels."""
+    """Deal the rows of a dataset out to micro-batches. In packed rows labels are spread evenly over the tokens."""
     tokens = np.minimum(lengths.tokens, candidate.max_length)
     labels = np.minimum(lengths.labels, tokens - 1)
     if candidate.packs:
@@ -134,9 +136,10 @@ def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoc
 
 
 def deal(tokens: Integers, candidate: Candidate) -> tuple[Integers, Integers]:
-    """Where the samplers move rows that came in a random order, and how many rows of that each micro-batch has, (C,).
+    """Deal out rows that are in a random order. Returns their new order, and the rows of each micro-batch, (C,).
 
-    What fills no micro-batch is left out; under batch rebalancing, what fills no step. There must be a row.
+    tokens: of each row, at least one. Rows that do not fill a micro-batch are left out, and under batch rebalancing
+    those that do not fill a step.
     """
     order = sampled_order(tokens, candidate)
     if candidate.batching == "batch_rebalance":
@@ -150,11 +153,11 @@ def deal(tokens: Integers, candidate: Candidate) -> tuple[Integers, Integers]:
 
 
 def balanced(tokens: Integers, micro_batches: int) -> Integers:
-    """How many rows each micro-batch of a step gets under batch rebalancing, longest first, (steps, micro_batches).
+    """How many rows each micro-batch of a step gets under batch rebalancing, (steps, micro_batches).
 
-    tokens: of the rows of each step, longest first, (steps, rows). It is transformers' BatchRebalanceSampler for one
-    device: the costliest micro-batch gives a row to the cheapest until it has one left, and of all divisions that were
-    met the one is taken where costs differ least. For more devices it is about that.
+    tokens: of the rows of each step, longest first, (steps, rows). This is what transformers' BatchRebalanceSampler
+    does for one device, and about what it does for several. Again and again the costliest micro-batch gives a row to
+    the cheapest, until it has a single row. Of all divisions on the way, the one whose costs differ least is taken.
     """
     steps, rows = tokens.shape
     sizes = np.tile(rows // micro_batches + (np.arange(micro_batches) < rows % micro_batches), (steps, 1))
@@ -179,7 +182,8 @@ def balanced(tokens: Integers, micro_batches: int) -> Integers:
 
 
 def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
-    """Where the samplers move rows that came in a random order: they sort by length within windows. Shape (rows,)."""
+    """The order in which a sampler takes rows that are in a random order, shape (rows,). Some sort them by length,
+    within windows."""
     step = candidate.rows_per_step
     group = max(1, min(len(tokens) // (LEAST_GROUPS * step), GROUP_STEPS))
     sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * group}
@@ -189,9 +193,10 @@ def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
 
 
 def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
-    """Whether attention needs a mask in some large micro-batch: one where a row is padded, to the others or a multiple.
+    """Whether some large micro-batch has a padded row, so that attention needs a mask for the padding.
 
-    Without a dataset every row is full. Where documents are kept apart the mask is that of the documents.
+    Rows are padded to the longest of the micro-batch, or to a multiple. Without a dataset every row is full. Where
+    documents are kept apart there is no mask for padding, but one for the documents.
     """
     if keeps_documents_apart(candidate):
         return False
@@ -204,7 +209,7 @@ def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
 
 
 def padded(tokens: int, candidate: Candidate) -> int:
-    """Positions of a row of so many tokens."""
+    """Positions of a row of `tokens` tokens."""
     return int(_up(np.int64(tokens), candidate.pad_to_multiple_of))
 
 

@@ -1,7 +1,7 @@
-"""Packing: how many rows a dataset becomes when several samples share a row, and what of it is kept.
+"""Packing: how many rows a dataset becomes when several samples share a row, and how long these are.
 
-The arithmetic of `trl.pack_dataset` (trl 1.16), row for row, on lengths alone. Leaves out the order in which rows are
-trained and the padding of a micro-batch: those are the real sampler's (train/sft.py).
+This is the arithmetic of `trl.pack_dataset` (trl 1.16), row for row, on lengths alone. Leaves out the order in which
+rows are trained and the padding of a micro-batch (batches.py).
 
 Symbols: N samples of l_i tokens, S length of a packed row, M packed rows.
 """
@@ -20,14 +20,14 @@ from autotune.core.knobs import Batching
 Strategy = Literal["bfd", "bfd_split", "wrapped"]
 STRATEGIES: Mapping[Batching, Strategy] = {"pack_bfd": "bfd", "pack_bfd_split": "bfd_split", "pack_wrapped": "wrapped"}
 
-BATCH_ROWS = 1000  # TRL packs within batches of `datasets.Dataset.map`, whose default size this is
+BATCH_ROWS = 1000  # TRL packs within batches of `datasets.Dataset.map`, and this is their default size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packing:
-    """What packing made of a dataset.
+    """A packed dataset.
 
-    samples: N. row_tokens: tokens of each packed row in the order of the packed dataset, shape (M,), int64.
+    samples: N. row_tokens: tokens of each packed row, in the order of the packed dataset, shape (M,), int64.
     """
 
     samples: int
@@ -35,24 +35,25 @@ class Packing:
 
     @property
     def rows(self) -> int:
-        """M."""
+        """M, the number of packed rows."""
         return len(self.row_tokens)
 
     @property
     def samples_per_row(self) -> float:
-        """Samples of the dataset that one packed row stands for in the mean; a split sample counts once."""
+        """Samples that one packed row holds on average. A sample that is split counts once."""
         return self.samples / self.rows
 
     def rows_per_step(self, samples_per_step: int) -> int:
-        """Packed rows of an optimizer step that come nearest to `samples_per_step` samples, >= 1."""
+        """The number of packed rows whose samples come nearest to `samples_per_step`, >= 1."""
         return max(1, round(samples_per_step / self.samples_per_row))
 
 
 def pack(tokens: NDArray[np.int64], *, row_length: int, strategy: Strategy) -> Packing:
     """Pack samples of `tokens` tokens (shape (N,), each >= 1) into rows of at most `row_length` tokens.
 
-    `bfd` cuts a sample at `row_length`, `bfd_split` carries the rest into other rows, and both keep samples whole
-    otherwise (best fit decreasing, arXiv:2404.10830); `wrapped` writes all samples in a line and cuts it into rows.
+    - `bfd` (best fit decreasing, arXiv:2404.10830) keeps samples whole, and cuts longer ones at `row_length`.
+    - `bfd_split` does so, too, but carries the rest of a longer sample into other rows.
+    - `wrapped` concatenates all samples, and cuts the result into rows.
     """
     batches = (tokens[i : i + BATCH_ROWS] for i in range(0, len(tokens), BATCH_ROWS))
     if strategy == "wrapped":
@@ -68,7 +69,7 @@ def pack(tokens: NDArray[np.int64], *, row_length: int, strategy: Strategy) -> P
 
 
 def _cut(lengths: list[int], row_length: int) -> list[int]:
-    """Cut every length into pieces of `row_length` and a rest."""
+    """Cut every length into pieces of `row_length`, and a rest."""
     pieces: list[int] = []
     for length in lengths:
         whole, rest = divmod(length, row_length)
@@ -81,8 +82,8 @@ def _cut(lengths: list[int], row_length: int) -> list[int]:
 def _best_fit(lengths: list[int], row_length: int) -> list[int]:
     """Fill rows from the longest piece to the shortest, each into the fullest row that still holds it.
 
-    Of rows with equally much space the one that has waited longest is taken, as TRL does. TRL finds the space in a
-    segment tree; a sorted list gives the same answer, and is faster for the few hundred spaces of a batch.
+    Of rows with equal space the oldest is taken, as TRL does. TRL finds the space in a segment tree. A sorted list
+    gives the same answer, and is faster for the few hundred different spaces of a batch.
     """
     filled: list[int] = []
     spaces: list[int] = []  # ascending, distinct, without 0

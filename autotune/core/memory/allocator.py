@@ -1,10 +1,11 @@
 """The caching allocator of torch on CUDA, as far as sizes go: what it reserves for a sequence of allocations.
 
-Follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream: sizes are rounded to 512 bytes, a request takes
-the smallest free block of its pool that holds it, what is left of a block is split off, and neighbours that are free
-merge. With `expandable_segments` a pool is one range of addresses that grows at its end.
-Leaves out freeing of cached blocks when memory runs out, rounding to parts of powers of two, and garbage collection:
-torch collects only in a process that may have less than the whole device, and trials and runs may have all of it.
+It follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream. Sizes are rounded to 512 bytes. A request
+takes the smallest free block of its pool that holds it. The rest of a block is split off, and free neighbours merge.
+With `expandable_segments` a pool is one range of addresses that grows at its end.
+
+Leaves out freeing of cached blocks when memory runs out, rounding to parts of powers of two, and garbage collection.
+Torch collects only in a process that is limited to a part of the device, and trials and runs are not.
 """
 
 import re
@@ -19,14 +20,15 @@ SMALL_BUFFER = 2 * 2**20  # kSmallBuffer: a segment of the small pool
 LARGE_BUFFER = 20 * 2**20  # kLargeBuffer: a segment for requests between 1 and 10 MiB
 MIN_LARGE = 10 * 2**20  # kMinLargeAlloc: larger requests get a segment of their own
 ROUND_LARGE = 2 * 2**20  # kRoundLarge: to which that is rounded
-MOST_UNSPLIT = 20 * 2**20  # max_non_split_rounding_size's default: what a block that is not split may be too large by
+MOST_UNSPLIT = 20 * 2**20  # max_non_split_rounding_size's default: how much too large an unsplit block may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorSettings:
-    """What `PYTORCH_ALLOC_CONF` says, in torch's words.
+    """The settings of `PYTORCH_ALLOC_CONF`.
 
-    max_split_bytes: blocks of that size are not split, nor handed out for less; None splits all.
+    max_split_bytes: blocks of this size or more are never split, and only serve requests of that size; None: all are
+    split.
     """
 
     expandable_segments: bool
@@ -34,7 +36,7 @@ class AllocatorSettings:
 
 
 def parse_settings(conf: str) -> AllocatorSettings:
-    """Read `PYTORCH_ALLOC_CONF`. What torch would refuse, and what is not modelled, is passed over."""
+    """Read `PYTORCH_ALLOC_CONF`. Settings that torch would refuse, or that are not modelled, are ignored."""
     said = dict(re.findall(r"(\w+):([^,\[\]]+)", re.sub(r"\[[^]]*\]|\s", "", conf)))
     largest = said.get("max_split_size_mb", "")
     splits = largest.isdecimal() and int(largest) * MIB > LARGE_BUFFER
@@ -46,7 +48,7 @@ def parse_settings(conf: str) -> AllocatorSettings:
 
 @dataclass(slots=True, eq=False)
 class _AllocatorBlock:
-    """A part of a segment. address: within all that was ever reserved. before, after: neighbours in the segment."""
+    """A part of a segment. address: in one space for all segments. before, after: neighbours in the segment."""
 
     address: int
     size: int
@@ -57,11 +59,11 @@ class _AllocatorBlock:
 
 
 class CachingAllocator:
-    """Hand out blocks as torch would, and keep count.
+    """Hands out blocks as torch does, and keeps count.
 
-    allocated, reserved: bytes now, as `torch.cuda.memory_allocated` and `memory_reserved` count them; peak_allocated
-    and peak_reserved: at most so far. peak_needed: the most that was reserved less what the allocator would give back
-    to the driver before it runs out of memory: segments that are wholly free, and free pages of expandable ones.
+    allocated, reserved: bytes now, as `torch.cuda.memory_allocated` and `memory_reserved` count them. peak_allocated,
+    peak_reserved: the most so far. peak_needed: the most that was reserved, less what the allocator would give back to
+    the driver before it runs out of memory. That are segments that are wholly free, and free pages of expandable ones.
     """
 
     def __init__(self, settings: AllocatorSettings) -> None:

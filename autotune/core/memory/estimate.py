@@ -1,9 +1,8 @@
-"""The estimate of a candidate's memory: peaks by phase, what the device and the host must have, and whether it fits.
+"""The estimate of a candidate's memory: the peaks of its phases, what device and host must have, and whether it fits.
 
-Puts a profile's law (law.py), a replay through the allocator (replay.py) and a machine (core/hardware.py) together.
-Leaves out where profiles come from and what batches a dataset makes.
-
-On a CPU there is no caching allocator: reserved is allocated, and both are the sum of live tensors.
+An estimate is made of a profile's law (law.py), a replay through the allocator (replay.py) and a machine
+(core/hardware.py). On a CPU there is no caching allocator: reserved bytes are allocated bytes, and both are the sum of
+live tensors. Leaves out where profiles come from and which batches a dataset makes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,23 +20,23 @@ from autotune.core.memory.replay import Replayed
 from autotune.core.step.profile import FORWARD, OFFLOADED, ON_THE_HOST, PAGED, Profile
 from autotune.core.units import MIB
 
-MEMORY_SHARE = 0.9  # of what a device can give: the default limit (docs/interface.md)
-SHARD_BYTES = 50 * 10**9  # save_pretrained's max_shard_size (transformers 5.23): what passes through the host at once
+MEMORY_SHARE = 0.9  # share of a device's memory that is the limit (docs/interface.md)
+SHARD_BYTES = 50 * 10**9  # save_pretrained's max_shard_size (transformers 5.23): bytes that pass the host at once
 
-# Host memory of a process that has imported torch, transformers, trl, peft and bitsandbytes. The CPU build: unique
-# set size measured with the versions of constraints.txt, 513 MiB. A CUDA build's is a guess, on the safe side: it
-# maps the driver and loads cuBLAS and cuDNN as well.
+# Host memory of a process that has imported torch, transformers, trl, peft and bitsandbytes. With the CPU build it is
+# the unique set size, 513 MiB, measured with the versions of constraints.txt. With a CUDA build it is a guess on the
+# safe side, because the process also maps the driver and loads cuBLAS and cuDNN.
 LIBRARY_BYTES = {"cpu": 513 * MIB, "cuda": 3072 * MIB}
 LOADERS = 4  # tensors that from_pretrained brings to the device at once (transformers 5.23, GLOBAL_WORKERS)
 WEIGHT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
-QUANTIZED_BYTES = {"qlora": 0.5, "lora_int8": 1.0}  # a weight, without its scales
+QUANTIZED_BYTES = {"qlora": 0.5, "lora_int8": 1.0}  # of a weight, without its scales
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What a machine lets one training have.
+    """The memory that a machine has for one training.
 
-    limit_bytes: 90 % of what the device can give, less what others hold. host_free_bytes: None where unknown.
+    limit_bytes: 90 % of the device's memory, less what other processes hold. host_free_bytes: None where unknown.
     on_cpu: whether the device is the host itself.
     """
 
@@ -49,17 +48,17 @@ class Room:
 
     @property
     def host_limit_bytes(self) -> float:
-        """What the host may be asked for; where nothing is known of it, anything."""
+        """The limit on the host; there is none where its memory is unknown."""
         return inf if self.host_free_bytes is None else self.host_free_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a candidate asks of any machine, in bytes.
+    """The memory that a candidate needs on any machine, in bytes.
 
-    peak: of the tensors in a training step. phases: peaks on the device of the other phases as well. reserved_bytes:
-    at most held by torch's allocator. allowance_bytes: what fragmentation keeps it from giving back. host_items: what
-    the host holds at its worst moment.
+    peak: of the tensors in a training step. phases: the peaks on the device of all phases. reserved_bytes: the most
+    that torch's allocator holds. allowance_bytes: what fragmentation keeps the allocator from giving back.
+    host_items: what the host holds at its worst moment.
     """
 
     peak: Peak
@@ -69,13 +68,13 @@ class Demand:
     host_items: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `demand_from_dict` reads them back."""
+        """Return plain values; `demand_from_dict` reads them back."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """A candidate's demand on a machine."""
+    """What a candidate needs, and what a machine has."""
 
     demand: Demand
     room: Room
@@ -92,17 +91,17 @@ class MemoryEstimate:
 
     @property
     def device_bytes(self) -> int:
-        """What the driver shows of the process at its worst moment."""
+        """Bytes that the driver shows for the process at its worst moment."""
         return self.demand.reserved_bytes + self.room.context_bytes + self.room.workspace_bytes
 
     @property
     def needed_bytes(self) -> int:
-        """What must be there: a process gives its cached blocks back before it runs out of memory."""
+        """Bytes that the device must have. Cached blocks do not count: they are given back before memory runs out."""
         return self.peak_bytes + self.demand.allowance_bytes + self.room.context_bytes + self.room.workspace_bytes
 
     @property
     def host_peak_bytes(self) -> int:
-        """What the host holds at its worst moment."""
+        """Bytes that the host holds at its worst moment."""
         return sum(self.demand.host_items.values())
 
     @property
@@ -127,7 +126,7 @@ def demand_from_dict(values: Mapping[str, Any]) -> Demand:
 
 
 def room_of(hardware: Hardware) -> Room:
-    """What a machine lets one training have."""
+    """The memory that a machine has for one training."""
     return Room(
         limit_bytes=max(0, int(MEMORY_SHARE * hardware.memory_bytes) - hardware.used_by_others_bytes),
         context_bytes=(hardware.context_bytes or 0) if hardware.kind == "cuda" else 0,
@@ -140,9 +139,9 @@ def room_of(hardware: Hardware) -> Room:
 def demand_of(
     profile: Profile, law: MemoryLaw, replayed: Replayed | None, *, candidate: Candidate, batch: Batch
 ) -> Demand:
-    """What a candidate asks whose worst micro-batch is `batch`.
+    """Find what a candidate needs, given its worst micro-batch.
 
-    profile: at its full depth. law: the profile's. replayed: None on a CPU.
+    profile: of the whole model. law: the profile's. replayed: None on a CPU.
     """
     everywhere = np.array([block.size for block in profile.blocks], dtype=np.float64) @ np.array(batch.monomials)
     sizes = np.where([block.owner in ON_THE_HOST for block in profile.blocks], 0.0, everywhere)
@@ -164,8 +163,12 @@ def demand_of(
 def fitting(
     law: MemoryLaw, shapes: Floats, estimate: MemoryEstimate, candidate: Candidate
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which of many micro-batches of a candidate fit, shape (C,): fragmentation and evaluation take the share that they
-    have in `estimate`; loading and saving depend on no micro-batch. shapes: their monomials, shape (C, M)."""
+    """Which of many micro-batches of a candidate fit, shape (C,).
+
+    shapes: their monomials, (C, M). estimate: of one micro-batch of the candidate. Fragmentation and evaluation are
+    taken to grow with the peak of the step, in the ratio that they have in `estimate`. Loading and saving do not depend
+    on the micro-batch.
+    """
     room, phases = estimate.room, estimate.demand.phases
     share = 1 + estimate.demand.allowance_bytes / estimate.peak_bytes
     step = peaks(law, shapes) * max(1.0, phases.get("evaluation", 0) / phases["training"])
@@ -185,20 +188,20 @@ def host_items(law: MemoryLaw, batch: Batch, candidate: Candidate, *, on_cpu: bo
 
 
 def _resting_bytes(profile: Profile, sizes: Floats) -> int:
-    """What is there between two steps: weights, adapters and optimizer states.
+    """Bytes between two steps: weights, adapters and optimizer states.
 
-    Saving adds nothing to it: a state dict refers to the tensors themselves, and they are copied to the host one after
-    another. Merged experts are copied as they are taken apart, which is not counted.
+    Saving adds nothing: a state dict refers to the tensors themselves, and they are copied to the host one after
+    another. Merged experts are copied while they are taken apart, and that is not counted.
     """
     return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
 
 
 def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
-    """The peak of a forward pass that saves nothing, over the micro-batch that is trained.
+    """The peak of a forward pass that saves nothing for a backward pass, with the micro-batch that is trained.
 
-    What training saves for the backward of a layer lives here until that layer is over, and what it hands on until its
-    last use. Autocast keeps copies of trained weights to the end of the forward, of frozen ones it keeps none
-    (aten/src/ATen/autocast_mode.cpp, cached_cast).
+    It is derived from the forward pass of a training step. A block that training saves for the backward of a layer is
+    taken to live until that layer ends, and a block that is handed on until its last use. Autocast keeps copies of
+    trained weights to the end of the forward, and none of frozen ones (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
     kept = {"weight copies"} if candidate.method == "full" else set[str]()
 
@@ -225,9 +228,9 @@ def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> 
 
 
 def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
-    """Weights, and the largest that is quantized once more as it was before. It is read from a mapped file.
+    """The peak of loading: all weights, and the largest weight that is quantized as it was before, from a mapped file.
 
-    Layers are quantized; embeddings and the head, which belong to none, are not (transformers 5.23).
+    Only the weights of layers are quantized, not embeddings and the head (transformers 5.23).
     """
     weights = [i for i, block in enumerate(profile.blocks) if block.owner in ("weights", "adapters")]
     quantized = [float(sizes[i]) for i in weights if profile.blocks[i].layer is not None]
@@ -240,9 +243,9 @@ def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int
 def _host_moments(
     law: MemoryLaw, shapes: Floats, candidate: Candidate, *, on_cpu: bool
 ) -> Sequence[Mapping[str, Floats]]:
-    """What the host holds while weights are loaded, in training, and while they pass through it to be saved.
+    """What the host holds at three moments: while weights are loaded, in training, and while weights are saved.
 
-    Bytes by item, each of shape (C,). Offloaded activations are pinned, batches where the data loader is told to.
+    Bytes by item, each of shape (C,). Offloaded activations are pinned, and batches if the data loader pins them.
     """
     libraries = np.full(len(shapes), float(LIBRARY_BYTES["cpu" if on_cpu else "cuda"]))
     if on_cpu:
@@ -252,7 +255,7 @@ def _host_moments(
         return hosted_bytes(law, owner, shapes, pinned=pinned)
 
     always = {"python and libraries": libraries, PAGED: held(PAGED)}
-    batches = 2 + candidate.dataloader_num_workers  # one in use, one ahead, and each worker's
+    batches = 2 + candidate.dataloader_num_workers  # one in use, one ahead, and one of each worker
     saved = held("weights" if candidate.method == "full" else "adapters")
     return [
         {"python and libraries": libraries, "loaded weights": np.full(len(shapes), _converted_bytes(law, candidate))},
@@ -266,12 +269,12 @@ def _host_moments(
 
 
 def _converted_bytes(law: MemoryLaw, candidate: Candidate) -> float:
-    """Tensors on their way from a mapped file to the device, in the dtype of the weights.
+    """Bytes of the tensors that the host converts on their way from a mapped file to the device.
 
-    The file's own pages (safetensors, and .bin as torch has written it since 1.6) the kernel takes back at will. A
-    tensor of another dtype than the weights is converted on the host (aten/src/ATen/native/cuda/Copy.cu); which the
-    file has is not known here, so all are taken for such. LOADERS do it at once, or one if they are then quantized:
-    on the device, and those of the layers alone.
+    The host converts a tensor if the file has another dtype than the weights (aten/src/ATen/native/cuda/Copy.cu). The
+    dtype of the file is not known here, so all tensors are taken to be converted: LOADERS of them at once, or a single
+    one with quantization, which happens on the device and only to the weights of layers. The pages of the mapped file
+    do not count, because the kernel takes them back at will (safetensors, and .bin since torch 1.6).
     """
 
     def largest(owner: str) -> list[float]:

@@ -1,7 +1,8 @@
-"""What is guessed of candidates that are not predicted, from those that are: an effect of each value of each knob.
+"""Guesses: the rates of candidates that are not predicted, from those of candidates that are.
 
-A guess says how far off it may be: by much where no predicted candidate has the same value of a knob, or where the
-effects do not add up. Leaves out why something is not predicted.
+Each value of each knob is taken to have an effect of its own, and the effects to add up. A guess says how wrong it may
+be: very, if no predicted candidate has the same value of a knob, or if the effects do not add up. Leaves out why a
+candidate is not predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +14,17 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEAST_SPREAD = 0.25  # standard deviation of the logarithms of a space's rates: 0.23 and 0.27 in benchmarks/results
-LEAST_NOISE = 0.05  # what predictions themselves are off by: their median errors in docs/time.md
+LEAST_NOISE = 0.05  # the error of predictions themselves: their median errors in docs/time.md
 
 
 def guess(candidates: Sequence[Mapping[str, Any]], logarithms: Floats) -> tuple[Floats, Floats]:
-    """What each candidate has, and how far off that may be: means and standard deviations, (n,) each.
+    """Guess the unknown values of candidates. Returns means and standard deviations, (n,) each.
 
-    candidates: n mappings from knobs to values, all with the same knobs. logarithms: (n,), NaN where unknown; what is
-    known stays as it is, with a deviation of 0. Where nothing is known the means are 0.
+    candidates: n mappings from knobs to values, all with the same knobs. logarithms: the values, (n,), NaN where
+    unknown. A known value stays as it is, with a deviation of 0. Where nothing is known the means are 0.
 
-    Bayesian linear regression (Bishop 2006, section 3.3): the effects are normal around 0 and as large as the known
-    ones differ from each other; noise is what they leave unexplained.
+    This is Bayesian linear regression (Bishop 2006, section 3.3). The effects have a normal prior around 0, as wide as
+    the known values are spread. The noise is what the effects leave unexplained.
     """
     is_known = ~np.isnan(logarithms)
     known, values = logarithms[is_known], _values(candidates)
@@ -42,7 +43,10 @@ def guess(candidates: Sequence[Mapping[str, Any]], logarithms: Floats) -> tuple[
 
 
 def _values(candidates: Sequence[Mapping[str, Any]]) -> Floats:
-    """Which value of which knob each candidate has, 0 or 1, (n, values); knobs with a single value are left out."""
+    """Encode the candidates, (n, values): 1 where a candidate has a value of a knob, else 0.
+
+    Knobs with a single value are left out.
+    """
     columns = [np.zeros((len(candidates), 0))]
     for knob in candidates[0]:
         values = [each[knob] for each in candidates]

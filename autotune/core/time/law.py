@@ -1,8 +1,8 @@
-"""Timing: how long the steps of a training take, item by item, from the work that a trace saw.
+"""Time: how long the steps of a training take, item by item, from the work that a trace saw.
 
-The work of a micro-step depends on its batch, that of clipping and the optimizer does not; alike operators of all
-layers are one row of a law, which is evaluated for many batches at once. Leaves out the machine (speed.py) and what a
-dataset's batches are (core/batches/batches.py).
+The work of a micro-step depends on its batch, the work of clipping and of the optimizer does not. Operators of all
+layers that do the same are one row of a law. A law is evaluated for many batches at once. Leaves out the machine
+(speed.py) and the batches of a dataset (core/batches/batches.py).
 
 Symbols: R rows of a law, C batches, M monomials; others as in core/step/profile.py and core/step/work.py.
 """
@@ -26,26 +26,28 @@ from autotune.core.time.speed import BOUNDS, Bound, MachineSpeed
 Floats = NDArray[np.float64]
 
 PRODUCTS, ATTENTION, DEQUANTIZATION, OTHER = "matrix products", "attention", "dequantization", "other operators"
-FORMAT = 2  # of a law in a file
+FORMAT = 2  # of the files that hold laws; counts up when they change
 BOOKKEEPING = "data and bookkeeping"
 NEW_SHAPES = "kernels for new shapes"
-REMEMBERED = 1024  # kernels: oneDNN's ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
-# Kernels of a backward attention of torch 2.13, as ONEDNN_VERBOSE=profile_create lists them: three products with a
-# whole and a last block of queries, and above this length as many with a whole and a last block of keys.
+REMEMBERED = 1024  # kernels that oneDNN keeps: ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
+# Kernels of a backward attention of torch 2.13, as ONEDNN_VERBOSE=profile_create lists them. Three products come with a
+# whole and with a last block of queries. For lengths above BLOCK each comes with a whole and a last block of keys, too.
 BLOCK_KERNELS, BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
-WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are an item each
+WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts of a step that are one item
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.amount_of)
-HOST_S = 2e-3  # of a micro-step beside its operators: loading, collating and moving data, the trainer's own work
+HOST_S = 2e-3  # of a micro-step, beside its operators: loading, collating and moving data, the trainer's own work
 Spent = Bound | Literal["host"]
-SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds go into, in this order everywhere
+SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds are spent on, in this order everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorGroup:
-    """Operators that do the same. sides: as in core/step/work.py. count: of them in a micro-step, or in a step's end.
+    """Operators that do the same.
 
-    factor: seconds of each in those of the measured operation. launched: whether each has a launch of its own.
+    item: what an estimate lists their seconds under. what, dtype: the measured operation that stands for them. sides:
+    as in core/step/work.py. factor: seconds of one operator, as a multiple of the measured operation's. count: how many
+    there are in a micro-step, or at the end of a step. launched: whether each one has a launch of its own.
     """
 
     item: str
@@ -59,9 +61,10 @@ class OperatorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeLaw:
-    """The operators of a step: those of each micro-step, in the mean over its micro-steps, and those at its end.
+    """The operators of a step: those of a micro-step, on average over the step, and those at the end.
 
-    operators: of a micro-step's forward pass, by what their host's seconds follow.
+    operators: how many operators the forward pass of a micro-step has, by the chain of a probe that tells how long the
+    host takes for one.
     """
 
     micro_step: tuple[OperatorGroup, ...]
@@ -69,9 +72,9 @@ class TimeLaw:
     operators: Mapping[What, float]
 
     def products(self, dtype: RateDtype) -> list[int]:
-        """Products of a micro-step with different shapes that follow the micro-batch's: the numbers of a weight each.
+        """Find the products of a micro-step whose shapes differ and depend on the micro-batch.
 
-        A weight is what does not follow the micro-batch.
+        Returns the size of the weight of each: the product of those sides that do not depend on the micro-batch.
         """
         products = {(row.what, row.sides) for row in self.micro_step if "matmul" in row.what and row.dtype == dtype}
         return [
@@ -81,12 +84,13 @@ class TimeLaw:
         ]
 
     def attentions(self, dtype: RateDtype) -> list[tuple[int, ...]]:
-        """The lengths of a micro-step's attentions, forward and backward as one, that differ in their shapes."""
+        """Find the attentions of a micro-step whose shapes differ, and return their lengths. A forward and its backward
+        count as one."""
         sides = {row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype}
         return [length for _, _, length, _ in sides]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `time_law_from_dict` reads them back."""
+        """Return plain values; `time_law_from_dict` reads them back."""
         return asdict(self)
 
 
@@ -102,10 +106,10 @@ def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
 def time_law(
     profile: Profile, *, layers: int, accumulation: int, tf32: bool = False, selective: bool = False
 ) -> TimeLaw:
-    """The law of a profile for a model of so many layers and so many micro-steps.
+    """Derive the law of a profile, which must be as it was traced.
 
-    profile: as it was traced. selective: whether what is recomputed follows a policy. The first micro-step makes the
-    gradients, to which the later ones add.
+    layers: of the whole model. accumulation: micro-steps of a step. The first one allocates the gradients, and the
+    later ones add to them. selective: whether a policy decides what is recomputed.
     """
     repeated = repeated_layers(profile)
     extra = (layers - profile.layers) / profile.period
@@ -135,10 +139,10 @@ def time_law(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeEstimate:
-    """How long training takes: seconds of an optimizer step in the mean over the epoch.
+    """How long training takes: seconds of an optimizer step, on average over the epoch.
 
-    parts: by what they are needed for, and of each what they are spent on, in the order of SPENT.
-    steps: of the epoch; useful_tokens: labels of it that reach the loss. Both are None where the dataset is unknown.
+    parts: seconds by item, and within each item by what they are spent on, in the order of SPENT. steps: of the epoch.
+    useful_tokens: labels of the epoch that reach the loss. Both are None where the dataset is unknown.
     """
 
     parts: Mapping[str, tuple[float, ...]]
@@ -152,16 +156,16 @@ class TimeEstimate:
 
     @property
     def items(self) -> dict[str, float]:
-        """What they are needed for; adds up to step_s."""
+        """Seconds by item. They add up to step_s."""
         return {item: sum(seconds) for item, seconds in self.parts.items()}
 
     @property
     def spent(self) -> dict[Spent, float]:
-        """What they are spent on; adds up to step_s, too."""
+        """Seconds by what they are spent on. They add up to step_s, too."""
         return dict(zip(SPENT, map(sum, zip(*self.parts.values(), strict=True)), strict=True))
 
     def scaled(self, factors: Sequence[float]) -> "TimeEstimate":
-        """With each thing that seconds are spent on so many times as long. factors: in the order of SPENT."""
+        """Multiply the seconds by a factor for each thing that they are spent on. factors: in the order of SPENT."""
         parts = {
             item: tuple(each * factor for each, factor in zip(seconds, factors, strict=True))
             for item, seconds in self.parts.items()
@@ -178,11 +182,11 @@ def estimate_time(
     useful_tokens: int | None,
     new_shapes: Callable[[int], float] = lambda remembered: 0.0,
 ) -> TimeEstimate:
-    """Time an epoch. shapes: the monomials of its micro-batches, (C, M). useful_tokens: of the whole epoch.
+    """Time an epoch.
 
-    new_shapes: which share of them has a shape that is none of the last so many (batches.Epoch.new_shapes). The head's
-    second tile stands for all that follow the first: it has as many labels as they have together. Raises KeyError for
-    an operation that the machine's speed does not know.
+    shapes: the monomials of its micro-batches, (C, M). The second tile of the head stands for all that follow the first
+    one, so T is set to their labels together. accumulation: micro-steps of a step. useful_tokens: of the whole epoch.
+    new_shapes: as batches.Epoch.new_shapes. Raises KeyError for an operation that the speed does not know.
     """
     shapes = shapes.copy()
     shapes[:, MONOMIALS.index("T")] = np.maximum(shapes[:, MONOMIALS.index("N")] - TILE, 0)
@@ -203,12 +207,12 @@ def estimate_time(
 
 
 def host_seconds(law: TimeLaw, speed: MachineSpeed) -> float:
-    """Seconds of a micro-step that the host takes beside launches."""
+    """Seconds that the host takes in a micro-step, beside launches."""
     return HOST_S + sum(count * speed.operator_s.get(what, 0.0) for what, count in law.operators.items())
 
 
 def making(law: TimeLaw, speed: MachineSpeed, shapes: Floats) -> tuple[Floats, Floats]:
-    """Seconds of making the kernels of a micro-step whose shape is new, and how many they are, (C,) each.
+    """Seconds of making the kernels of a micro-step whose shape is new, and the number of these kernels, (C,) each.
 
     shapes: values of the monomials, (C, M).
     """
@@ -225,12 +229,12 @@ def making(law: TimeLaw, speed: MachineSpeed, shapes: Floats) -> tuple[Floats, F
 
 
 def remembered(kernels: float) -> int:
-    """How many shapes' kernels are kept, where each shape has so many."""
+    """How many shapes have their kernels kept, if each shape has `kernels` of them."""
     return int(REMEMBERED / max(1.0, kernels))
 
 
 def seconds(rows: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
-    """Seconds by item. shapes: values of the monomials, (C, M). Returns shape (C, BOUNDS) for each item."""
+    """Seconds by item, each of shape (C, BOUNDS). shapes: values of the monomials, (C, M)."""
     items: dict[str, Floats] = {}
     groups: dict[tuple[What, RateDtype, bool], list[OperatorGroup]] = defaultdict(list)
     for row in rows:
@@ -246,11 +250,11 @@ def seconds(rows: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats
 
 
 def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
-    """The measured operation that a work's seconds follow, its factor, and the sides in that one's order."""
+    """The measured operation that stands for a work, the factor between their seconds, and the work's sides."""
     if work.kind == "product":
         if work.part != "backward":
             return "matmul", 1.0, work.sides
-        over_tokens = any(work.sides[3][1:])  # what it sums over depends on the shape: the gradient of a weight
+        over_tokens = any(work.sides[3][1:])  # the summed side depends on the shape: the gradient of a weight
         return ("matmul_grad_weight" if over_tokens else "matmul_grad_input"), 1.0, work.sides
     if work.kind == "nf4_product":
         return "nf4_matmul", 1.0, work.sides
@@ -275,7 +279,7 @@ def _item(work: Work) -> str:
 
 
 def _dtype(dtype: str, tf32: bool) -> RateDtype:
-    """The dtype whose rates count: products of fp32 may be computed in tf32; what is no number moves bytes."""
+    """The dtype whose rates are taken. Products of fp32 may be computed in tf32. For all but floats, bytes count."""
     if dtype == "float32":
         return "tf32" if tf32 else "float32"
     return dtype if dtype in ("bfloat16", "float16") else "uint8"  # type: ignore[return-value]

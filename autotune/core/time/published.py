@@ -1,6 +1,6 @@
-"""Published speed: what a GPU that nobody has measured is taken to do, from its specification.
+"""Published speed: the speed of a GPU that was not measured here, from its specification.
 
-Shares of the published peaks, each with its source; a probe of the GPU replaces all of it (speed.py).
+It is a share of each published peak, with the source of the share. A probe of the GPU replaces all of it (measured.py).
 """
 
 from collections.abc import Mapping
@@ -10,22 +10,24 @@ import numpy as np
 from autotune.core.hardware import ITEM_BYTES, Peaks, RateDtype, What
 from autotune.core.time.speed import Curve, MachineSpeed, blockwise_by_bytes
 
-# Of a dense peak in long products: A100 0.87, H100 0.80, B200 0.78 (stas00/ml-engineering, maximum achievable matmul).
+# Share of a dense peak that long products reach: A100 0.87, H100 0.80, B200 0.78 (stas00/ml-engineering, maximum
+# achievable matmul).
 PRODUCT_SHARE = 0.8
-# Of the bandwidth in copies and elementwise kernels: 0.85 to 0.9 for an A100, 0.7 to 0.8 for a T4 (BabelStream).
+# Share of the bandwidth that copies and elementwise kernels reach: 0.85 to 0.9 for an A100, 0.7 to 0.8 for a T4
+# (BabelStream).
 BANDWIDTH_SHARE = 0.85
-# Of what long products reach: forward and backward of FlashAttention-2 get 150 to 190 of 271 TFLOP/s on an A100
-# (arXiv:2307.08691, figures 4 to 6); memory-efficient kernels, for older GPUs, less.
+# Share of the rate of long products that attention reaches: forward and backward of FlashAttention-2 reach 150 to 190
+# of 271 TFLOP/s on an A100 (arXiv:2307.08691, figures 4 to 6), memory-efficient kernels for older GPUs less.
 ATTENTION_SHARE = 0.5
-# Of an operator that Python launches, with the views between two: eager torch needs 5 to 10 us for each of them, a
-# trainer's modules, hooks and autograd as much again. It is the host's, so no specification tells.
+# Seconds of an operator that Python launches, with the views before it: eager torch needs 5 to 10 us for one, and the
+# trainer's modules, hooks and autograd as much again. This depends on the host, so no specification says it.
 LAUNCH_S = 15e-6
-NF4_BYTES = 2.6  # of bitsandbytes' dequantization of an element: half a byte and statistics read, two bytes written
+NF4_BYTES = 2.6  # moved to dequantize an element: half a byte and statistics are read, two bytes are written
 SIXTEEN_BITS: tuple[RateDtype, ...] = ("bfloat16", "float16")
 
 
 def published_speed(peaks: Peaks) -> MachineSpeed:
-    """The curves that published peaks make likely. Raises ValueError without those of fp32 and of the memory."""
+    """Estimate a GPU's curves from its published peaks. Raises ValueError without those of fp32 and of the memory."""
     if not peaks.tflops.get("float32") or not peaks.bandwidth_gb_s > 0:
         raise ValueError("no published peak of fp32, or of the memory's bandwidth")
     bytes_per_s = BANDWIDTH_SHARE * peaks.bandwidth_gb_s * 1e9
@@ -50,9 +52,10 @@ def published_speed(peaks: Peaks) -> MachineSpeed:
 
 
 def _flops(peaks: Peaks) -> Mapping[RateDtype, float]:
-    """FLOP/s of long products by dtype. A power limit that holds 16-bit products down leaves fp32's alone.
+    """FLOP/s of long products by dtype.
 
-    A GPU without instructions for bf16 computes in fp32 instead.
+    A power limit that slows 16-bit products down does not slow products in fp32. A GPU without instructions for bf16
+    computes in fp32 instead.
     """
     found: dict[RateDtype, float] = {"bfloat16": 1e12 * PRODUCT_SHARE * peaks.tflops["float32"]}
     for dtype in ITEM_BYTES:

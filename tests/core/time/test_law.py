@@ -22,9 +22,10 @@ from autotune.core.time.law import (
     time_law,
     time_law_from_dict,
 )
-from autotune.core.time.speed import MachineSpeed, measured_speed
+from autotune.core.time.measured import measured_speed
+from autotune.core.time.speed import MachineSpeed
 from tests.core.step.test_profile import step
-from tests.core.time.test_speed import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
+from tests.core.time.test_measured import BANDWIDTH, FLOPS, LAUNCH_S, machine, point, seconds_of
 
 MACHINE = machine(
     point("matmul_grad_input", (1024, 1024, 1024), seconds_of((1024, 1024, 1024))),
