@@ -35,7 +35,7 @@ def write_samples(lengths: Sequence[int], path: Path, *, shuffled: bool, seed: i
 def task_of_steps(
     candidate: Candidate, recipe: Recipe, folder: Path, *, steps: int, limit_s: float, **more: Any
 ) -> Task:
-    """Return a task that measures just so many optimizer steps, behind those that warm up.
+    """Return a task that measures exactly `steps` optimizer steps, behind those that warm up.
 
     folder: of its output and its log. more: further fields of a task, such as the paths of model and rows.
     """

@@ -220,7 +220,7 @@ def measured_of(outcome: Outcome, watch: Watch) -> Row:
 
 
 def errors_of(predicted: Mapping[str, Any], measured: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return predicted over measured, less one, of whatever was measured."""
+    """Return the relative error of each prediction that has a measurement."""
     names = ("allocated_bytes", "reserved_bytes", "device_bytes", "step_s")
     there = [name for name in names if measured and predicted.get(name) is not None and measured[name] is not None]
     return {name: predicted[name] / measured[name] - 1 for name in there if measured}

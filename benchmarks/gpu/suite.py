@@ -45,8 +45,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Name the part of the suite and its limits."""
     parser.add_argument("part", choices=(*PARTS, "search"))
     parser.add_argument("name", nargs="?", help=f"of a search: {', '.join(search.SEARCHES)}")
-    parser.add_argument("--first", type=count, help="of memory and time: at most so many cases that are not done")
-    parser.add_argument("--every", type=count, default=1, help="of memory and time: each K-th of them")
+    parser.add_argument(
+        "--first", type=count, help="of memory and time: at most N cases that are not done", metavar="N"
+    )
+    parser.add_argument("--every", type=count, default=1, help="of memory and time: each K-th of them", metavar="K")
     parser.add_argument("--hardware", type=Path, help="of memory and time: a file of `autotune probe`")
     parser.add_argument("--data", type=Path, help="of search: rows to train on")
     parser.add_argument("--minutes", type=float, default=6.0, help="of search: its own minutes")

@@ -197,19 +197,19 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
     started = time.perf_counter()
     candidates = enumerate_space(**here, installed=Installed(), fidelity=Fidelity.close, fixed={}).candidates
     enumerated_s = time.perf_counter() - started
-    told: list[str] = []
+    messages: list[str] = []
     training = Training(
         config=config, facts=facts, lengths=data.lengths, recipe=recipe, loss="fused", hardware=hardware, seed=0
     )
-    memory = MemoryPredictor.of(training, home=Path(), progress=told.append)
-    predictions = Predictions(memory=memory, speed=calibrated_speed(hardware), progress=told.append)
+    memory = MemoryPredictor.of(training, home=Path(), progress=messages.append)
+    predictions = Predictions(memory=memory, speed=calibrated_speed(hardware), progress=messages.append)
     nothing_missing, one_law = lambda *_, **rest: {}, lambda *_: law
     with patch.object(Profiles, "trace_missing", nothing_missing), patch.object(Laws, "time", one_law):
         started = time.perf_counter()
         predictions.predict_rates(candidates)
         planned_s = time.perf_counter() - started
-    if told:  # a candidate without a prediction takes no time
-        raise RuntimeError("; ".join(told))
+    if messages:  # a candidate without a prediction takes no time
+        raise RuntimeError("; ".join(messages))
     return {"candidates": len(candidates), "enumerated_s": enumerated_s, "planned_s": planned_s}
 
 

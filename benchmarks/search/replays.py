@@ -150,7 +150,7 @@ def _batches(world: World, rule: str) -> Iterator[Candidate]:
 
 
 def regret_after(found: Sequence[Found], rates: Rates, trials: int, *, seed: int) -> float:
-    """Return the regret of the best after so many trials, as a share of the optimum's rate; 1 before any trial ran.
+    """Return the regret of the best after a number of trials, as a share of the optimum's rate; 1 before any trial ran.
 
     seed: of the replay. A regret may be below 0, as `regrets` says.
     """

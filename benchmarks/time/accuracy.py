@@ -118,13 +118,13 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
     world, rates = world_of(table, data), table.rates()
     places = {candidate: place for place, candidate in enumerate(world.candidates)}
     found = world.predicted
-    foretold = [candidate for candidate in rates if not found.doubt[places[candidate]]]
-    order = [places[candidate] for candidate in foretold]  # as they were measured: at random
-    truth = np.array([geometric_mean(rates[candidate]) for candidate in foretold])
+    predictable = [candidate for candidate in rates if not found.doubt[places[candidate]]]
+    order = [places[candidate] for candidate in predictable]  # in the random order of their measurements
+    truth = np.array([geometric_mean(rates[candidate]) for candidate in predictable])
     predicted_s = found.step_s[order]
     measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
     spent = found.shares[order] * predicted_s[:, None]
-    repeated = np.flatnonzero([len(rates[candidate]) >= REPEATED for candidate in foretold])
+    repeated = np.flatnonzero([len(rates[candidate]) >= REPEATED for candidate in predictable])
     return {
         "name": table.header["name"],
         "candidates": len(order),
@@ -181,15 +181,15 @@ def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstima
 def judge(rows: Sequence[dict[str, Any]]) -> None:
     """Add both predictions to each row: without any other row, and calibrated by the first of its GPU and half."""
     blank = calibrate_time(PUBLISHED, np.empty((0, len(SPENT))), [])
-    told: dict[tuple[str, ...], TimeCalibration] = {}
+    calibrations: dict[tuple[str, ...], TimeCalibration] = {}
     for row in rows:
         spent = np.array([row["spent"]])
         row["uncalibrated"] = _verdict(blank, spent, row["measured_s"])
         row["error"] = row["uncalibrated"]["error"]
         gpu = (row["gpu"], row["half"], row["tier"])
-        row["calibrated"] = _verdict(told[gpu], spent, row["measured_s"]) if gpu in told else None
-        if gpu not in told:
-            told[gpu] = calibrate_time(PUBLISHED, spent, [row["measured_s"]])
+        row["calibrated"] = _verdict(calibrations[gpu], spent, row["measured_s"]) if gpu in calibrations else None
+        if gpu not in calibrations:
+            calibrations[gpu] = calibrate_time(PUBLISHED, spent, [row["measured_s"]])
 
 
 def _verdict(calibration: TimeCalibration, spent: Any, measured_s: float) -> dict[str, Any]:
