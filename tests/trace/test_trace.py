@@ -15,9 +15,8 @@ from autotune.core.candidate import Candidate
 from autotune.core.memory.estimate import demand_of
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
-from autotune.core.step.profile import MONOMIALS, Profile, monomials
-from autotune.core.step.regime import Regime, micro_batch, shapes_of
-from autotune.trace.assembly import fit
+from autotune.core.step.profile import Profile, monomials
+from autotune.core.step.regime import micro_batch
 from autotune.trace.request import TraceRequest, reduced
 from autotune.trace.trace import trace, trace_whole
 from tests.core.test_candidate import OTHER_VALUES
@@ -145,24 +144,6 @@ def test_rows_shorter_than_a_small_window_are_traced(attention: str) -> None:
     asked = request(1, (8, 0), attention=attention, per_device_train_batch_size=1, weights_dtype="bfloat16")
     config = {**asked.config, "model_type": "mistral", "sliding_window": 512}
     assert trace(replace(asked, config=config)).layers == 1
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        (lambda B, S: 12, {"1": 12}),
-        (lambda B, S: 8 * B * S, {"BS": 8}),
-        (lambda B, S: 4 * B * (S - 1), {"N": 4}),
-        (lambda B, S: 2 * B * S * S, {"BSS": 2}),
-        (lambda B, S: 1000 + 4 * S, {"1": 1000, "S": 4}),
-    ],
-)
-def test_sizes_become_polynomials(size: Any, expected: dict[str, int]) -> None:
-    """The fewest monomials that give every size."""
-    shapes = shapes_of(Regime(one_row=False, beyond_window=False, tiled=False), None)
-    values = [monomials(B, S, B * (S - 1)) for B, S, _ in shapes]
-    found = fit([size(B, S) for B, S, _ in shapes], values)
-    assert {name: factor for name, factor in zip(MONOMIALS, found, strict=True) if factor} == expected
 
 
 def test_a_trace_depends_on_nothing_that_a_reduced_request_leaves_out() -> None:
