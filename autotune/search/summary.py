@@ -41,15 +41,16 @@ def _table(result: Result) -> Iterator[str]:
 
 def _receipts(result: Result) -> Iterator[str]:
     """A line for each knob in which the winner differs from TRL's defaults, as these were measured."""
-    best, changed = result.best.candidate, differences(result.best.candidate, result.baseline.candidate)
+    changed = differences(result.best.candidate, result.baseline.candidate)
     found = {f"{each.knob}={each.value}": _worth(each) for each in result.receipts if each.knob in changed}
-    unknown = "not known: no candidate to compare it with was measured or predicted"
-    found |= {f"{knob}={getattr(best, knob)}": unknown for knob in result.without_receipt}
     if found:
         yield "each choice, compared with the best candidate that has another value:"
     width = max(map(len, found), default=0)
     for choice, worth in found.items():
         yield f"  {choice:<{width}}  {worth}"
+    if result.without_receipt:
+        choices = ", ".join(f"{knob}={getattr(result.best.candidate, knob)}" for knob in result.without_receipt)
+        yield f"what these brought is not known, because no other value was measured or predicted: {choices}"
 
 
 def _worth(receipt: ReceiptResult) -> str:

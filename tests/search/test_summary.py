@@ -28,9 +28,9 @@ def test_the_answer_is_first_and_what_to_do_next_is_last(tmp_path: Path) -> None
         f"found                       200      1 GiB  full 4x2 group_by_length {knobs} malloc",
         "",
         "each choice, compared with the best candidate that has another value:",
-        "  tuned_allocator=True      +33% over False (+23% to +44%, measured in trial 1)",
-        "  checkpointing=off         +25% over full (+18% to +33%, predicted)",
-        "  batching=group_by_length  not known: no candidate to compare it with was measured or predicted",
+        "  tuned_allocator=True  +33% over False (+23% to +44%, measured in trial 1)",
+        "  checkpointing=off     +25% over full (+18% to +33%, predicted)",
+        "what these brought is not known, because no other value was measured or predicted: batching=group_by_length",
         "",
         "not distinguishable from what one sets by hand: 1.30 times its useful tokens per second (95 % interval 0.90 "
         "to 1.90)",
