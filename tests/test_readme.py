@@ -27,7 +27,7 @@ from autotune.machine.process import Measurement, Request, measure_in_process
 
 README = Path(__file__).parents[1] / "README.md"
 MODEL = "model=./my-model"  # takes the place of every model that the README names
-SMALLER = {"candidate.max_length=1024,4096": "candidate.max_length=128,256", "budget.minutes=10": "budget.minutes=null"}
+SMALLER = {"candidate.max_length=1024,4096": "candidate.max_length=128,256", "budget.minutes=30": "budget.minutes=null"}
 QUICK = (
     "budget.minutes=null",  # a busy machine takes its time
     "budget.trials=2",
@@ -129,7 +129,8 @@ def test_commands_of_the_readme(
             assert all(key in json.loads(answer) for answer in said.out.splitlines())
 
 
-def test_the_readmes_run_file_is_one_that_a_search_writes() -> None:
-    """The example's candidate is complete, by its own names."""
-    [block] = re.findall(r"^```yaml\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+def test_the_run_file_that_is_shown_is_one_that_a_search_writes() -> None:
+    """The candidate of the page's example is complete, by its own names."""
+    page = README.parent / "docs" / "search.md"
+    [block] = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     Candidate(**yaml.safe_load(block)["candidate"])
