@@ -1,14 +1,15 @@
 """The command line of a benchmark: its options, `--json`, and its exit code.
 
-What a person or a script reads goes to stdout when the benchmark is over; progress goes to stderr. Exit codes are
-those of `autotune`: 0 done, 1 could not be done, 2 wrong input, 130 interrupted.
+The answer goes to stdout when the benchmark is over; progress goes to stderr. Exit codes are those of `autotune`: 0
+done, 1 could not be done, 2 wrong input, 130 interrupted.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from autotune.errors import AutotuneError
@@ -21,12 +22,11 @@ def command(
     doc: str | None,
     answer: Callable[[argparse.Namespace], Answer],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-    lines: Callable[[Answer], Iterable[str]] = lambda found: [json.dumps(found, indent=1)],
 ) -> Main:
     """Make the `main` of a benchmark.
 
     doc: the module's docstring, which `--help` shows. answer: does the work; its result is one JSON object. options:
-    adds the benchmark's own options. lines: what is printed without `--json`.
+    adds the benchmark's own options.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +42,17 @@ def command(
         except KeyboardInterrupt:
             print("interrupted; the rows so far are kept, and the same command goes on", file=sys.stderr)
             return 130
-        print(json.dumps(found) if arguments.json else "\n".join(lines(found)))
+        print(json.dumps(found) if arguments.json else in_short(found))
         return 0
 
     return main
+
+
+def in_short(found: Answer) -> str:
+    """Return an answer for people: its rows are counted and not listed, and numbers have four digits."""
+    counted = {name: len(value) if name == "rows" else value for name, value in found.items()}
+    rounded = json.loads(json.dumps(counted), parse_float=lambda digits: float(f"{float(digits):.4g}"))
+    return pformat(rounded, width=120, compact=True, sort_dicts=False)
 
 
 def say(line: str) -> None:

@@ -1,7 +1,8 @@
 """Rows: the measurements of a benchmark, one JSON object a line, each with its time, its device and its versions.
 
 A file is appended to and never rewritten. A benchmark that was stopped finds the rows of this version and device again
-and goes on behind them. Rows from before 2026-11-30 may say `date` in place of `at`.
+and goes on behind them. Rows from before 2026-11-30 may say `date` in place of `at`. `errors` sums up the errors of
+rows.
 """
 
 import json
@@ -11,7 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from autotune.machine.installed import installed
 from autotune.trace.profiles import STACK
@@ -63,6 +67,20 @@ def append(file: Path, row: Mapping[str, Any]) -> None:
         stream.write("\n" * cut_off + json.dumps(row) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def errors(found: Sequence[float]) -> dict[str, Any]:
+    """Count errors; return the median, the 95th percentile and the largest of their absolute values, None without any.
+
+    found: relative errors of predictions, predicted / measured - 1.
+    """
+    absolute = list(map(abs, found))
+    return {
+        "count": len(absolute),
+        "median_abs_error": median(absolute) if absolute else None,
+        "p95_abs_error": float(np.quantile(absolute, 0.95)) if absolute else None,
+        "max_abs_error": max(absolute, default=None),
+    }
 
 
 def versions() -> dict[str, str | None]:

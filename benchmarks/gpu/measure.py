@@ -4,7 +4,7 @@ All predictions of a run are in the file before its first measurement. Then a wo
 a few steps of one candidate after another, on weights that it draws at random. A file has two kinds of rows,
 `prediction` and `measurement`; a measurement repeats the prediction that was made for it.
 
-Leaves out the cases (cases.py), their predictions (predictions.py) and the summaries (memory.py, time.py).
+Leaves out the cases (cases.py), their predictions (predictions.py) and the summaries (parts.py).
 """
 
 import multiprocessing

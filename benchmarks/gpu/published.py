@@ -14,72 +14,41 @@ from autotune.core.space.context import Context
 
 Settings = Mapping[str, Mapping[str, Any]]
 
+
+def example(method: str, dtype: str, length: int, rows: int, checkpointing: str, optimizer: str, batching: str) -> Any:
+    """Return the knobs that an example sets. dtype: of the weights. rows: of a micro-batch, each of `length` tokens."""
+    return {
+        "method": method,
+        "weights_dtype": dtype,
+        "max_length": length,
+        "per_device_train_batch_size": rows,
+        "checkpointing": checkpointing,
+        "optimizer": optimizer,
+        "batching": batching,
+    }
+
+
 LORA_7B: Settings = {
     # unslothai/notebooks python_scripts/Qwen2.5_(7B)-Alpaca.py@016b8dce: load_in_4bit, packing = False
-    "Unsloth's example": {
-        "method": "qlora",
-        "weights_dtype": "bfloat16",
-        "max_length": 2048,
-        "per_device_train_batch_size": 2,
-        "checkpointing": "full",
-        "optimizer": "adamw_8bit",
-        "batching": "random",
-    },
+    "Unsloth's example": example("qlora", "bfloat16", 2048, 2, "full", "adamw_8bit", "random"),
     # axolotl-ai-cloud/axolotl examples/llama-3/lora-8b.yml@107c67ae: load_in_8bit, sample_packing; it has no example of
     # Qwen2.5 on one GPU
-    "Axolotl's example": {
-        "method": "lora_int8",
-        "weights_dtype": "bfloat16",
-        "max_length": 4096,
-        "per_device_train_batch_size": 2,
-        "checkpointing": "full",
-        "optimizer": "adamw_8bit",
-        "batching": "pack_bfd",
-    },
+    "Axolotl's example": example("lora_int8", "bfloat16", 4096, 2, "full", "adamw_8bit", "pack_bfd"),
     # hiyouga/LLaMA-Factory examples/train_lora/llama3_lora_sft.yaml@13d252fa: a base in the type of bf16: true
     # (src/llamafactory/model/patcher.py@01a67004), checkpointing on unless it is disabled (model_utils/checkpointing.py
     # @06d78ff1), and the optimizer that transformers 5.23 takes unasked with torch 2.8 and later
-    "LLaMA-Factory's example": {
-        "method": "lora",
-        "weights_dtype": "bfloat16",
-        "max_length": 2048,
-        "per_device_train_batch_size": 1,
-        "checkpointing": "full",
-        "optimizer": "adamw_torch_fused",
-        "batching": "random",
-    },
+    "LLaMA-Factory's example": example("lora", "bfloat16", 2048, 1, "full", "adamw_torch_fused", "random"),
 }
 FULL_0_5B: Settings = {
     # unslothai/notebooks python_scripts/Qwen3_(0_6B)-Phone_Deployment.py@03b0cdad: full_finetuning, which trains bf16
     # weights and checkpoints unless told otherwise (unslothai/unsloth unsloth/models/loader.py@0050c73e, vision.py)
-    "Unsloth's example": {
-        "weights_dtype": "bfloat16",
-        "max_length": 1024,
-        "per_device_train_batch_size": 2,
-        "checkpointing": "full",
-        "optimizer": "adamw_8bit",
-        "batching": "random",
-    },
+    "Unsloth's example": example("full", "bfloat16", 1024, 2, "full", "adamw_8bit", "random"),
     # axolotl-ai-cloud/axolotl examples/LiquidAI/lfm2-350m-fft.yaml@2d8ecc4e, its full training of the nearest size:
     # bf16 weights follow from bf16: true (src/axolotl/utils/config/__init__.py)
-    "Axolotl's example": {
-        "weights_dtype": "bfloat16",
-        "max_length": 4096,
-        "per_device_train_batch_size": 4,
-        "checkpointing": "off",
-        "optimizer": "adamw_torch_fused",
-        "batching": "pack_bfd",
-    },
+    "Axolotl's example": example("full", "bfloat16", 4096, 4, "off", "adamw_torch_fused", "pack_bfd"),
     # hiyouga/LLaMA-Factory examples/extras/eaft/qwen25_05b_eaft_full.yaml@4c1eb922: trained weights become fp32
     # (src/llamafactory/model/adapter.py@01d87b82); the rest as above
-    "LLaMA-Factory's example": {
-        "weights_dtype": "float32",
-        "max_length": 2048,
-        "per_device_train_batch_size": 2,
-        "checkpointing": "full",
-        "optimizer": "adamw_torch_fused",
-        "batching": "random",
-    },
+    "LLaMA-Factory's example": example("full", "float32", 2048, 2, "full", "adamw_torch_fused", "random"),
 }
 
 

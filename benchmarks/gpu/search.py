@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ from benchmarks.gpu.cases import QWEN05, QWEN7, SEED, TINY_MODEL, write_model
 from benchmarks.gpu.predictions import DONE
 from benchmarks.gpu.published import FULL_0_5B, LORA_7B, Settings, as_published
 from benchmarks.rows import RowFile, commit_of_checkout
-from benchmarks.search.rounds import Performs, kinds_and_rates, over, side_by_side
-from benchmarks.trainings import task_of_steps
+from benchmarks.trainings import Performs, kinds_and_rates, over, side_by_side, task_of_steps
 
 FILE = "gpu_search.jsonl"
 STEPS = 6  # that are measured of each training in a round
@@ -176,7 +175,7 @@ def compare(request: SearchRequest, context: Context, published: Settings, file:
     rivals = {FOUND: result.best.candidate, **settings_of(context, predictions, published)}
     tasks = {name: task_of(each, request, context) for name, each in rivals.items()}
     with Workers(device=hardware.kind, device_uuid=hardware.uuid, memory_limit_bytes=None) as workers:
-        rounds = side_by_side(tasks, Kept(workers, file), rounds=ROUNDS, limit_s=LIMIT_S, say=say)
+        rounds = side_by_side(tasks, Kept(workers, file), rounds=ROUNDS, limit_s=LIMIT_S)
     return file.add(
         {
             "kind": "comparison",
@@ -261,7 +260,6 @@ def compared(
     rivals: Mapping[str, Candidate], rounds: Sequence[Mapping[str, Outcome]], context: Context
 ) -> dict[str, Any]:
     """Return the rates of all, and how much faster the answer is than each rival that ran in every round."""
-    speedups = {name: over(rounds, FOUND, name) for name in rivals if name != FOUND}
     return {
         "rivals": {
             name: {
@@ -271,5 +269,5 @@ def compared(
             }
             for name, candidate in rivals.items()
         },
-        "speedups": {name: None if found is None else asdict(found) for name, found in speedups.items()},
+        "speedups": {name: over(rounds, FOUND, name) for name in rivals if name != FOUND},
     }

@@ -14,12 +14,10 @@ the cases were made for a GPU of 80 GB or more.
 
 The budget counts from the start of the process. When it ends, nothing new begins and a search is interrupted; the same
 command goes on with what is `left`. `--commit` names the commit where git cannot tell. `--cpu` trains two tiny cases on
-a machine without a GPU, which shows that the suite runs. Without `--json` the answer counts its rows instead of listing
-them.
+a machine without a GPU, which shows that the suite runs.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -32,8 +30,7 @@ from autotune.errors import UsageError
 from autotune.machine.probe import load_hardware, probe
 from benchmarks.command import Answer, command, count, say
 from benchmarks.gpu import measure, search
-from benchmarks.gpu.memory import MEMORY
-from benchmarks.gpu.time import TIME
+from benchmarks.gpu.parts import MEMORY, TIME
 from benchmarks.machines import plain_cpu
 from benchmarks.rows import RESULTS
 
@@ -93,7 +90,7 @@ def _hardware(arguments: argparse.Namespace) -> Hardware:
     return plain_cpu() if arguments.cpu else measure.gpu_at_hand()
 
 
-main = command(__doc__, answer, options, lambda found: [json.dumps({**found, "rows": len(found["rows"])}, indent=1)])
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

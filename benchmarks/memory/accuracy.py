@@ -9,14 +9,10 @@ installed ones (`stack_matches` false), are counted in groups of their own.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
-
-import numpy as np
 
 from autotune.core.memory.allocator import AllocatorSettings
 from autotune.core.memory.law import Peak, memory_law, peak
@@ -25,7 +21,7 @@ from autotune.core.step.deepening import deepen
 from autotune.core.step.profile import Profile
 from benchmarks.command import Answer, command, say
 from benchmarks.memory.points import Point, Skipped, half, profile_of, read, read_files
-from benchmarks.rows import Row, RowFile, versions
+from benchmarks.rows import Row, RowFile, errors, versions
 
 DEFAULTS = AllocatorSettings(expandable_segments=False)
 STEPS = 3  # optimizer steps that the replayed allocator sees
@@ -54,15 +50,15 @@ def answer(arguments: argparse.Namespace) -> Answer:
         point = read(values, models)
         predicted, reserved = predict(point, values, profiles)
         allocated = predicted.bytes + point.spec.workspace_bytes
-        measured_reserved = values.get("peak_reserved_bytes")
+        measured, measured_reserved = round(values["peak_alloc_bytes"]), values.get("peak_reserved_bytes")
         return {
             "group": group(point),
             "stack_matches": point.stack_matches,
             "predicted_allocated_bytes": allocated,
             "predicted_reserved_bytes": reserved,
-            "measured_bytes": point.measured_bytes,
+            "measured_bytes": measured,
             "measured_reserved_bytes": measured_reserved,
-            "error": allocated / point.measured_bytes - 1,
+            "error": allocated / measured - 1,
             "reserved_error": reserved / measured_reserved - 1 if measured_reserved else None,
             "phase": predicted.phase,
         }
@@ -116,18 +112,6 @@ def group(point: Point) -> str:
     return "eager" if point.request.candidate.attention == "eager" else "same stack"
 
 
-def errors(found: Sequence[float]) -> dict[str, Any]:
-    """Return how many errors there are, and the median and the 95th percentile of their absolute values."""
-    if not found:
-        return {"count": 0, "median_abs_error": None, "p95_abs_error": None}
-    absolute = list(map(abs, found))
-    return {
-        "count": len(absolute),
-        "median_abs_error": median(absolute),
-        "p95_abs_error": float(np.quantile(absolute, 0.95)),
-    }
-
-
 def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile]) -> tuple[Peak, int]:
     """Predict the peak of a row's tensors and its reserved bytes. Raises Skipped where its step cannot be traced."""
     traced = profile_of(point, values, profiles)
@@ -138,7 +122,7 @@ def predict(point: Point, values: Mapping[str, Any], profiles: dict[str, Profile
     return peak(law, point.batch.monomials), replayed.reserved_bytes + point.spec.workspace_bytes
 
 
-main = command(__doc__, answer, options, lambda found: [json.dumps(found["groups"], indent=1)])
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

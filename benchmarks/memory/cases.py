@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from autotune.core.candidate import Candidate
+from autotune.core.candidate import Candidate, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import VALUES
 from autotune.core.recipe import METHODS, Recipe
@@ -82,6 +82,11 @@ class Case:
     def key(self) -> dict[str, Any]:
         """Return the plain values that tell cases apart."""
         return asdict(self)
+
+    @property
+    def name(self) -> str:
+        """Return what a person calls it."""
+        return f"{self.model} {self.loss} {'padded ' * self.padded}{short_name(self.candidate)}"
 
 
 def find_model(name: str, home: Path) -> ModelFacts:

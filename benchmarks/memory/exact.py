@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from typing import Any
 
 from autotune.core.batches.batches import Batch
@@ -28,16 +28,15 @@ from autotune.core.knobs import VALUES
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.step.deepening import deepen
-from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_step, monomials
+from autotune.core.step.profile import ON_THE_HOST, Op, Profile, blocks_per_micro_step, monomials
 from autotune.core.step.regime import micro_batch
 from autotune.trace.profiles import MEMORY
 from autotune.trace.request import request_of
 from benchmarks.command import Answer, add_out, command, say
-from benchmarks.memory.cases import ARCHITECTURES, SMALL, Loss
+from benchmarks.memory.cases import ARCHITECTURES, SMALL, Case
 from benchmarks.pools import quiet_pool
 from benchmarks.rows import RESULTS, Row, RowFile, versions
 
-FILE = RESULTS / "memory_exact.jsonl"
 Moment = tuple[int, str, bool]  # micro-step, phase, and whether the phase ends there for the second time
 TRACES_PER_PROCESS = 40  # then a new process, because the libraries keep what they cached
 
@@ -92,22 +91,16 @@ SCORED = 0.7  # share of the positions with a label, where the loss skips the ot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One comparison. positions: of each row of the micro-batch. capability: of the CUDA device, None for a CPU."""
+class DeepCase(Case):
+    """One comparison. capability: of the CUDA device, None for a CPU."""
 
-    model: str
     layers: int
-    candidate: Candidate
-    positions: int
-    padded: bool
-    loss: Loss
     capability: tuple[int, int] | None
 
     @property
     def key(self) -> dict[str, Any]:
-        """Return the plain values that tell cases apart."""
-        values = asdict(self)
-        return {**values, "capability": list(self.capability) if self.capability else None}
+        """Return the plain values that tell cases apart, as JSON has them."""
+        return {**asdict(self), "capability": list(self.capability) if self.capability else None}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -123,7 +116,7 @@ class Case:
         return f"{self.model} {self.layers} {device} {self.loss} {'padded ' * self.padded}{short_name(self.candidate)}"
 
 
-def cases() -> list[Case]:
+def cases() -> list[DeepCase]:
     """List every case, the whole models last. A case has a seed of its own, so that no other case changes its knobs."""
     whole = [case for model in WHOLE for case in _whole(model)]
     all_of_it = [
@@ -135,7 +128,7 @@ def cases() -> list[Case]:
     return all_of_it + whole
 
 
-def _whole(model: str) -> Iterator[Case]:
+def _whole(model: str) -> Iterator[DeepCase]:
     modes = _checkpointings(model)
     for number, method in enumerate(METHODS):
         place = number + list(WHOLE).index(model)
@@ -148,7 +141,7 @@ def _checkpointings(model: str) -> list[str]:
     return [mode for mode in CHECKPOINTINGS if not (mode == "selective" and model in EAGER_ONLY)]
 
 
-def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, accumulation: int) -> Case:
+def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, accumulation: int) -> DeepCase:
     draw = random.Random(f"{model} {layers} {cuda} {method} {checkpointing} {accumulation}").choice
     kind = draw(list(ROWS))
     rows, positions = draw(ROWS[kind])
@@ -156,7 +149,7 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
     weights_dtype, mixed_precision = draw(NUMBERS)
     attentions = ["eager"] * (checkpointing != "selective") + ["sdpa", "sdpa"] * (model not in EAGER_ONLY)
     packed = kind == "packed"
-    return Case(
+    return DeepCase(
         model=model,
         layers=layers,
         candidate=Candidate(
@@ -181,7 +174,7 @@ def _case(model: str, layers: int, cuda: bool, method: Any, checkpointing: Any, 
     )
 
 
-def compare(case: Case) -> dict[str, Any]:
+def compare(case: DeepCase) -> dict[str, Any]:
     """Trace a shallow model as `autotune estimate` does, and the whole one as it trains; differences in bytes."""
     from transformers import AutoConfig
 
@@ -233,35 +226,43 @@ class LiveBytes:
     """The bytes that live while the operators of a whole profile run one after another, at one shape.
 
     peaks: bytes by owner at each moment when the most live, without those on the host. ends: bytes by owner, also on
-    the host, when the last operator of each phase has run, and when the step is over. What this operator frees still
-    counts, because the last micro-step frees more than the others.
+    the host, while the last operator of each phase runs, and when the step is over. What this operator frees counts,
+    because the last micro-step frees more than the others.
     """
 
     def __init__(self, profile: Profile, shape: Sequence[int], accumulation: int) -> None:
-        sizes = [sum(x * y for x, y in zip(block.size, shape, strict=True)) for block in profile.blocks]
-        for place in blocks_per_micro_step(profile):
-            sizes[place] = sizes[place] * accumulation // profile.micro_steps
-        live: Counter[str] = Counter()
         self.peak_bytes, self.peaks = 0, list[Mapping[str, int]]()
-        ends: list[tuple[tuple[int, str], Mapping[str, int]]] = []
-        for op in profile.ops:
-            for place in op.allocates:
-                live[profile.blocks[place].owner] += sizes[place]
-            total = sum(held for owner, held in live.items() if owner not in ON_THE_HOST)
-            if op.allocates and total >= self.peak_bytes:
-                self.peaks = [*(self.peaks if total == self.peak_bytes else ()), dict(live)]
-                self.peak_bytes = total
-            if ends and ends[-1][0] == (op.micro, op.phase):
-                ends.pop()
-            ends.append(((op.micro, op.phase), dict(live)))
-            for place in op.frees:
-                live[profile.blocks[place].owner] -= sizes[place]
-        ends.append(((profile.micro_steps, "over"), dict(live)))
-        self.peaks = [{owner: held for owner, held in peak.items() if owner not in ON_THE_HOST} for peak in self.peaks]
         self.ends: dict[Moment, Mapping[str, int]] = {}
-        for (micro, phase), held in ends:  # a micro-step may end, and later the optimizer step, in the same phase
-            again = (micro, phase, False) in self.ends
-            self.ends[micro, phase, again] = held
+        moments = live_bytes(profile, shape, accumulation)
+        for (micro, phase), ops in groupby(moments, key=lambda moment: (moment[0].micro, moment[0].phase)):
+            for op, live in ops:
+                on_device = {owner: held for owner, held in live.items() if owner not in ON_THE_HOST}
+                total = sum(on_device.values())
+                if op.allocates and total >= self.peak_bytes:
+                    self.peaks = [*(self.peaks if total == self.peak_bytes else ()), on_device]
+                    self.peak_bytes = total
+                end = dict(live)
+            again = (micro, phase, False) in self.ends  # a micro-step may end, and later the optimizer step
+            self.ends[micro, phase, again] = end
+        self.ends[profile.micro_steps, "over", False] = dict(live)
+
+
+def live_bytes(profile: Profile, shape: Sequence[int], accumulation: int) -> Iterator[tuple[Op, Counter[str]]]:
+    """Go through the operators of a step; yield each with the bytes by owner that live while it runs.
+
+    shape: the monomials of the micro-batch. What an operator frees still lives while it runs. The counter is always the
+    same object; when the last operator has run, it holds what lives after the step.
+    """
+    sizes = [sum(x * y for x, y in zip(block.size, shape, strict=True)) for block in profile.blocks]
+    for place in blocks_per_micro_step(profile):
+        sizes[place] = sizes[place] * accumulation // profile.micro_steps
+    live: Counter[str] = Counter()
+    for op in profile.ops:
+        for place in op.allocates:
+            live[profile.blocks[place].owner] += sizes[place]
+        yield op, live
+        for place in op.frees:
+            live[profile.blocks[place].owner] -= sizes[place]
 
 
 def _difference(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
@@ -292,7 +293,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Choose rows by their names."""
     parser.add_argument("--only", default="", help="words in the names of the rows, such as 'gemma2 cuda lora'")
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "memory_exact.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -312,19 +313,14 @@ def answer(arguments: argparse.Namespace) -> Answer:
     return {"rows": rows, **summary(rows)}
 
 
-def _attempt(case: Case) -> tuple[Case, Row | str]:
+def _attempt(case: DeepCase) -> tuple[DeepCase, Row | str]:
     try:
         return case, compare(case)
     except Exception as error:
         return case, f"{type(error).__name__}: {error}"
 
 
-def lines(found: Answer) -> Iterator[str]:
-    """Show the summary."""
-    yield from (f"{name}: {value}" for name, value in found.items() if name != "rows")
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,18 +4,15 @@
 
 Cases are those of truth_cpu.py, with TRL's fused head. Each trains its steps. Then the same trainer saves, and
 evaluates micro-batches like those that it trained. The peak of loading is the most that lives until the trainer stands.
-Each row has a process of its own, under the profiler from before the first weight. A case that fails ends the run.
+Each row has a process of its own, under the profiler from before the first weight.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
-from autotune.core.candidate import short_name
 from autotune.core.memory.estimate import demand_of
 from autotune.core.memory.law import memory_law
 from autotune.core.step.deepening import deepen
@@ -23,13 +20,12 @@ from autotune.core.workload import ModelFacts
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.machines import plain_cpu
 from benchmarks.memory.cases import ARCHITECTURES, Case, draw_cases, find_model
-from benchmarks.memory.truth_cpu import last_bytes, most_bytes, request_and_batch, trained
-from benchmarks.pools import quiet_pool
-from benchmarks.rows import RESULTS, RowFile, versions
+from benchmarks.memory.truth_cpu import last_bytes, most_bytes, predicted_and_measured, request_and_batch, trained
+from benchmarks.rows import RESULTS, RowFile, errors, versions
 
-FILE = RESULTS / "memory_phases_cpu.jsonl"
 PHASES = ("evaluation", "saving", "loading")
 SINCE = 10  # the format of profiles since which a block's last use is noted as it is now
+JOBS = 2
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -37,38 +33,22 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--home", type=Path, required=True, help="directory in which models are made and kept")
     parser.add_argument("--count", type=int, default=24, help="cases")
     parser.add_argument("--seed", type=int, default=0)
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "memory_phases_cpu.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
     """Predict and measure the cases that have no row yet; return all rows of these versions, and their errors."""
-    facts = {model.name: model for name in ("tiny", *ARCHITECTURES) for model in [find_model(name, arguments.home)]}
+    facts = [find_model(name, arguments.home) for name in ("tiny", *ARCHITECTURES)]
     file = RowFile(path=arguments.out, about={"format": SINCE, "versions": versions()})
     done = [row["case"] for row in file.own()]
-    for drawn in draw_cases(list(facts.values()), plain_cpu(), count=arguments.count, seed=arguments.seed):
-        case = replace(drawn, loss="fused")
-        if case.key in done:
-            continue
-        with quiet_pool(2, tasks_each=1) as pool:
-            both = [pool.apply_async(work, (case, facts[case.model])) for work in (predict, measure)]
-            predicted, measured = (found.get() for found in both)
-        row = file.add(
-            {
-                "case": case.key,
-                "name": f"{case.model} {'padded ' * case.padded}{short_name(case.candidate)}",
-                "predicted": predicted,
-                "measured": measured,
-                "errors": {phase: predicted[phase] / measured[phase] - 1 for phase in PHASES},
-            }
-        )
-        say("  ".join([*(f"{phase} {row['errors'][phase]:+7.2%}" for phase in PHASES), row["name"]]))
+    drawn = draw_cases(facts, plain_cpu(), count=arguments.count, seed=arguments.seed)
+    waiting = [case for case in (replace(each, loss="fused") for each in drawn) if case.key not in done]
+    for case, predicted, measured in predicted_and_measured(waiting, facts, (predict, measure), JOBS):
+        off = {phase: predicted[phase] / measured[phase] - 1 for phase in PHASES}
+        file.add({"case": case.key, "name": case.name, "predicted": predicted, "measured": measured, "errors": off})
+        say("  ".join([*(f"{phase} {off[phase]:+7.2%}" for phase in PHASES), case.name]))
     rows = file.own()
-    errors = {phase: [row["errors"][phase] for row in rows] for phase in PHASES}
-    phases = {
-        phase: {"median_abs_error": median(map(abs, found)), "least_error": min(found), "most_error": max(found)}
-        for phase, found in errors.items()
-    }
-    return {"rows": rows, "count": len(rows), **phases}
+    return {"rows": rows, **{phase: errors([row["errors"][phase] for row in rows]) for phase in PHASES}}
 
 
 def predict(case: Case, facts: ModelFacts) -> dict[str, int]:
@@ -101,12 +81,7 @@ def measure(case: Case, facts: ModelFacts) -> dict[str, int]:
         }
 
 
-def lines(found: Answer) -> Iterator[str]:
-    """Show the errors of each phase."""
-    yield from (f"{name}: {found[name]}" for name in ("count", *PHASES))
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,20 +2,18 @@
 
     python -m benchmarks.memory.pictures --home DIR --out docs/memory
 
-The steps are of Qwen2.5-0.5B on an A100, 80 GB; `--model FILE` draws another `config.json` instead.
+The steps are of Qwen2.5-0.5B on an A100, 80 GB; `--model` draws another model, as `autotune estimate` knows it.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
@@ -24,14 +22,13 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.deepening import deepen
 from autotune.core.step.profile import ON_THE_HOST, Profile, monomials
 from autotune.core.units import GIB
-from autotune.models.catalogue import CONF
+from autotune.models.find import resolve_architecture
 from autotune.trace.profiles import Profiles
 from autotune.trace.request import Loss, request_of
-from autotune.trace.shallow import sliding_window
 from benchmarks.command import Answer, command, say
+from benchmarks.memory.exact import live_bytes
 from benchmarks.pictures import picture
 
-MODEL = CONF / "model" / "qwen2_5_0_5b.yaml"
 A100 = (8, 0)
 ROWS, LENGTH = 8, 1024
 MICRO_BATCHES, LENGTHS = (1, 2, 4, 8, 16), (4, 32, 128, 256, 512, 1024)
@@ -46,6 +43,7 @@ OWNERS: Mapping[str, tuple[str, ...]] = {  # drawn as one area, from the bottom 
 BRIGHT = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377")  # Paul Tol's colours of that name
 COLOURS = dict(zip(OWNERS, BRIGHT, strict=True))
 PHASES = {"forward": "forward", "loss": "", "backward": "backward", "clip": "", "optimizer": "optimizer"}
+Floats = NDArray[np.float64]
 ProfileOf = Callable[[Candidate, Loss, int, int], Profile]  # of rows and positions of a micro-batch
 INVISIBLE = 1 / 1000  # of the height of a panel
 POINTS = 80  # of an area; each is the worst of the operators that it stands for
@@ -56,7 +54,7 @@ class Panel:
     """One diagram. values: GiB by group of owners, shape (len(OWNERS), columns). ticks: word by place in columns."""
 
     title: str
-    values: np.ndarray[Any, np.dtype[np.float64]]
+    values: Floats
     ticks: Mapping[float, str]
     bars: bool
 
@@ -65,14 +63,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Name the directories and the model."""
     parser.add_argument("--home", type=Path, required=True, help="where profiles are kept")
     parser.add_argument("--out", type=Path, required=True, help="the directory of the pictures")
-    parser.add_argument("--model", type=Path, default=MODEL, help="a config.json, or an option of conf/model")
+    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B", help="a hub id, or a directory with a config.json")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
     """Trace what is not in the cache yet, and draw."""
-    read = json.loads if arguments.model.suffix == ".json" else yaml.safe_load  # YAML takes 1e-06 for a word
-    values = read(arguments.model.read_text(encoding="utf-8"))
-    config = json.loads(json.dumps(values.get("config", values)))
+    config, facts = resolve_architecture(arguments.model, None, home=arguments.home, progress=say)
 
     def profile_of(candidate: Candidate, loss: Loss, rows: int, length: int) -> Profile:
         request = request_of(
@@ -80,12 +76,12 @@ def answer(arguments: argparse.Namespace) -> Answer:
             candidate,
             config=config,
             recipe=Recipe(method=candidate.method),
-            window=sliding_window(config),
+            window=facts.window,
             masked=False,
             capability=A100,
             loss=loss,
         )
-        return deepen(Profiles(home=arguments.home, progress=say).load(request), config["num_hidden_layers"])
+        return deepen(Profiles(home=arguments.home, progress=say).load(request), facts.layers)
 
     files = {arguments.out / f"{name}.svg": panels for name, panels in pictures(profile_of)}
     for file, panels in files.items():
@@ -131,19 +127,11 @@ def pictures(profile_of: ProfileOf) -> Iterator[tuple[str, list[Panel]]]:
 
 def over_a_step(title: str, profile: Profile) -> Panel:
     """Show the live bytes while the operators of a step run one after another."""
-    shape = np.array(monomials(ROWS, LENGTH, ROWS * (LENGTH - 1)), dtype=np.float64)
-    sizes = [0.0 if b.owner in ON_THE_HOST else float(np.array(b.size) @ shape) / GIB for b in profile.blocks]
-    groups = [group(block.owner) for block in profile.blocks]
-    live = np.zeros(len(OWNERS))
     moments, phases = [], []
-    for op in profile.ops:
-        for place in op.allocates:
-            live[groups[place]] += sizes[place]
+    for op, live in live_bytes(profile, monomials(ROWS, LENGTH, ROWS * (LENGTH - 1)), 1):
         if op.phase in PHASES:
-            moments.append(live.copy())
+            moments.append(by_group(live))
             phases.append(op.phase)
-        for place in op.frees:
-            live[groups[place]] -= sizes[place]
     values = np.array(moments).T
     parts = np.array_split(np.arange(values.shape[1]), min(POINTS, values.shape[1]))
     worst = [part[values[:, part].sum(axis=0).argmax()] for part in parts]
@@ -155,18 +143,20 @@ def over_a_step(title: str, profile: Profile) -> Panel:
     return Panel(title=title, values=values[:, worst], ticks=ticks, bars=False)
 
 
-def peak_of(profile: Profile, rows: int, length: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def peak_of(profile: Profile, rows: int, length: int) -> Floats:
     """Return what the peak holds, in GiB by group of owners."""
-    values = np.zeros(len(OWNERS))
     law = memory_law(profile, layers=profile.layers, accumulation=1)
-    for owner, count in peak(law, monomials(rows, length, rows * (length - 1))).items.items():
-        values[group(owner)] += count / GIB
+    return by_group(peak(law, monomials(rows, length, rows * (length - 1))).items)
+
+
+def by_group(items: Mapping[str, int]) -> Floats:
+    """Sum up bytes by owner, as GiB by group of owners; leave out the host's. The last group takes the unknown."""
+    values = np.zeros(len(OWNERS))
+    for owner, held in items.items():
+        if owner not in ON_THE_HOST:
+            place = next((place for place, owners in enumerate(OWNERS.values()) if owner in owners), len(OWNERS) - 1)
+            values[place] += held / GIB
     return values
-
-
-def group(owner: str) -> int:
-    """Return the place of an owner's group in OWNERS; the last one takes the unknown."""
-    return next((place for place, owners in enumerate(OWNERS.values()) if owner in owners), len(OWNERS) - 1)
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
@@ -187,7 +177,7 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         axes[0].set_ylim(bottom=0)
 
 
-main = command(__doc__, answer, options, lambda found: found["files"])
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

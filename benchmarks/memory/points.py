@@ -72,8 +72,8 @@ TARGETS = {"attention": ATTENTION_MODULES, "q,k,v,o": ATTENTION_MODULES}
 class Point:
     """A measured row, with the request for its trace.
 
-    layers: of the model. accumulation: micro-steps of an optimizer step. measured_bytes: peak of allocated bytes, 0
-    where none was measured. stack_matches: whether its libraries take the paths of the installed ones.
+    layers: of the model. accumulation: micro-steps of an optimizer step. stack_matches: whether its libraries take the
+    paths of the installed ones.
     """
 
     spec: GpuSpec
@@ -81,7 +81,6 @@ class Point:
     batch: Batch
     layers: int
     accumulation: int
-    measured_bytes: int
     stack_matches: bool
 
 
@@ -186,7 +185,6 @@ def read(
         batch=batch,
         layers=layers,
         accumulation=candidate.gradient_accumulation_steps,
-        measured_bytes=round(values.get("peak_alloc_bytes") or 0),
         stack_matches=stack_matches(values.get("versions") or {}),
     )
 

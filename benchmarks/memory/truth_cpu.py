@@ -7,28 +7,22 @@ Models are small ones of each architecture with random weights, and the shipped 
 every allocation of the CPU's allocator. Loading is watched too, because what it allocates still lives in the steps, but
 the peak is that of the steps. Resident size is written beside it and compared with nothing.
 
-A case with a row of the same versions and format of profiles is not run again. A row of an earlier format lends its
-measurement to a new prediction.
+A case with a row of the same versions and format of profiles is not run again.
 """
 
 import argparse
-import json
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest.mock import patch
 
 from autotune.core.batches.batches import Batch
-from autotune.core.candidate import short_name
 from autotune.core.memory.law import memory_law, peak
 from autotune.core.recipe import Recipe
 from autotune.core.step.regime import micro_batch
@@ -36,16 +30,13 @@ from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
 from autotune.trace.profiles import MEMORY
 from autotune.trace.request import TraceRequest, request_of
-from autotune.trace.shallow import sliding_window
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.machines import plain_cpu
 from benchmarks.memory.cases import ARCHITECTURES, LARGE, Case, draw_cases, find_model, row_lengths
 from benchmarks.pools import quiet_pool
-from benchmarks.rows import RESULTS, Row, RowFile, read, versions
+from benchmarks.rows import RESULTS, Row, RowFile, errors, versions
 from benchmarks.trainings import task_of_steps, write_samples
 
-FILE = RESULTS / "memory_truth_cpu.jsonl"
-MEASURED = ("measured_bytes", "mapped_bytes", "resident_bytes")  # what `measure` finds
 LIMIT_S = 600.0  # for one training
 
 
@@ -58,59 +49,45 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--large", type=int, default=4, help="cases of large models")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "memory_truth_cpu.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
     """Predict and measure the cases that have no row yet; return all rows of these versions, and their errors."""
-    facts = {name: find_model(name, arguments.home) for name in arguments.models.split(",")}
-    small = [model for name, model in facts.items() if name not in LARGE]
-    large = [model for name, model in facts.items() if name in LARGE]
+    facts = [find_model(name, arguments.home) for name in arguments.models.split(",")]
+    small = [model for model in facts if model.name not in LARGE]
+    large = [model for model in facts if model.name in LARGE]
     cases = draw_cases(small, plain_cpu(), count=arguments.count, seed=arguments.seed) if small else []
     cases += draw_cases(large, plain_cpu(), count=arguments.large, seed=arguments.seed) if large else []
-    by_name = {model.name: model for model in facts.values()}
-    file, writing = RowFile(path=arguments.out, about={"format": MEMORY, "versions": versions()}), threading.Lock()
+    file = RowFile(path=arguments.out, about={"format": MEMORY, "versions": versions()})
     done = [row["case"] for row in file.own()]
-    measured = earlier_measurements(arguments.out)
-
-    def attempt(case: Case) -> None:
-        try:
-            row = row_of(case, by_name[case.model], measured.get(json.dumps(case.key)))
-            with writing:
-                file.add(row)
-            say(f"{row['error']:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {row['phase']}")
-        except Exception:
-            say(f"failed: {case}\n{traceback.format_exc()}")
-
-    with ThreadPoolExecutor(arguments.jobs) as threads:
-        list(threads.map(attempt, [case for case in cases if case.key not in done]))
+    waiting = [case for case in cases if case.key not in done]
+    for case, predicted, measured in predicted_and_measured(waiting, facts, (predict, measure), arguments.jobs):
+        error = predicted["predicted_bytes"] / measured["measured_bytes"] - 1
+        row = file.add({"case": case.key, "name": case.name, **predicted, **measured, "error": error})
+        say(f"{error:+8.2%} {format_bytes(row['measured_bytes']):>10} {row['name']} {row['phase']}")
     rows = file.own()
-    errors = sorted(abs(row["error"]) for row in rows)
-    return {"rows": rows, "count": len(rows), "median_abs_error": median(errors), "max_abs_error": errors[-1]}
+    return {"rows": rows, **errors([row["error"] for row in rows])}
 
 
-def earlier_measurements(file: Path) -> dict[str, Row]:
-    """Read what was measured with the installed libraries, by case; the version of this project does not matter."""
-    libraries = {name: found for name, found in versions().items() if name != "autotune-sft"}
-    return {
-        json.dumps(row["case"]): {name: row[name] for name in MEASURED}
-        for row in read(file)
-        if libraries.items() <= row["versions"].items() and set(MEASURED) <= row.keys()
-    }
+def predicted_and_measured(
+    cases: Iterable[Case], facts: Iterable[ModelFacts], works: tuple[Callable[..., Any], ...], jobs: int
+) -> Iterator[tuple[Case, Any, Any]]:
+    """Yield each case with its prediction and its measurement, in order; one that fails is said and left out.
 
-
-def row_of(case: Case, facts: ModelFacts, measured: Row | None) -> Row:
-    """Predict a case and measure it, each in a process of its own. measured: from an earlier row, if there is one."""
-    with quiet_pool(1, tasks_each=1) as pool:
-        predicted = pool.apply(predict, (case, facts))
-        measured = measured or pool.apply(measure, (case, facts))
-    return {
-        "case": case.key,
-        "name": f"{case.model} {case.loss} {'padded ' * case.padded}{short_name(case.candidate)}",
-        **predicted,
-        **measured,
-        "error": predicted["predicted_bytes"] / measured["measured_bytes"] - 1,
-    }
+    facts: of the models of the cases. works: make a prediction and a measurement of a case, each in a process of its
+    own. jobs: processes at a time.
+    """
+    by_name = {model.name: model for model in facts}
+    with quiet_pool(jobs, tasks_each=1) as pool:
+        asked = [[pool.apply_async(work, (case, by_name[case.model])) for work in works] for case in cases]
+        for case, (prediction, measurement) in zip(cases, asked, strict=True):
+            try:
+                found = prediction.get(), measurement.get()
+            except Exception:
+                say(f"failed: {case.name}\n{traceback.format_exc()}")
+                continue
+            yield case, *found
 
 
 def predict(case: Case, facts: ModelFacts) -> Row:
@@ -142,7 +119,7 @@ def request_and_batch(case: Case, facts: ModelFacts) -> tuple[TraceRequest, Batc
         case.candidate,
         config=config,
         recipe=Recipe(method=case.candidate.method),
-        window=sliding_window(config),
+        window=facts.window,
         masked=case.padded,
         loss=case.loss,
         capability=None,
@@ -263,12 +240,7 @@ def _living(profiler: Any) -> set[int]:
     return living
 
 
-def lines(found: Answer) -> Sequence[str]:
-    """Show the errors."""
-    return [f"{name}: {found[name]}" for name in ("count", "median_abs_error", "max_abs_error")]
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

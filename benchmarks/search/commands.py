@@ -12,18 +12,23 @@ from autotune.cli.settings import SearchSettings, store_configs
 from autotune.core.hardware import Hardware
 from autotune.machine.probe import probe
 from autotune.models.catalogue import CONF
+from autotune.search.document import Result, parse_result
 from autotune.search.request import SearchRequest
 from benchmarks.command import say
 from benchmarks.rows import RESULTS
 
 
-def run(*words: str) -> dict[str, Any]:
+def run(*words: str) -> str:
     """Run a command as a user would, and return its JSON answer. Ends this process with the command's exit code."""
     done = subprocess.run([sys.executable, "-m", "autotune", *words, "format=json"], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return done.stdout
+
+
+def search(asked: Mapping[str, Any], *words: str) -> Result:
+    """Search as a user would. asked: values of keys, as Hydra takes them. words: further ones."""
+    return parse_result(run("search", *(f"{key}={value}" for key, value in asked.items()), *words))
 
 
 def request_of(words: Sequence[str]) -> SearchRequest:

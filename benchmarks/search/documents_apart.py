@@ -16,14 +16,13 @@ exactly the types whose row says true.
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from autotune.errors import UsageError, first_line
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.rows import RESULTS, Row, RowFile, versions
 
-FILE = RESULTS / "documents_apart.jsonl"
 ATTENTIONS = ("eager", "sdpa")
 LENGTHS = (9, 12, 5, 7)  # tokens of the documents
 AGREE = 1e-4  # the most by which logits may differ, as a share of the largest one; rounding in fp32 makes 1e-6
@@ -99,11 +98,11 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
 def options(parser: argparse.ArgumentParser) -> None:
     """Name the types and the file of rows."""
     parser.add_argument("--only", nargs="+", metavar="TYPE", help="model types, such as llama")
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "documents_apart.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
-    """Examine the types that have no row of these versions yet; return all rows of these versions."""
+    """Examine the types that have no row of these versions yet; return all rows of these versions, types by verdict."""
     import torch
 
     torch.set_num_threads(1)  # the models are too small for more
@@ -116,14 +115,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
         if model_type not in done:
             row = file.add({"model_type": model_type, **examine(model_type)})
             say(f"{model_type}: {row.get('why') or row['apart']}")
-    return {"rows": file.own()}
-
-
-def lines(found: Answer) -> Iterator[str]:
-    """Show the types by verdict."""
-    for name, value in VERDICTS.items():
-        types = sorted(row["model_type"] for row in found["rows"] if row["apart"] is value)
-        yield f"{name} ({len(types)}): {' '.join(types)}"
+    rows = file.own()
+    by_verdict = {
+        name: sorted(row["model_type"] for row in rows if row["apart"] is value) for name, value in VERDICTS.items()
+    }
+    return {"rows": rows, **by_verdict}
 
 
 def model_types() -> list[str]:
@@ -233,7 +229,7 @@ def compare(model: Any) -> dict[str, float]:
     return {name: float(f"{float(value):.3g}") for name, value in found.items()}
 
 
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,10 +34,8 @@ from autotune.search.request import SearchRequest, workload_of
 from benchmarks.command import Answer, add_out, command, say
 from benchmarks.rows import RESULTS, Row, RowFile
 from benchmarks.search.commands import hardware_of, request_of
-from benchmarks.search.rounds import kinds_and_rates, over, side_by_side
-from benchmarks.trainings import task_of_steps, workers_on
+from benchmarks.trainings import kinds_and_rates, over, side_by_side, task_of_steps, workers_on
 
-FILE = RESULTS / "knobs.jsonl"
 ROUNDS, STEPS = 4, 6
 MICRO_STEPS = 2  # of a step: batch rebalance needs two
 LIMIT_S = 600.0  # for one training
@@ -84,7 +82,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Say what is trained, and which pairs are measured."""
     parser.add_argument("words", nargs="+", metavar="key=value", help="as of autotune search")
     parser.add_argument("--only", nargs="+", metavar="KNOB", help="pairs by the first word of their names")
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "knobs.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
@@ -134,8 +132,10 @@ def measure(request: SearchRequest, hardware: Hardware, only: Sequence[str] | No
                 )
                 for name, candidate in sides.items()
             }
-            rounds = side_by_side(tasks, workers, rounds=ROUNDS, limit_s=LIMIT_S, say=say)
-            yield file.add({**row, **compared(rounds)})
+            row |= compared(side_by_side(tasks, workers, rounds=ROUNDS, limit_s=LIMIT_S))
+            ratio = "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**row["speedup"]) if row["speedup"] else "failed"
+            say(f"{pair.name}: {ratio}")
+            yield file.add(row)
 
 
 def pairs(request: SearchRequest, workload: Workload, context: Context) -> Iterator[Pair]:
@@ -182,15 +182,11 @@ def compared(rounds: Sequence[Mapping[str, Outcome]]) -> Row:
 
     pays_after_steps: 0 where it starts no later; None where it saves no time in a step.
     """
-    found = over(rounds, "with", "without")
-    row: Row = {name: kinds_and_rates(rounds, name) for name in ("without", "with")}
-    row["speedup"] = None if found is None else asdict(found)
+    names, found = ("without", "with"), over(rounds, "with", "without")
+    row: Row = {**{name: kinds_and_rates(rounds, name) for name in names}, "speedup": found}
     if found is None:
         return row
-    ran = {
-        name: [outcome for each in rounds if isinstance(outcome := each[name], Measured)]
-        for name in ("without", "with")
-    }
+    ran = {name: [outcome for each in rounds if isinstance(outcome := each[name], Measured)] for name in names}
     step_s = {name: median(each.step_s for each in outcomes) for name, outcomes in ran.items()}
     start_s = {name: first.wall_s - sum(step.seconds for step in first.steps) for name, (first, *_) in ran.items()}
     row["peak_bytes"] = {name: max(each.peak_bytes for each in outcomes) for name, outcomes in ran.items()}
@@ -199,16 +195,7 @@ def compared(rounds: Sequence[Mapping[str, Outcome]]) -> Row:
     return row
 
 
-def lines(found: Answer) -> Iterator[str]:
-    """Show the ratio of each pair with its interval."""
-    for row in found["rows"]:
-        ratio = row.get("why", "failed")
-        if speedup := row.get("speedup"):
-            ratio = f"{speedup['ratio']:.3f} ({speedup['low']:.3f} to {speedup['high']:.3f})"
-        yield f"{row['name']:<40} {ratio}"
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,19 +10,17 @@ The score is the mean of both ways to halve the table's repeats (table.py): a re
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from autotune.core.candidate import Candidate, short_name
 from autotune.errors import UsageError
+from autotune.search.document import Result
 from benchmarks.command import Answer, add_out, command
 from benchmarks.rows import RESULTS, RowFile
-from benchmarks.search.commands import run, words_of
+from benchmarks.search.commands import search, words_of
 from benchmarks.search.table import Table, load_whole, regrets
-
-FILE = RESULTS / "search_live.jsonl"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -31,29 +29,28 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="the data of its space, what data= takes")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--sampler", default="roofline")
-    add_out(parser, FILE)
+    add_out(parser, RESULTS / "search_live.jsonl")
 
 
 def answer(arguments: argparse.Namespace) -> Answer:
     """Search, score, and keep the row."""
     table = load_whole(arguments.table)
-    budget = (f"budget.minutes={arguments.minutes}", "budget.trials=null", f"sampler={arguments.sampler}")
+    budget = {"budget.minutes": arguments.minutes, "budget.trials": "null", "sampler": arguments.sampler}
     with tempfile.TemporaryDirectory() as folder:
-        found = run("search", *words_of(table.header, arguments.data), *budget, f"out={folder}/search")
+        found = search({**budget, "out": f"{folder}/search"}, *words_of(table.header, arguments.data))
     row = {**score(found, table), "sampler": arguments.sampler, "minutes": arguments.minutes}
-    return RowFile(path=arguments.out, about={"versions": found["versions"]}).add(row)
+    return RowFile(path=arguments.out, about={"versions": dict(found.versions)}).add(row)
 
 
-def score(found: Mapping[str, Any], table: Table) -> dict[str, Any]:
+def score(found: Result, table: Table) -> dict[str, Any]:
     """Score what a search has found by a table's rates.
 
-    found: the search's result.json. A regret is None for a candidate that is not in the table. Raises UsageError when
-    the search ran on another machine or on other data.
+    A regret is None for a candidate that is not in the table. Raises UsageError when the search ran on another machine
+    or on other data.
     """
-    here, there = (
-        {key: hardware[key] for key in ("name", "cores")} for hardware in (found["hardware"], table.header["hardware"])
-    )
-    data, expected = found["workload"]["data"]["fingerprint"], table.header["data_fingerprint"]
+    here = {key: getattr(found.hardware, key) for key in ("name", "cores")}
+    there = {key: table.header["hardware"][key] for key in here}
+    data, expected = found.workload.data.fingerprint, table.header["data_fingerprint"]
     problems = [f"hardware: got {here}, expected the table's, {there}"] if here != there else []
     problems += [f"--data: got {data}, expected the table's, {expected}"] if data != expected else []
     if problems:
@@ -61,31 +58,24 @@ def score(found: Mapping[str, Any], table: Table) -> dict[str, Any]:
     rates = table.rates()
     halves = [regrets(rates, half) for half in (0, 1)]
 
-    def regret(trial: Mapping[str, Any]) -> float | None:
-        candidate = Candidate(**trial["candidate"])
+    def regret(candidate: Candidate) -> float | None:
         return fmean(half[candidate] for half in halves) if candidate in rates else None
 
-    exhaustive_s = sum(row.outcome.wall_s for row in table.rows if row.round == 0)
     return {
         "name": table.header["name"],
         "candidates": len(rates),
-        "best": short_name(Candidate(**found["best"]["candidate"])),
-        "regret": regret(found["best"]),
-        "speedup": found["speedup"],
-        "speedup_interval": found["speedup_interval"],
-        "regrets_of_trials": [regret(trial) for trial in found["trials"] if trial["role"] == "search"],
-        "wall_s": found["wall_s"],
-        "share_of_exhaustive": found["wall_s"]["total"] / exhaustive_s,
+        "best": short_name(found.best.candidate),
+        "regret": regret(found.best.candidate),
+        "speedup": found.speedup,
+        "speedup_interval": found.speedup_interval,
+        "regrets_of_trials": [regret(trial.candidate) for trial in found.trials if trial.role == "search"],
+        "wall_s": dict(found.wall_s),
+        "share_of_exhaustive": found.wall_s["total"] / table.exhaustive_s,
         "hardware": there,
     }
 
 
-def lines(found: Answer) -> Iterator[str]:
-    """Show the row."""
-    yield from (f"{key}: {value}" for key, value in found.items())
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

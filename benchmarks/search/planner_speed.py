@@ -19,18 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from math import prod
 from pathlib import Path
+from statistics import median
+from timeit import repeat
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import optuna
 import psutil
-import yaml
 
 from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Fidelity
@@ -47,7 +47,6 @@ from autotune.core.time.speed import MachineSpeed
 from autotune.core.units import MIB
 from autotune.core.workload import Lengths, ModelFacts, Workload
 from autotune.machine.installed import installed
-from autotune.models.catalogue import CONF
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
 from autotune.predict.laws import Laws
@@ -57,12 +56,12 @@ from autotune.predict.training import Training
 from autotune.search.predictions import Predictions
 from autotune.search.roofline import RooflineSampler
 from autotune.trace.profiles import Profiles
-from benchmarks.command import Answer, command
+from benchmarks.command import Answer, command, say
 from benchmarks.machines import catalogued_gpus
 from benchmarks.rows import now
 
 GPU = "a100_80gb"
-MODEL = "llama_3_1_8b"
+MODEL, HUB_ID = "llama_3_1_8b", "meta-llama/Llama-3.1-8B"
 ESTIMATE = (f"model={MODEL}", f"hardware={GPU}", "recipe.method=lora", "format=json")
 CANDIDATES = 100_000
 TOKENS, ROWS_OF_DATA = (20, 2000), 10_000  # of the dataset whose space is planned
@@ -79,7 +78,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
         cold, warm = watched(words), watched(words)
         laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
         memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
-        config, facts = model_of_estimate(Path(home))
+        config, facts = resolve_architecture(HUB_ID, None, home=Path(home), progress=say)
     gpu, law = catalogued_gpus()[GPU], time_law_from_dict(seconds)
     return {
         "candidates": CANDIDATES,
@@ -93,29 +92,6 @@ def answer(arguments: argparse.Namespace) -> Answer:
         "versions": dict(installed().versions),
         "measured_at": now(),
     }
-
-
-def lines(found: Answer) -> Iterator[str]:
-    """Show a line for each thing that was timed."""
-    space = found["space"]
-    yield f"{CANDIDATES:,} candidates: memory in {found['memory_s']:.3f} s, time in {found['time_s']:.3f} s"
-    yield (
-        f"a space of {space['candidates']:,} candidates: enumerated in {space['enumerated_s']:.2f} s, "
-        f"seconds of each in {space['planned_s']:.2f} s"
-    )
-    yield f"a decision among {prod(SPACE.values())} behind {TRIALS} trials: {found['decision_s']:.3f} s"
-    for name in ("cold", "warm"):
-        spent = found[name]
-        yield (
-            f"{name}: {spent['own_s']:.2f} s of its own, {spent['wall_s']:.2f} s on the clock, "
-            f"{spent['peak_mib']} MiB at most"
-        )
-
-
-def model_of_estimate(home: Path) -> tuple[dict[str, Any], ModelFacts]:
-    """Return the configuration of MODEL, and what is known of it."""
-    model = yaml.safe_load((CONF / "model" / f"{MODEL}.yaml").read_text(encoding="utf-8"))
-    return resolve_architecture(model["path"], model["config"], home=home, progress=lambda line: None)
 
 
 def watched(command: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +134,7 @@ def memory_s(values: dict[str, Any]) -> float:
     rows, lengths = rng.integers(1, 65, CANDIDATES), rng.integers(16, LONGEST, CANDIDATES)
     shapes = np.stack([np.broadcast_to(m, rows.shape) for m in monomials(rows, lengths, rows * (lengths - 1))], axis=1)
     shapes = shapes.astype(np.float64)
-    return _median_s(lambda: peaks(law, shapes))
+    return median(repeat(lambda: peaks(law, shapes), number=1, repeat=REPEATS))
 
 
 def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
@@ -182,7 +158,7 @@ def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
             accumulation=accumulation,
         )
 
-    return _median_s(plan)
+    return median(repeat(plan, number=1, repeat=REPEATS))
 
 
 def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware: Hardware) -> dict[str, Any]:
@@ -237,21 +213,10 @@ def decision_s() -> float:
 
     for _ in range(TRIALS):
         tell()
-    return _median_s(decide, before=tell)
+    return median(repeat(decide, setup=tell, number=1, repeat=REPEATS))
 
 
-def _median_s(work: Callable[[], object], *, before: Callable[[], object] = lambda: None) -> float:
-    """Return the median seconds of several repeats. before: runs before each and is not timed."""
-    seconds = []
-    for _ in range(REPEATS):
-        before()
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
-
-
-main = command(__doc__, answer, lines=lines)
+main = command(__doc__, answer)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Searches against exhaustive truth: regret, trials and wall clock of every sampler, replayed on recorded tables.
 
-    python -m benchmarks.search.quality --table FILE... [--data NAME=FILE ...] [--seeds 20] [--json]
+    python -m benchmarks.search.quality --table FILE... [--data NAME=FILE ...] [--seeds 20] [--picture FILE] [--json]
 
 A table is one of record_table.py. Its data is read again, because a search knows it beforehand, and must be the same.
 Predictions are made anew by this version, from the rates that the table's machine had when it was probed. Their seconds
@@ -11,6 +11,7 @@ the halves disagree. The floor is what the best of one half loses by the other: 
 Regret after some trials is that of a search that ends there, with its second measurement. The references, which every
 search makes first, count in the wall clock alone: until a candidate close to the best was found, and until the second
 measurement made sure of it. Both are medians over all seeds, where a search that never comes close takes forever.
+The picture, that of docs/search.md, has a panel for each table, with medians over the seeds.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -26,9 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
-from autotune.core.recipe import Recipe
 from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.opening import opening
 from autotune.core.space.references import baseline
@@ -37,13 +36,29 @@ from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import predictions_of, workload_of
 from benchmarks.command import Answer, command, count, say
-from benchmarks.search.commands import request_of
+from benchmarks.pictures import picture
+from benchmarks.search.commands import request_of, words_of
 from benchmarks.search.replays import RULES, World, regret_after, replay, seconds_to
 from benchmarks.search.table import Table, floor, load_whole
 
 AFTER = (4, 6, 8, 16)  # trials
+TRIALS = range(1, max(AFTER) + 1)  # of the curve
 CLOSE = 0.02  # a regret that is as good as none
 UNTIL = ("found", "sure")  # without the second measurement, and with it
+COLOURS: Mapping[str, str] = {
+    "roofline": "#ee6677",
+    "tpe": "#4477aa",
+    "tpe alone": "#9988dd",
+    "gp": "#66ccee",
+    "gp alone": "#44aa99",
+    "random": "#228833",
+    "grid": "#ccbb44",
+    "largest batch that fits": "#aa3377",
+    "batches until speed falls": "#bb5500",
+    "TRL's defaults": "#888888",
+}
+LEAST, MOST = 0.005, 1.0  # the range of regret that is drawn, on a logarithmic scale
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +66,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, nargs="+", required=True, help="as record_table.py writes them")
     add_data(parser)
     parser.add_argument("--seeds", type=count, default=20)
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw regret by trials as an SVG")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -68,38 +84,42 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def answer(arguments: argparse.Namespace) -> Answer:
     """Replay every rule on every table."""
     data = dict(arguments.data)
-    return {"tables": [quality(load_whole(file), data, seeds=arguments.seeds) for file in arguments.table]}
+    tables = [quality(load_whole(file), data, seeds=arguments.seeds) for file in arguments.table]
+    if arguments.picture:
+        draw(tables, arguments.picture)
+    return {"tables": tables}
 
 
 def quality(table: Table, data: Mapping[str, str], *, seeds: int) -> dict[str, Any]:
     """Return what each rule finds on a table, over seeds."""
     world, rates = world_of(table, data), table.rates()
-    exhaustive_s = sum(row.outcome.wall_s for row in table.rows if row.round == 0)
     rules: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for rule in RULES:
-            runs = [
-                replay(world, rule, seed=seed, most=max(AFTER), journal=Path(folder, "journal"))
-                for seed in range(seeds)
-            ]
-            seconds = [seconds_to(found, rates, CLOSE, seed=seed) for seed, found in enumerate(runs)]
-            until = [median(each) for each in zip(*seconds, strict=True)]
-            regrets = {
-                after: [regret_after(run, rates, after, seed=seed) for seed, run in enumerate(runs)]
-                for after in range(1, max(AFTER) + 1)
-            }
+            journal = Path(folder, "journal")
+            runs = [replay(world, rule, seed=seed, most=len(TRIALS), journal=journal) for seed in range(seeds)]
+            numbered = list(enumerate(runs))
+            regrets = np.array(
+                [[regret_after(run, rates, after, seed=seed) for after in TRIALS] for seed, run in numbered]
+            )
+            seconds = np.array([seconds_to(run, rates, CLOSE, seed=seed) for seed, run in numbered])
+            until_s = [seen if math.isfinite(seen) else None for seen in np.median(seconds, axis=0).tolist()]
+            middle, p90 = np.quantile(regrets, [0.5, 0.9], axis=0).tolist()
             rules[rule] = {
-                "curve": [median(values) for values in regrets.values()],
-                "regret": {after: _spread(regrets[after]) for after in AFTER},
+                "curve": middle,
+                "regret": {after: {"median": middle[after - 1], "p90": p90[after - 1]} for after in AFTER},
                 "trials": median(map(len, runs)),
-                "reached": sum(math.isfinite(first) for first, _ in seconds) / seeds,
-                "seconds_to_close": dict(zip(UNTIL, map(_finite, until), strict=True)),
-                "share_of_exhaustive": dict(zip(UNTIL, (_finite(each / exhaustive_s) for each in until), strict=True)),
+                "reached": float(np.isfinite(seconds[:, 0]).mean()),
+                "seconds_to_close": dict(zip(UNTIL, until_s, strict=True)),
+                "share_of_exhaustive": {
+                    name: None if seen is None else seen / table.exhaustive_s
+                    for name, seen in zip(UNTIL, until_s, strict=True)
+                },
             }
     return {
         "name": table.header["name"],
         "candidates": len(world.candidates),
-        "exhaustive_s": exhaustive_s,
+        "exhaustive_s": table.exhaustive_s,
         "predicting_s": world.predicting_s,
         "seeds": seeds,
         "floor": floor(rates),
@@ -113,15 +133,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     source = data.get(name, "demo" if header["data"] == "demo" else None)
     if source is None:
         raise UsageError(f"{name}: its data is missing; name it by --data {name}=FILE")
-    hardware = Hardware.from_dict(header["probed"])
-    recipe = {key: tuple(value) if isinstance(value, list) else value for key, value in header["recipe"].items()}
-    request = replace(
-        request_of([f"model={header['model']}", f"data={source}"]),
-        recipe=Recipe(**recipe),
-        fidelity=Fidelity[header["fidelity"]],
-        fixed=header["fixed"],
-        seed=header["seed"],
-    )
+    hardware, request = Hardware.from_dict(header["probed"]), request_of(words_of(header, source))
     workload = workload_of(request, progress=say)
     if workload.data.fingerprint != header["data_fingerprint"]:
         raise UsageError(f"{name}: the data is not what the table was recorded with; name it by --data {name}=FILE")
@@ -155,29 +167,23 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
     )
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def draw(tables: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Draw a curve for each rule of each table. A regret outside the range is drawn at its border."""
+    with picture(file, len(tables), legend=COLOURS, columns=5) as axes:
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(LEAST, MOST)
+        axes[0].set_yticks(TICKS, [f"{tick:.0%}" for tick in TICKS], minor=False)
+        axes[0].minorticks_off()
+        for axis, table in zip(axes, tables, strict=True):
+            for name, colour in reversed(list(COLOURS.items())):  # the first on top of the others
+                curve = np.clip(table["rules"][name]["curve"], LEAST, MOST)
+                axis.plot(range(1, len(curve) + 1), curve, color=colour, clip_on=False, zorder=3)  # over the axes
+            axis.set_title(f"{table['name']}, {table['candidates']} candidates")
+            axis.set_xticks([1, *range(4, len(curve) + 1, 4)])
+            axis.set_xlabel("trials")
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": median(values), "p90": float(np.quantile(values, 0.9))}
-
-
-def lines(found: Answer) -> Iterator[str]:
-    """Show a block for each table, with a line for each rule."""
-    for table in found["tables"]:
-        yield (
-            f"{table['name']}: {table['candidates']} candidates, {table['exhaustive_s']:,.0f} s to measure all once,"
-            f" {table['predicting_s']:.0f} s to predict them; floor {table['floor']:.1%}"
-        )
-        for rule, of_rule in table["rules"].items():
-            shown = "  ".join(f"{after}: {value['median']:6.1%}" for after, value in of_rule["regret"].items())
-            shares = of_rule["share_of_exhaustive"].values()
-            times = ", ".join("never" if share is None else f"{share:.1%}" for share in shares)
-            yield f"  {rule:26} {shown}  within {CLOSE:.0%}: {of_rule['reached']:.0%}, in {times} of the time"
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

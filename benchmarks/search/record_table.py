@@ -1,6 +1,6 @@
 """Exhaustive truth: measure every legal candidate of a space as a search would, and keep every trial.
 
-    python -m benchmarks.search.record_table tiny-demo [--minutes N] [key=value ...] [--why TEXT]
+    python -m benchmarks.search.record_table tiny-demo [--minutes N] [key=value ...]
     python -m benchmarks.search.record_table smollm2-gsm8k data=gsm8k_train.jsonl --minutes 60
     python -m benchmarks.search.record_table model=tiny data=demo out=FILE
     python -m benchmarks.search.record_table --summary FILE [--json]
@@ -22,8 +22,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,39 +46,25 @@ OF_THE_BEGINNING = ("begun", "probed")  # keys of a header that may change when 
 DIGITS = 6  # significant ones of a measured number; its noise is in the second
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
-    """A space to measure. words: of a search. why: reasons for what it fixes. standard_error: of the leaders' rates."""
-
-    words: tuple[str, ...] = ()
-    why: str = ""
-    standard_error: float = 0.02
-
-
-SPACES: Mapping[str, Space] = {
-    "tiny-demo": Space(
-        words=("model=tiny", "data=demo", "candidate.attention=sdpa"),
-        why="the attention is the one that was asked for; with eager there are 714 candidates, hours of trials",
-        standard_error=0.01,
-    ),
-    "smollm2-gsm8k": Space(
-        words=("model=smollm2", "recipe.effective_batch_size=4", "candidate.optimizer=adamw_torch_fused"),
-        why="the optimizer is the one that was asked for; four samples a step keep a trial within a minute or two",
-    ),
-    "smollm2-glaive": Space(
-        words=(
-            "model=smollm2",
-            "recipe.method=lora",
-            "recipe.effective_batch_size=4",
-            "candidate.max_length=2048",
-            "candidate.attention=sdpa",
-            "candidate.optimizer=adamw_torch_fused",
-            "candidate.weights_dtype=bfloat16",
-        ),
-        why="one row of 300 is longer than 2048 tokens; adapters are few, so that any optimizer takes no time; the "
-        "base is frozen, and in the type that it was published in",
+SPACES: Mapping[str, tuple[str, ...]] = {
+    # With eager attention there are 714 candidates, hours of trials.
+    "tiny-demo": ("model=tiny", "data=demo", "candidate.attention=sdpa"),
+    # Four samples a step keep a trial within a minute or two.
+    "smollm2-gsm8k": ("model=smollm2", "recipe.effective_batch_size=4", "candidate.optimizer=adamw_torch_fused"),
+    # One row of 300 is longer than 2048 tokens. Adapters are few, so any optimizer takes no time. The base is frozen,
+    # and in the type that it was published in.
+    "smollm2-glaive": (
+        "model=smollm2",
+        "recipe.method=lora",
+        "recipe.effective_batch_size=4",
+        "candidate.max_length=2048",
+        "candidate.attention=sdpa",
+        "candidate.optimizer=adamw_torch_fused",
+        "candidate.weights_dtype=bfloat16",
     ),
 }
+STANDARD_ERROR = {"tiny-demo": 0.01}  # of the leaders' rates, where it is not USUAL_ERROR
+USUAL_ERROR = 0.02
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +75,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--minutes", type=float, help="after which no trial begins; without it all is measured")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the table (default: results/table_SPACE.jsonl)")
-    parser.add_argument("--why", help="reasons for what further words fix or leave open, for the table's header")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="only say what is in a table")
 
 
@@ -106,13 +91,12 @@ def _record(arguments: argparse.Namespace) -> Path:
     name, words = (first, rest) if "=" not in first else ("", arguments.words)
     if name and name not in SPACES:
         raise UsageError(f"{name}: got no space, expected one of {', '.join(SPACES)}, or key=value")
-    space = SPACES.get(name, Space())
-    words = _joined(space.words, words)
-    out = arguments.out or next((Path(word[4:]) for word in words if word.startswith("out=")), None)
-    if not name and out is None:
+    by_key = {word.partition("=")[0]: word for word in (*SPACES.get(name, ()), *words)}  # further words go first
+    asked = by_key.pop("out", "").removeprefix("out=")
+    if not (name or arguments.out or asked):
         raise UsageError("out: expected out=FILE, since no space is named")
-    out = out or RESULTS / f"table_{name}.jsonl"
-    words = [word for word in words if not word.startswith("out=")]
+    out = arguments.out or Path(asked or RESULTS / f"table_{name}.jsonl")
+    words = list(by_key.values())
     request = request_of(words)
     workload, hardware = workload_of(request, progress=say), hardware_of(words)
     here: dict[str, Any] = {"workload": workload, "hardware": hardware, "installed": installed()}
@@ -121,7 +105,6 @@ def _record(arguments: argparse.Namespace) -> Path:
     header = {
         "kind": "table",
         "name": name or out.stem,
-        "why": arguments.why or space.why,
         "model": workload.model.name,
         "data": workload.data.name,
         "data_fingerprint": workload.data.fingerprint,
@@ -130,7 +113,7 @@ def _record(arguments: argparse.Namespace) -> Path:
         "fixed": dict(request.fixed),
         "candidates": len(candidates),
         "trial_budget_s": budget.share_s,
-        "standard_error": space.standard_error,
+        "standard_error": STANDARD_ERROR.get(name, USUAL_ERROR),
         "seed": request.seed,
         "hardware": {"name": hardware.name, "cores": hardware.cores, "memory_bytes": hardware.memory_bytes},
         "versions": dict(here["installed"].versions),
@@ -203,23 +186,13 @@ def record(
     return True
 
 
-def _joined(words: Sequence[str], further: Sequence[str]) -> list[str]:
-    """Return the words of a space, with further ones in the place of those about the same key."""
-    return list({word.partition("=")[0]: word for word in (*words, *further)}.values())
-
-
 def _plain(row: TableRow) -> Row:
     values = {**asdict(row), "candidate": row.candidate.to_dict(), "outcome": outcome_to_dict(row.outcome)}
     plain: Row = json.loads(json.dumps(values), parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
     return plain
 
 
-def lines(found: Answer) -> Iterator[str]:
-    """Show the summary."""
-    yield from (f"{name}: {value}" for name, value in found.items())
-
-
-main = command(__doc__, answer, options, lines)
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

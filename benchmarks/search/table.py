@@ -16,7 +16,7 @@ Rates are useful tokens per second. A standard deviation is of their logarithms,
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, geometric_mean, median
@@ -58,6 +58,11 @@ class Table:
 
     header: Mapping[str, Any]
     rows: tuple[TableRow, ...]
+
+    @property
+    def exhaustive_s(self) -> float:
+        """Return the seconds of trying every candidate and the references once."""
+        return sum(row.outcome.wall_s for row in self.rows if row.round == 0)
 
     def rates(self, *, corrected: bool = True) -> Rates:
         """Return the rates of each candidate of the space in the order of its repeats, without those that ever failed.
@@ -217,8 +222,8 @@ def next_trial(
 def summarize(table: Table) -> dict[str, Any]:
     """Sum up a table: how much is measured, with which outcomes, how the machine drifted, and what the best is worth.
 
-    A deviation is a standard deviation as a share of a rate: of one trial by its own steps, and between the repeats of
-    a candidate, as measured and as corrected for drift. The regret by the other half compares the best by one half
+    A deviation is a standard deviation as a share of a rate, between the repeats of a candidate, as measured and as
+    corrected for drift. The regret by the other half compares the best by one half
     with what the other half would have chosen; it is the mean of both ways.
     """
     goal, rates = table.header["standard_error"], table.rates()
@@ -235,11 +240,7 @@ def summarize(table: Table) -> dict[str, Any]:
     top = best(rates)
     return {
         **summary,
-        "seconds of a trial": _range(outcome.wall_s for outcome in measured),
-        "seconds of loading": _range(outcome.load_s for outcome in measured),
-        "useful tokens/s": _range(map(geometric_mean, rates.values())),
-        "reference product, GFLOP/s": _range(reference(outcome) / 1e9 for outcome in measured),
-        "deviation by steps": _range(outcome.relative_error or math.nan for outcome in measured),
+        "median seconds of a trial": median(outcome.wall_s for outcome in measured),
         "drift of the machine": float(drift(measured).std()),
         "deviation between repeats": deviation(table.rates(corrected=False)),
         "the same, corrected for drift": deviation(rates),
@@ -292,11 +293,6 @@ def _round_effects(found: Sequence[tuple[TableRow, float]]) -> dict[int, float]:
     penalty *= math.sqrt(noise / between) if noise else 0.0
     fitted = np.linalg.lstsq(np.vstack([mixed, penalty]), np.append(logs, np.zeros(len(candidates))), rcond=None)[0]
     return dict(zip(rounds, fitted[:of_rounds].tolist(), strict=True))
-
-
-def _range(values: Iterable[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {"least": ordered[0], "median": median(ordered), "most": ordered[-1]}
 
 
 def _repeated(rates: Rates) -> list[Candidate]:

@@ -16,16 +16,16 @@ Tables are those of record_table.py, on machines that were probed.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 from transformers.utils import logging
 
 from autotune.core.step.profile import Profile
@@ -34,9 +34,8 @@ from autotune.core.time.law import SPENT, TimeEstimate, estimate_time, time_law
 from autotune.core.time.published import published_speed
 from benchmarks.command import Answer, command
 from benchmarks.memory.accuracy import add_points, collect, keep
-from benchmarks.memory.accuracy import errors as errors_alone
-from benchmarks.memory.points import Point, Skipped, profile_of, read, read_files, stack_matches
-from benchmarks.rows import Row
+from benchmarks.memory.points import Point, Skipped, profile_of, read, read_files
+from benchmarks.rows import Row, errors
 from benchmarks.search.quality import add_data, world_of
 from benchmarks.search.table import Table, load
 
@@ -84,7 +83,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
             "tier": values["tier"],
             "gpu": point.spec.name,
             "model": values["model"],
-            "stack_matches": stack_matches(values.get("versions") or {}),
+            "stack_matches": point.stack_matches,
             "measured_s": values["step_time_s"],
             "items": estimate.items,
             "spent": [estimate.spent[one] for one in SPENT],
@@ -97,7 +96,7 @@ def answer(arguments: argparse.Namespace) -> Answer:
     exact = [row for row in rows if row["tier"] == "A"]
     groups = {name: summary([row for row in exact if row["half"] == name]) for name in ("tune", "blind")}
     groups["tier T"] = summary([row for row in rows if row["tier"] == "T"])
-    total = errors([row["uncalibrated"] for row in exact])
+    total = errors_and_share([row["uncalibrated"] for row in exact])
     return {"rows": rows, "skipped": skipped, **total, **summary(exact), "groups": groups}
 
 
@@ -125,42 +124,58 @@ def of_table(table: Table, data: Mapping[str, str]) -> dict[str, Any]:
     measured_s = predicted_s * found.rates[order] / truth  # a step has as many useful tokens
     spent = found.shares[order] * predicted_s[:, None]
     repeated = np.flatnonzero([len(rates[candidate]) >= REPEATED for candidate in predictable])
+
+    def before_and_after(scored: Any) -> dict[str, Any]:
+        lessons = {"before": 0, "after": TEACHING}
+        return {
+            name: errors_and_share(verdicts_after(spent, measured_s, teaching, scored=scored))
+            for name, teaching in lessons.items()
+        }
+
     return {
         "name": table.header["name"],
         "candidates": len(order),
         "not_predicted": len(rates) - len(order),
-        "spearman": rank_correlation(list(found.rates[order]), list(truth)),
-        "before": errors(verdicts(spent, measured_s, 0)),
-        "after": errors(verdicts(spent, measured_s, TEACHING)),
-        "repeated": {
-            "before": errors(verdicts(spent, measured_s, 0, scored=repeated)),
-            "after": errors(verdicts(spent, measured_s, TEACHING, scored=repeated)),
-        },
+        "spearman": float(spearmanr(found.rates[order], truth).statistic),
+        **before_and_after(None),
+        "repeated": before_and_after(repeated),
     }
 
 
-def verdicts(spent: Any, measured: Any, teaching: int, *, scored: Any = None) -> list[dict[str, Any]]:
-    """Return the error of each row, and whether its interval holds the measurement, after others have calibrated it.
+def verdicts_after(spent: Any, measured_s: Any, teaching: int, *, scored: Any = None) -> list[Row]:
+    """Return the verdict on each row, after others have calibrated it.
 
-    spent: predicted seconds by what they go into, (n, 4). measured: seconds, (n,). teaching: how many rows that follow
-    one another calibrate all others, each such run once. scored: places of the rows that are judged, None for all; any
-    row teaches.
+    teaching: how many rows that follow one another calibrate all others, each such run once. scored: places of the rows
+    that are judged, None for all; any row teaches. The others are those of `verdicts`.
     """
-    rows = np.arange(len(measured))
+    rows = np.arange(len(measured_s))
     scored = rows if scored is None else scored
     lessons = [rows[:0]]
     if teaching:
         lessons = [rows[first : first + teaching] for first in range(0, len(rows) - teaching + 1, teaching)]
-    found: list[dict[str, Any]] = []
+    found = []
     for lesson in lessons:
-        calibration = calibrate_time(MEASURED, spent[lesson], measured[lesson])
-        rest = np.setdiff1d(scored, lesson)
-        low, high = calibration.interval(spent[rest])
-        for predicted, actual, below, above in zip(
-            calibration.seconds(spent[rest]), measured[rest], low, high, strict=True
-        ):
-            found.append({"error": float(predicted / actual - 1), "inside": bool(below <= actual <= above)})
+        calibration, rest = calibrate_time(MEASURED, spent[lesson], measured_s[lesson]), np.setdiff1d(scored, lesson)
+        found += verdicts(calibration, spent[rest], measured_s[rest])
     return found
+
+
+def verdicts(calibration: TimeCalibration, spent: Any, measured_s: Any) -> list[Row]:
+    """Return the prediction of each row, its error, and whether its interval holds the measurement.
+
+    spent: predicted seconds by what they go into, (n, 4). measured_s: seconds, (n,).
+    """
+    low, high = calibration.interval(spent)
+    columns = (calibration.seconds(spent).tolist(), low.tolist(), high.tolist(), measured_s)
+    return [
+        {
+            "predicted_s": predicted,
+            "interval_s": [below, above],
+            "error": float(predicted / actual - 1),
+            "inside": bool(below <= actual <= above),
+        }
+        for predicted, below, above, actual in zip(*columns, strict=True)
+    ]
 
 
 def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstimate:
@@ -178,64 +193,47 @@ def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstima
     return estimate_time(law, speed, shapes, accumulation=point.accumulation, useful_tokens=None)
 
 
-def judge(rows: Sequence[dict[str, Any]]) -> None:
+def judge(rows: Sequence[Row]) -> None:
     """Add both predictions to each row: without any other row, and calibrated by the first of its GPU and half."""
     blank = calibrate_time(PUBLISHED, np.empty((0, len(SPENT))), [])
     calibrations: dict[tuple[str, ...], TimeCalibration] = {}
     for row in rows:
-        spent = np.array([row["spent"]])
-        row["uncalibrated"] = _verdict(blank, spent, row["measured_s"])
-        row["error"] = row["uncalibrated"]["error"]
+        spent, measured_s = np.array([row["spent"]]), [row["measured_s"]]
+        [row["uncalibrated"]] = verdicts(blank, spent, measured_s)
+        row["error"], row["calibrated"] = row["uncalibrated"]["error"], None
         gpu = (row["gpu"], row["half"], row["tier"])
-        row["calibrated"] = _verdict(calibrations[gpu], spent, row["measured_s"]) if gpu in calibrations else None
-        if gpu not in calibrations:
-            calibrations[gpu] = calibrate_time(PUBLISHED, spent, [row["measured_s"]])
+        if gpu in calibrations:
+            [row["calibrated"]] = verdicts(calibrations[gpu], spent, measured_s)
+        else:
+            calibrations[gpu] = calibrate_time(PUBLISHED, spent, measured_s)
 
 
-def _verdict(calibration: TimeCalibration, spent: Any, measured_s: float) -> dict[str, Any]:
-    low, high = (float(side[0]) for side in calibration.interval(spent))
-    predicted_s = float(calibration.seconds(spent)[0])
-    return {
-        "predicted_s": predicted_s,
-        "interval_s": [low, high],
-        "error": predicted_s / measured_s - 1,
-        "inside": low <= measured_s <= high,
-    }
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the errors before and after calibration, and how well the order in each group is predicted."""
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[f"{row['gpu']}, {row['model']}"].append(row)
-    return {
-        **{state: errors([row[state] for row in rows if row[state]]) for state in ("uncalibrated", "calibrated")},
-        "spearman": {
-            name: rank_correlation(
-                [row["uncalibrated"]["predicted_s"] for row in group], [row["measured_s"] for row in group]
-            )
-            for name, group in groups.items()
-            if len(group) >= FEWEST
-        },
-    }
+    seconds = [(f"{row['gpu']}, {row['model']}", row["uncalibrated"]["predicted_s"], row["measured_s"]) for row in rows]
+    states = ("uncalibrated", "calibrated")
+    found = {state: errors_and_share([row[state] for row in rows if row[state]]) for state in states}
+    return {**found, "spearman": spearman(seconds)}
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return Spearman's rho; equal values share the mean of their ranks."""
-    ranks = []
-    for values in (one, other):
-        _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
-    return float(np.corrcoef(ranks)[0, 1])
+def spearman(seconds: Iterable[tuple[str, float, float]]) -> dict[str, float]:
+    """Return Spearman's rho of predicted and measured seconds in each group, if it is not too small.
+
+    seconds: group, predicted and measured seconds of each row.
+    """
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for group, *both in seconds:
+        groups[group].append((both[0], both[1]))
+    return {name: float(spearmanr(both).statistic) for name, both in groups.items() if len(both) >= FEWEST}
 
 
-def errors(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return count, median and 95th percentile of the absolute errors, and the share inside the stated intervals."""
+def errors_and_share(verdicts: Sequence[Row]) -> dict[str, Any]:
+    """Return the errors of rows, and the share of the measurements inside the stated intervals."""
     inside = fmean(verdict["inside"] for verdict in verdicts) if verdicts else None
-    return {**errors_alone([verdict["error"] for verdict in verdicts]), "inside": inside}
+    return {**errors([verdict["error"] for verdict in verdicts]), "inside": inside}
 
 
-main = command(__doc__, answer, options, lambda found: [json.dumps(found.get("groups") or found["tables"], indent=1)])
+main = command(__doc__, answer, options)
 
 if __name__ == "__main__":
     sys.exit(main())

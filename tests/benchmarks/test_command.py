@@ -12,14 +12,16 @@ from benchmarks.command import command, count
 
 def answering(answer: Any) -> Any:
     """A program that answers so."""
-    return command("What it does.", lambda arguments: answer(), lines=lambda found: [f"it is {found['x']}"])
+    return command("What it does.", lambda arguments: answer())
 
 
-def test_an_answer_is_lines_or_one_object(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a person reads, and with --json what a script does."""
-    main = answering(lambda: {"x": 3})
-    assert (main([]), capsys.readouterr().out) == (0, "it is 3\n")
-    assert (main(["--json"]), json.loads(capsys.readouterr().out)) == (0, {"x": 3})
+def test_an_answer_is_for_people_or_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """People see how many rows there are, and numbers of four digits; a script with --json gets everything."""
+    found = {"rows": [{"x": 1}, {"x": 2}], "error": 0.123456, "groups": {"a": [1e-9 / 3]}}
+    main = answering(lambda: found)
+    shown = "{'rows': 2, 'error': 0.1235, 'groups': {'a': [3.333e-10]}}\n"
+    assert (main([]), capsys.readouterr().out) == (0, shown)
+    assert (main(["--json"]), json.loads(capsys.readouterr().out)) == (0, found)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.rows import RowFile, read
+from benchmarks.rows import RowFile, errors, read
 
 
 def test_rows_of_other_versions_are_others(tmp_path: Path) -> None:
@@ -27,3 +27,11 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     second = file.add({"name": "second"})
     assert read(file.path) == [first, second]
     assert read(tmp_path / "none.jsonl") == []
+
+
+def test_errors_are_summed_up_by_their_size() -> None:
+    """Too low and too high alike; without any error nothing is known."""
+    summed = errors([-0.03, 0.01, 0.02])
+    assert (summed["count"], summed["median_abs_error"], summed["max_abs_error"]) == (3, 0.02, 0.03)
+    assert 0.02 < summed["p95_abs_error"] < 0.03
+    assert errors([]) == {"count": 0, "median_abs_error": None, "p95_abs_error": None, "max_abs_error": None}

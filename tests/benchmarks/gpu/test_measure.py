@@ -17,7 +17,7 @@ from autotune.machine.nvml import Gpu, GpuMemory
 from benchmarks.gpu import measure
 from benchmarks.gpu.cases import CPU_CASES, make
 from benchmarks.gpu.measure import Watch, measure_all, untried
-from benchmarks.gpu.memory import MEMORY, summary
+from benchmarks.gpu.parts import MEMORY, memory_summary
 from benchmarks.gpu.predictions import GpuJob, PredictedCase, waiting
 from benchmarks.machines import plain_cpu
 from benchmarks.rows import RowFile, read
@@ -107,7 +107,7 @@ def test_a_row_holds_both_figures_and_an_out_of_memory_is_a_row(tmp_path: Path, 
     assert ran["measured"]["device_bytes"] == 12 * GIB
     assert ran["errors"] == {"allocated_bytes": 0.25, "reserved_bytes": -0.375, "device_bytes": 10 / 12 - 1}
     assert (failed["outcome"], failed["measured"], failed["errors"]) == ("out_of_memory", None, {})
-    assert summary([ran, failed])["missed"] == [failed["name"]]
+    assert memory_summary([ran, failed])["missed"] == [failed["name"]]
     assert all(task.random_weights and task.allocator_limit_bytes is None for task in workers.tasks)
 
 
@@ -121,7 +121,7 @@ def test_a_card_limits_the_allocator(tmp_path: Path, watch: Watch) -> None:
     measure_all(MEMORY, [one], workers, watch=watch, file=rows_in(tmp_path),
                 deadline=time.monotonic() + 999)  # fmt: skip
     assert workers.tasks[0].allocator_limit_bytes == 9 * GIB
-    assert summary(read(tmp_path / "rows.jsonl"))["missed"] == []
+    assert memory_summary(read(tmp_path / "rows.jsonl"))["missed"] == []
 
 
 def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, watch: Watch) -> None:

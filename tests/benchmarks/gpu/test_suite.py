@@ -7,8 +7,7 @@ import pytest
 
 from benchmarks.gpu import suite
 from benchmarks.gpu.cases import CPU_CASES
-from benchmarks.gpu.memory import MEMORY
-from benchmarks.gpu.time import TIME
+from benchmarks.gpu.parts import MEMORY, TIME
 from benchmarks.rows import read
 
 

@@ -121,7 +121,7 @@ def test_the_committed_rows_of_exactness_are_as_many_as_said_and_exact() -> None
 def test_the_pictures_are_drawn_from_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each picture of the document is written, is well-formed and small, and shows what lives."""
     [line] = [shlex.split(line) for line in LINES if "memory.pictures" in line]
-    pictures = program([*line, "--model", "one-layer/config.json"], monkeypatch)
+    pictures = program([*line, "--model", "one-layer"], monkeypatch)
     asked: list[Any] = []
 
     def load(profiles: Profiles, request: Any) -> Profile:

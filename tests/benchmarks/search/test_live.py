@@ -1,20 +1,24 @@
 """benchmarks/search/live.py: the search asks for the table's space, and is scored by the table."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from autotune.core.recipe import Recipe
+from autotune.core.trials.trial import Role
 from autotune.errors import UsageError
+from autotune.search.document import Result
+from autotune.search.result import result_of
 from benchmarks.search.commands import request_of, words_of
 from benchmarks.search.live import score
 from benchmarks.search.table import Table, TableRow, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
+from tests.search.examples import findings
 
 TABLES = sorted((Path(__file__).parents[3] / "benchmarks" / "results").glob("table_*.jsonl"))
-HARDWARE = {"name": "a machine", "cores": 2}
+HARDWARE: dict[str, Any] = {"name": "a machine", "cores": 2}
 TABLE = Table(
     header={"name": "made up", "hardware": HARDWARE, "data_fingerprint": "f"},
     rows=tuple(
@@ -22,20 +26,22 @@ TABLE = Table(
         for order, (candidate, rate) in enumerate(RATES.items())
     ),
 )
-FOUND: dict[str, Any] = {
-    "hardware": HARDWARE | {"memory_bytes": 1},
-    "workload": {"data": {"fingerprint": "f"}},
-    "best": {"candidate": SPACE[6].to_dict()},
-    "trials": [
-        {"role": "baseline", "candidate": DEFAULT.to_dict()},
-        *({"role": "search", "candidate": each.to_dict()} for each in (SPACE[0], DEFAULT, SPACE[6])),
-        {"role": "repeat", "candidate": SPACE[6].to_dict()},
-    ],
-    "speedup": 1.5,
-    "speedup_interval": [1.4, 1.6],
-    "wall_s": {"search": 30.0, "second_measurement": 8.0, "total": 40.0},
-    "versions": {"torch": "2"},
-}
+
+
+def found(out: Path) -> Result:
+    """A search that tried three candidates of the table's space, one of which the table lacks, on its machine."""
+    tried = [
+        (DEFAULT, "baseline"),
+        (SPACE[0], "search"),
+        (DEFAULT, "search"),
+        (SPACE[6], "search"),
+        (SPACE[6], "repeat"),
+    ]
+    made = result_of(findings(out))
+    trials = tuple(replace(made.best, candidate=each, role=cast(Role, role)) for each, role in tried)
+    return replace(made, best=trials[3], trials=trials, hardware=replace(made.hardware, **HARDWARE),
+                   workload=replace(made.workload, data=replace(made.workload.data, fingerprint="f")),
+                   wall_s={"total": 40.0})  # fmt: skip
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
@@ -49,17 +55,16 @@ def test_the_search_is_of_the_tables_space(file: Path) -> None:
     assert (request.fixed, request.fidelity.name) == (header["fixed"], header["fidelity"])
 
 
-def test_a_search_is_scored_by_the_tables_rates() -> None:
+def test_a_search_is_scored_by_the_tables_rates(tmp_path: Path) -> None:
     """What is not in the table has no regret; the time is all of the search's, beside a trial of each candidate."""
-    found = score(FOUND, TABLE)
-    assert found["regret"] == pytest.approx(1 - 110 / 120)
-    assert found["regrets_of_trials"] == [pytest.approx(1 - 60 / 120), None, pytest.approx(1 - 110 / 120)]
-    assert found["share_of_exhaustive"] == pytest.approx(40 / (10 * len(SPACE)))
+    row = score(found(tmp_path), TABLE)
+    assert row["regret"] == pytest.approx(1 - 110 / 120)
+    assert row["regrets_of_trials"] == [pytest.approx(1 - 60 / 120), None, pytest.approx(1 - 110 / 120)]
+    assert row["share_of_exhaustive"] == pytest.approx(40 / (10 * len(SPACE)))
 
 
-def test_another_machine_and_other_data_are_refused() -> None:
+def test_another_machine_and_other_data_are_refused(tmp_path: Path) -> None:
     """Both are said at once."""
-    other = FOUND | {"hardware": {"name": "another", "cores": 2}, "workload": {"data": {"fingerprint": "g"}}}
     with pytest.raises(UsageError) as error:
-        score(other, TABLE)
+        score(result_of(findings(tmp_path)), TABLE)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["hardware", "--data"]

@@ -3,14 +3,14 @@
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import optuna
 import pytest
 
 from autotune.core.time.law import time_law
 from autotune.core.units import MIB
-from benchmarks.search.planner_speed import decision_s, model_of_estimate, plan_space, watched
+from autotune.models.catalogue import CONF, catalogued_config
+from benchmarks.search.planner_speed import HUB_ID, MODEL, decision_s, plan_space, watched
 from tests.core.examples import workload
 from tests.core.time.test_law import MACHINE, product, profile
 
@@ -45,11 +45,10 @@ def test_a_command_that_fails() -> None:
         watched([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_the_model_is_found_without_a_hub(tmp_path: Path) -> None:
-    """It is the catalogue's, so an empty home will do."""
-    config, facts = model_of_estimate(tmp_path)
-    assert config["num_hidden_layers"] == 32
-    assert 8.0e9 < facts.parameters < 8.1e9
+def test_the_model_of_the_estimate_is_that_of_the_space() -> None:
+    """Both names are the catalogue's for it, so no hub is needed."""
+    assert f"path: {HUB_ID}\n" in (CONF / "model" / f"{MODEL}.yaml").read_text()
+    assert (catalogued_config(HUB_ID) or {})["num_hidden_layers"] == 32
 
 
 def test_a_space_is_planned_as_a_search_plans_it(monkeypatch: pytest.MonkeyPatch) -> None:

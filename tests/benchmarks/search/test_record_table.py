@@ -177,7 +177,7 @@ def test_a_reference_falls_back_and_what_fails_is_not_repeated(tmp_path: Path) -
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_is_a_command_line_of_a_search(name: str) -> None:
     """What a space fixes, a user could fix, and its trials have the time that a search gives by default."""
-    words = SPACES[name].words
+    words = SPACES[name]
     request = request_of([*words, *([] if "data=demo" in words else ["data=demo"])])
     fixed = [word for word in words if word.startswith("candidate.")]
     assert fixed == [f"candidate.{knob}={value}" for knob, value in request.fixed.items()]
@@ -186,7 +186,7 @@ def test_every_space_is_a_command_line_of_a_search(name: str) -> None:
 
 def test_tiny_has_the_asked_number_of_candidates(workload: Workload) -> None:
     """`tiny` on the demo data is a space of 300 to 600 candidates on two cores."""
-    request = request_of(SPACES["tiny-demo"].words)
+    request = request_of(SPACES["tiny-demo"])
     space = enumerate_space(
         workload=replace(workload, recipe=request.recipe),
         hardware=CPU,
@@ -215,7 +215,7 @@ def test_a_row_is_what_a_search_would_measure(home: Path, tmp_path: Path, monkey
     fixed = ("candidate.checkpointing=off", "candidate.optimizer=adamw_torch_fused", "candidate.mixed_precision=bf16")
     assert record_table.main(["tiny-demo", *fixed, f"home={home}", "--out", str(file)]) == 0
     by_table, tasks = tasks, []
-    request = request_of((*SPACES["tiny-demo"].words, *fixed, f"home={home}"))
+    request = request_of((*SPACES["tiny-demo"], *fixed, f"home={home}"))
     workload = workload_of(request, progress=print)
     display = SearchDisplay(Console(quiet=True))
     search(replace(request, out=tmp_path / "out", trials=6), workload, CPU, display=display)

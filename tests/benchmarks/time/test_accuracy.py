@@ -12,7 +12,7 @@ from autotune.core.candidate import Candidate
 from benchmarks.search.replays import World
 from benchmarks.search.table import Table, TableRow
 from benchmarks.time import accuracy as time_accuracy
-from benchmarks.time.accuracy import PASSES, as_trained, errors, judge, of_table, rank_correlation, summary
+from benchmarks.time.accuracy import PASSES, as_trained, errors_and_share, judge, of_table, spearman, summary
 from tests.stand_ins import measured, predicted_rates
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=1, gradient_accumulation_steps=1, method="full")
@@ -46,7 +46,7 @@ def test_a_row_far_off_is_outside_its_interval() -> None:
     assert [each["uncalibrated"]["inside"] for each in rows] == [False, True]
     found = summary(rows)
     assert found["uncalibrated"]["inside"] == 0.5
-    assert found["calibrated"] == errors([])
+    assert found["calibrated"] == errors_and_share([])
 
 
 def test_two_passes_are_read_as_a_training_without_its_end() -> None:
@@ -59,11 +59,14 @@ def test_two_passes_are_read_as_a_training_without_its_end() -> None:
 
 
 def test_the_order_of_a_group_is_compared() -> None:
-    """As predicted, and the other way round."""
+    """As predicted, and the other way round; three rows are too few."""
     rows = [row("one", 1.0, seconds) for seconds in (1.0, 2.0, 3.0, 4.0)]
     judge(rows)
     assert summary(rows)["spearman"] == {"one, a model": pytest.approx(1.0)}
-    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    reversed_order = [("many", float(place), -float(place)) for place in range(4)]
+    assert spearman([*reversed_order, *(("few", *rest) for _, *rest in reversed_order[:3])]) == {
+        "many": pytest.approx(-1)
+    }
 
 
 @pytest.mark.parametrize(
