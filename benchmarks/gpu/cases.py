@@ -1,4 +1,4 @@
-"""The cases of `gpu.suite memory` and `time`: candidates on the shapes of well-known models, and their rows.
+"""The cases of `gpu.suite steps`: candidates on the shapes of well-known models, and their rows.
 
 Weights are drawn at random and rows are made-up tokens, so nothing is downloaded. The cases cover methods,
 checkpointing, optimizers, precision, and rows that are full, padded or packed, at micro-batches from 1 to 16 and

@@ -1,58 +1,39 @@
-"""The rows of `gpu.suite memory` and `time`: predictions of trainings on a GPU, then what real ones take.
+"""The rows of `gpu.suite steps`: predictions of trainings on a GPU, then what real ones take.
 
 All predictions of a run are in the file before its first measurement. Then a worker (autotune/train/workers.py) trains
 a few steps of one candidate after another, on weights that it draws at random. A file has two kinds of rows,
 `prediction` and `measurement`; a measurement repeats the prediction that was made for it.
 
-Leaves out the cases (cases.py), their predictions (predictions.py) and the summaries (parts.py).
+Leaves out the cases (cases.py), their predictions (predictions.py) and the summary (summaries.py).
 """
 
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autotune.core.gpu_specs import GpuSpec
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Measured, Outcome, TimedOut
-from autotune.core.units import GIB
-from autotune.errors import AutotuneError
 from autotune.machine import nvml
-from autotune.machine.gpus import find_gpus
-from autotune.machine.host import count_cores
 from autotune.train.task import Task
 from autotune.train.workers import Workers
 from benchmarks.command import say
-from benchmarks.gpu.cases import CPU_CASES, SEED, Case
+from benchmarks.gpu.cases import CARDS, CASES, CPU_CASES, SEED
 from benchmarks.gpu.predictions import DONE, PredictedCase, in_order, predictions, waiting
-from benchmarks.machines import catalogued_gpus
+from benchmarks.gpu.summaries import summary
 from benchmarks.rows import Row, RowFile, commit_of_checkout, versions
 from benchmarks.trainings import task_of_steps
 
+FILE = "gpu_steps.jsonl"
+STEPS = 5  # that are measured of each case, behind those that warm up
 ROW_LIMIT_S = 90.0  # for one candidate, a worker's start included
 LEAST_S = 20.0  # of the budget that must be left to begin one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A part of the suite. cards: smaller GPUs that are imitated, by their memory, and the cases for each.
-
-    steps: optimizer steps that are measured, behind those that warm up. shown: the error in a line of progress.
-    """
-
-    file: str
-    cases: Sequence[Case]
-    cards: Mapping[int, Sequence[Case]]
-    steps: int
-    shown: str
-    summary: Callable[[Sequence[Row]], Mapping[str, Any]]
-
-
 def run(
-    part: Part,
     hardware: Hardware,
     *,
     out: Path,
@@ -73,10 +54,10 @@ def run(
         "versions": versions(),
         "commit": commit or commit_of_checkout(),
     }
-    file = RowFile(path=out / part.file, about=about, identity=("device", "versions"))
+    file = RowFile(path=out / FILE, about=about, identity=("device", "versions"))
     before = file.own()
     there = {row["name"] for row in before if row.get("outcome") in DONE}
-    jobs = waiting(CPU_CASES if on_cpu else part.cases, {} if on_cpu else part.cards, before)[::every][:first]
+    jobs = waiting(CPU_CASES if on_cpu else CASES, {} if on_cpu else CARDS, before)[::every][:first]
     with tempfile.TemporaryDirectory() as scratch:
         say(f"predicting {len(jobs)} cases, or largest micro-batches of cards")
         found, waits = list[PredictedCase](), list(jobs)
@@ -88,37 +69,13 @@ def run(
                     file.add({"kind": "prediction", **described(one)})
         uuid = None if on_cpu else hardware.uuid
         with Workers(device="cpu" if on_cpu else "cuda", device_uuid=uuid, memory_limit_bytes=None) as workers:
-            left = measure_all(part, in_order(found, jobs), workers, watch=Watch(uuid), file=file, deadline=deadline)
+            left = measure_all(in_order(found, jobs), workers, watch=Watch(uuid), file=file, deadline=deadline)
     own = file.own()
     rows = [row for row in own if row["kind"] == "measurement"]
     left += [job.asked.name for job in waits]
     if left:
         say(f"the time is up with {len(left)} left; the same command goes on")
-    return {**about, "left": left, "untried": untried(own), **part.summary(rows), "rows": rows}
-
-
-def gpu_at_hand() -> Hardware:
-    """Return the GPU as the catalogue knows it, else as the driver names it, with the memory that the driver says."""
-    gpu = next(iter(find_gpus(progress=say)), None)
-    if gpu is None or gpu.compute_capability is None:
-        raise AutotuneError("this part needs a CUDA GPU; --cpu tries two tiny cases without one")
-    unknown = GpuSpec(
-        name=gpu.name,
-        compute_capability=".".join(map(str, gpu.compute_capability)),
-        memory_gib=gpu.memory.total / GIB,
-        memory_is_reported=True,
-        bandwidth_gb_s=0.0,  # unknown, and no part of memory
-        sm_count=0,
-        sources=(),
-    )
-    spec = next((spec for spec in catalogued_gpus().values() if spec.name == gpu.name), unknown)
-    return replace(
-        spec.hardware(cores=count_cores()),
-        uuid=gpu.uuid,
-        memory_bytes=gpu.memory.total,
-        used_by_others_bytes=gpu.memory.used,
-        driver=gpu.driver,
-    )
+    return {**about, "left": left, "untried": untried(own), **summary(rows), "rows": rows}
 
 
 class Watch:
@@ -150,7 +107,7 @@ class Watch:
 
 
 def measure_all(
-    part: Part, found: Sequence[PredictedCase], workers: Any, *, watch: Watch, file: RowFile, deadline: float
+    found: Sequence[PredictedCase], workers: Any, *, watch: Watch, file: RowFile, deadline: float
 ) -> list[str]:
     """Train each predicted case, append what it took, and return the names of those that were left when time was up.
 
@@ -166,20 +123,19 @@ def measure_all(
             left.append(one.case.name)
             continue
         watch.begin()
-        outcome = workers.perform(task_of(one, watch, part.steps), limit_s=limit_s, on_event=watch.see)
+        outcome = workers.perform(task_of(one, watch), limit_s=limit_s, on_event=watch.see)
         if isinstance(outcome, TimedOut) and limit_s < ROW_LIMIT_S:  # the budget ended it, the candidate may be fast
             left.append(one.case.name)
             continue
         row: Row = {"kind": "measurement", **described(one), **measured_of(outcome, watch)}
         row["errors"] = errors_of(row["predicted"], row["measured"])
         file.add(row)
-        error = row["errors"].get(part.shown)
-        shown = "" if error is None else f"{part.shown} {error:+.2%} "
+        shown = "".join(f"{name} {error:+.2%} " for name, error in row["errors"].items())
         say(f"{row['outcome']} {shown}{one.case.name} ({outcome.wall_s:.1f} s)")
     return left
 
 
-def task_of(one: PredictedCase, watch: Watch, steps: int) -> Task:
+def task_of(one: PredictedCase, watch: Watch) -> Task:
     """Return the task of a case. The allocator of a card may have its memory less the context."""
     assert one.estimate is not None
     card = one.case.card_bytes
@@ -187,7 +143,7 @@ def task_of(one: PredictedCase, watch: Watch, steps: int) -> Task:
         one.case.candidate,
         one.case.recipe,
         one.directory,
-        steps=steps,
+        steps=STEPS,
         limit_s=ROW_LIMIT_S,
         model_path=str(one.directory / "model"),
         tokenized_path=str(one.directory / "rows"),

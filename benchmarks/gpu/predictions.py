@@ -1,4 +1,4 @@
-"""The predictions of `gpu.suite memory` and `time`, made by processes that see no GPU, before anything is measured.
+"""The predictions of `gpu.suite steps`, made by processes that see no GPU, before anything is measured.
 
 Leaves out the cases themselves (cases.py) and measuring (measure.py).
 """

@@ -35,32 +35,26 @@ VERDICTS = {"apart": True, "mixed": False, "unknown": None}
 # Sizes, and the names that configurations have for them. A smaller value stays as it is.
 NAMES: tuple[tuple[int, str], ...] = (
     (VOCABULARY, "vocab_size vocab_size_per_layer_input ngram_vocab_size_base"),
-    (
-        WIDTH,
-        "hidden_size d_model n_embd emb_dim embedding_size embedding_dim lru_width attention_hidden_size dim_model",
-    ),
+    (WIDTH, "hidden_size d_model n_embd emb_dim embedding_size embedding_dim lru_width attention_hidden_size"),
     (WIDTH, "input_embedding_size output_embedding_size word_embed_proj_dim"),
-    (FEED_FORWARD, "intermediate_size ffn_dim d_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size n_inner dim_ff"),
+    (FEED_FORWARD, "intermediate_size ffn_dim d_inner encoder_ffn_dim decoder_ffn_dim ffn_hidden_size dim_ff"),
     (FEED_FORWARD, "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size feed_forward_size"),
-    (FEED_FORWARD, "expert_ffn_hidden_size mlp_hidden_size"),
+    (FEED_FORWARD, "expert_ffn_hidden_size"),
     (POSITIONS, "max_position_embeddings n_positions n_ctx context_length"),
     (2, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_blocks"),
     (HEADS, "num_attention_heads n_head n_heads num_heads attention_heads encoder_attention_heads index_n_heads"),
     (HEADS, "decoder_attention_heads linear_num_key_heads linear_num_value_heads mamba_n_heads n_mamba_heads"),
     (HEADS, "mamba_num_heads"),
-    (
-        HEAD_DIM,
-        "head_dim kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim index_head_dim dim_head",
-    ),
+    (HEAD_DIM, "head_dim kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim index_head_dim"),
     (HEAD_DIM, "linear_key_head_dim linear_value_head_dim mamba_d_state ssm_state_size mamba_dt_rank d_head d_kv"),
-    (HEAD_DIM, "hidden_size_per_layer_input"),
+    (HEAD_DIM, "hidden_size_per_layer_input dim_head"),
     (2 * HEAD_DIM, "qk_head_dim mamba_d_head mamba_head_dim mamba_headdim"),
     (HEAD_DIM // 2, "rotary_dim"),
     (WINDOW, "sliding_window attention_chunk_size local_attention_window_len window_size attention_window_size"),
     (WINDOW, "local_attention mamba_chunk_size index_topk"),
     (EXPERTS, "num_experts n_routed_experts num_local_experts moe_num_experts zero_expert_num"),
     (CHOSEN, "num_experts_per_tok num_experts_per_token moe_topk moe_k"),
-    (1, "n_group topk_group num_expert_group mamba_n_groups n_groups mamba_ngroups"),
+    (1, "n_group topk_group num_expert_group n_groups"),
 )
 SIZES = {name: size for size, names in NAMES for name in names.split()}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
-from autotune.core.gpu_specs import UNKNOWN_CONTEXT_BYTES
 from autotune.core.memory.estimate import Demand, MemoryEstimate, Room
 from autotune.core.memory.law import Peak
 from autotune.core.outcome import Crashed, Outcome, OutOfMemory, TimedOut
-from autotune.errors import AutotuneError
-from autotune.machine.nvml import Gpu, GpuMemory
 from benchmarks.gpu import measure
 from benchmarks.gpu.cases import CPU_CASES, make
 from benchmarks.gpu.measure import Watch, measure_all, untried
-from benchmarks.gpu.parts import MEMORY, memory_summary
 from benchmarks.gpu.predictions import GpuJob, PredictedCase, waiting
+from benchmarks.gpu.summaries import summary
 from benchmarks.machines import plain_cpu
 from benchmarks.rows import RowFile, read
 from tests.stand_ins import measured
@@ -30,29 +27,6 @@ ABOUT = {"device": "a GPU", "driver": "1", "versions": {"torch": "1"}, "commit":
 def rows_in(folder: Path) -> RowFile:
     """A file of rows of one device."""
     return RowFile(path=folder / "rows.jsonl", about=ABOUT, identity=("device", "versions"))
-
-
-def gpu(name: str, capability: tuple[int, int]) -> Gpu:
-    """A device as NVML tells it."""
-    memory = GpuMemory(total=30 * GIB, free=29 * GIB, used=GIB, reserved=None)
-    return Gpu(uuid="GPU-0", name=name, index=0, mig=False, memory=memory, compute_capability=capability, driver="999",
-               cuda_driver=None, ecc=None, ecc_errors=None, power_limit_w=None, clock_limit_mhz=None,
-               memory_clock_limit_mhz=None, peer_links=())  # fmt: skip
-
-
-def test_the_gpu_is_the_catalogues_else_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the catalogue knows of a GPU counts, but its memory is the device's; one that it does not know will do."""
-    found: list[Gpu] = []
-    monkeypatch.setattr(measure, "find_gpus", lambda progress: tuple(found))
-    with pytest.raises(AutotuneError, match="--cpu"):
-        measure.gpu_at_hand()
-    found[:] = [gpu("Tesla T4", (7, 5))]
-    known = measure.gpu_at_hand()
-    assert (known.context_bytes, known.memory_bytes, known.uuid) == (141 * 2**20, 30 * GIB, "GPU-0")
-    found[:] = [gpu("NVIDIA X", (9, 0))]
-    unknown = measure.gpu_at_hand()
-    assert (unknown.compute_capability, unknown.workspace_bytes) == ((9, 0), 64 * 2**20)
-    assert (unknown.context_bytes, unknown.used_by_others_bytes) == (UNKNOWN_CONTEXT_BYTES, GIB)
 
 
 def estimate(needed: int, limit: int = 100 * GIB) -> MemoryEstimate:
@@ -99,7 +73,7 @@ RAN = replace(measured(), peak_bytes=8 * GIB, reserved_bytes=16 * GIB)
 def test_a_row_holds_both_figures_and_an_out_of_memory_is_a_row(tmp_path: Path, watch: Watch) -> None:
     """What was measured stands beside what was predicted; running out of memory is an answer too."""
     file, workers = rows_in(tmp_path), Scripted(RAN, OOM)
-    left = measure_all(MEMORY, predicted_cases(tmp_path, 2), workers, watch=watch, file=file,
+    left = measure_all(predicted_cases(tmp_path, 2), workers, watch=watch, file=file,
                        deadline=time.monotonic() + 999)  # fmt: skip
     ran, failed = read(file.path)
     assert left == []
@@ -107,7 +81,7 @@ def test_a_row_holds_both_figures_and_an_out_of_memory_is_a_row(tmp_path: Path, 
     assert ran["measured"]["device_bytes"] == 12 * GIB
     assert ran["errors"] == {"allocated_bytes": 0.25, "reserved_bytes": -0.375, "device_bytes": 10 / 12 - 1}
     assert (failed["outcome"], failed["measured"], failed["errors"]) == ("out_of_memory", None, {})
-    assert memory_summary([ran, failed])["missed"] == [failed["name"]]
+    assert summary([ran, failed])["missed"] == [failed["name"]]
     assert all(task.random_weights and task.allocator_limit_bytes is None for task in workers.tasks)
 
 
@@ -118,10 +92,10 @@ def test_a_card_limits_the_allocator(tmp_path: Path, watch: Watch) -> None:
     small = MemoryEstimate(demand=estimate(10 * GIB).demand, room=room)
     one = replace(one, case=replace(one.case, card_bytes=10 * GIB), estimate=small)
     workers = Scripted(OOM)
-    measure_all(MEMORY, [one], workers, watch=watch, file=rows_in(tmp_path),
+    measure_all([one], workers, watch=watch, file=rows_in(tmp_path),
                 deadline=time.monotonic() + 999)  # fmt: skip
     assert workers.tasks[0].allocator_limit_bytes == 9 * GIB
-    assert memory_summary(read(tmp_path / "rows.jsonl"))["missed"] == []
+    assert summary(read(tmp_path / "rows.jsonl"))["missed"] == []
 
 
 def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, watch: Watch) -> None:
@@ -129,7 +103,7 @@ def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, wa
     [one] = predicted_cases(tmp_path, 1)
     unfit, unknown = (replace(one, estimate=each) for each in (estimate(101 * GIB), None))
     workers = Scripted()
-    assert measure_all(MEMORY, [unfit, unknown], workers, watch=watch, file=rows_in(tmp_path),
+    assert measure_all([unfit, unknown], workers, watch=watch, file=rows_in(tmp_path),
                        deadline=time.monotonic() + 999) == []  # fmt: skip
     assert workers.tasks == []
 
@@ -137,9 +111,9 @@ def test_what_is_not_predicted_to_fit_the_device_is_not_tried(tmp_path: Path, wa
 def test_the_budget_leaves_the_rest_for_another_run(tmp_path: Path, watch: Watch) -> None:
     """Nothing is begun when time is up, and what the budget cut off is not written as if the candidate were slow."""
     file, waits = rows_in(tmp_path), predicted_cases(tmp_path, 2)
-    over = measure_all(MEMORY, waits, Scripted(), watch=watch, file=file, deadline=time.monotonic())  # fmt: skip
+    over = measure_all(waits, Scripted(), watch=watch, file=file, deadline=time.monotonic())  # fmt: skip
     late = TimedOut(limit_s=30.0, wall_s=30.0)
-    cut = measure_all(MEMORY, waits[:1], Scripted(late), watch=watch, file=file,
+    cut = measure_all(waits[:1], Scripted(late), watch=watch, file=file,
                       deadline=time.monotonic() + 40)  # fmt: skip
     assert over == [one.case.name for one in waits]
     assert cut == over[:1]
@@ -148,17 +122,17 @@ def test_the_budget_leaves_the_rest_for_another_run(tmp_path: Path, watch: Watch
 
 def test_predicting_ends_with_the_budget(tmp_path: Path, home: Path) -> None:
     """What was not predicted in time is left, too."""
-    result = measure.run(MEMORY, plain_cpu(), out=tmp_path, home=home, deadline=time.monotonic(), first=None, every=1,
+    result = measure.run(plain_cpu(), out=tmp_path, home=home, deadline=time.monotonic(), first=None, every=1,
                           commit="c", on_cpu=True)  # fmt: skip
     assert result["left"] == [case.name for case in CPU_CASES]
-    assert not (tmp_path / MEMORY.file).exists()
+    assert not (tmp_path / measure.FILE).exists()
 
 
 def test_what_is_there_is_not_done_again(tmp_path: Path, watch: Watch) -> None:
     """A case is done when it was measured or out of memory on this device with these versions; a crash is not."""
     file, waits = rows_in(tmp_path), predicted_cases(tmp_path, 3)
     crash = Crashed(message="lost", log_tail="", wall_s=1.0)
-    measure_all(MEMORY, waits, Scripted(RAN, OOM, crash), watch=watch, file=file,
+    measure_all(waits, Scripted(RAN, OOM, crash), watch=watch, file=file,
                 deadline=time.monotonic() + 999)  # fmt: skip
     with file.path.open("a") as stream:
         stream.write('{"cut off')

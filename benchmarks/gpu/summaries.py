@@ -1,6 +1,6 @@
-"""The parts `memory` and `time` of `gpu.suite`: what each measures, and what its rows add up to.
+"""What the rows of `gpu.suite steps` add up to: errors of predicted memory and seconds, and outcomes on smaller cards.
 
-Leaves out the cases (cases.py) and measuring (measure.py).
+Leaves out measuring (measure.py).
 """
 
 from collections import defaultdict
@@ -11,24 +11,22 @@ import numpy as np
 
 from autotune.core.memory.estimate import MEMORY_SHARE
 from autotune.core.time.law import SPENT
-from benchmarks.gpu.cases import CARDS, CASES, SEED
-from benchmarks.gpu.measure import Part
+from benchmarks.gpu.cases import CARDS, SEED
 from benchmarks.gpu.predictions import DONE
 from benchmarks.rows import errors
 from benchmarks.time.accuracy import TEACHING, errors_and_share, spearman, verdicts_after
 
-COUNTERS = ("allocated_bytes", "reserved_bytes", "device_bytes", "step_s")
+COUNTERS = ("allocated_bytes", "reserved_bytes", "device_bytes")
 SMALL = 0.85  # share of the limit: what is measured below it should be predicted to fit
 
 Row = Mapping[str, Any]
 
 
-def memory_summary(rows: Iterable[Row]) -> dict[str, Any]:
-    """Return the errors of the whole device's rows, by group too, and the outcomes on the cards.
+def summary(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return the errors of the whole device's rows, and the outcomes on the cards. The last row of a case counts.
 
-    The last row of a case counts. small: measured well below the limit of a card, which should be predicted to fit.
-    missed: predicted to fit and out of memory, on a card or on the whole device. failed: neither measured nor out of
-    memory.
+    small: measured well below the limit of a card, which should be predicted to fit. missed: predicted to fit and out
+    of memory, on a card or on the whole device. failed: neither measured nor out of memory.
     """
     found = list({row["name"]: row for row in rows}.values())
     measured = [row for row in found if row["outcome"] == "measured"]
@@ -36,12 +34,13 @@ def memory_summary(rows: Iterable[Row]) -> dict[str, Any]:
     small = [fits for row in measured for fits in small_on_cards(row)]
     return {
         "count": len(whole),
-        "errors": {counter: errors_of(whole, counter) for counter in COUNTERS},
+        "memory": {counter: errors_of(whole, counter) for counter in COUNTERS},
         "groups": groups(whole),
         "cards": {f"{card / 1e9:.0f} GB": on_card(found, card) for card in CARDS},
         "small": {"count": len(small), "share_fitting": sum(small) / len(small) if small else None},
         "missed": [row["name"] for row in found if row["outcome"] == "out_of_memory" and row["predicted"]["fits"]],
         "failed": [{"name": row["name"], "why": row.get("why")} for row in found if row["outcome"] not in DONE],
+        "time": seconds(whole),
     }
 
 
@@ -89,32 +88,22 @@ def on_card(rows: Iterable[Row], card_bytes: int) -> dict[str, int]:
     }
 
 
-def time_summary(rows: Sequence[Row]) -> dict[str, Any]:
+def seconds(rows: Sequence[Row]) -> dict[str, Any]:
     """Return the errors of predicted seconds, and how well the order of each model's rows is predicted.
 
-    The last row of a case counts. uncalibrated: the predictions as they were written before anything was measured.
-    calibrated: the same predictions after three rows, as a search calibrates them. The rows are in a seeded random
-    order, because neighbours in the table are of one model and would teach little about the others. not_predicted:
-    measured, but no seconds were predicted.
+    uncalibrated: the predictions as they were written before anything was measured. calibrated: the same predictions
+    after three rows, as a search calibrates them. The rows are in a seeded random order, because neighbours in the
+    table are of one model and would teach little about the others. not_predicted: no seconds were predicted.
     """
-    last = list({row["name"]: row for row in rows}.values())
-    predicted = [row for row in last if "step_s" in row["errors"]]
+    predicted = [row for row in rows if "step_s" in row["errors"]]
     found = [predicted[place] for place in np.random.default_rng(SEED).permutation(len(predicted))]
     measured = np.array([row["measured"]["step_s"] for row in found])
     spent = np.array([[row["predicted"]["spent"][one] for one in SPENT] for row in found]).reshape(-1, len(SPENT))
-    seconds = [(row["case"]["model"], row["predicted"]["step_s"], row["measured"]["step_s"]) for row in found]
     return {
-        "count": len(found),
         "uncalibrated": errors_and_share(verdicts_after(spent, measured, 0)),
         "calibrated": errors_and_share(verdicts_after(spent, measured, TEACHING)),
-        "spearman": spearman(seconds),
-        "not_predicted": [r["name"] for r in last if r["outcome"] == "measured" and "step_s" not in r["errors"]],
-        "failed": [{"name": row["name"], "why": row.get("why")} for row in last if row["outcome"] != "measured"],
+        "spearman": spearman(
+            (row["case"]["model"], row["predicted"]["step_s"], row["measured"]["step_s"]) for row in found
+        ),
+        "not_predicted": [row["name"] for row in rows if "step_s" not in row["errors"]],
     }
-
-
-# A trial has no rate from fewer than two measured steps.
-MEMORY = Part(
-    file="gpu_memory.jsonl", cases=CASES, cards=CARDS, steps=2, shown="allocated_bytes", summary=memory_summary
-)
-TIME = Part(file="gpu_time.jsonl", cases=CASES, cards={}, steps=5, shown="step_s", summary=time_summary)
