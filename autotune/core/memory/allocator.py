@@ -4,8 +4,8 @@ It follows c10/cuda/CUDACachingAllocator.cpp of torch 2.13 for one stream. Sizes
 takes the smallest free block of its pool that holds it. The rest of a block is split off, and free neighbours merge.
 With `expandable_segments` a pool is one range of addresses that grows at its end.
 
-Leaves out freeing of cached blocks when memory runs out, rounding to parts of powers of two, and garbage collection.
-Torch collects only in a process that is limited to a part of the device, and trials and runs are not.
+Leaves out freeing of cached blocks when memory runs out, `roundup_power2_divisions`, and garbage collection. Torch
+collects garbage only in a process that is limited to a part of the device, and trials and runs are not.
 """
 
 import re
@@ -19,8 +19,8 @@ SMALL_SIZE = 2**20  # kSmallSize: the largest request of the small pool
 SMALL_BUFFER = 2 * 2**20  # kSmallBuffer: a segment of the small pool
 LARGE_BUFFER = 20 * 2**20  # kLargeBuffer: a segment for requests between 1 and 10 MiB
 MIN_LARGE = 10 * 2**20  # kMinLargeAlloc: larger requests get a segment of their own
-ROUND_LARGE = 2 * 2**20  # kRoundLarge: to which that is rounded
-MOST_UNSPLIT = 20 * 2**20  # max_non_split_rounding_size's default: how much too large an unsplit block may be
+ROUND_LARGE = 2 * 2**20  # kRoundLarge: the size of such a segment is a multiple of it
+MOST_UNSPLIT = 20 * 2**20  # max_non_split_rounding_size's default: an unsplit block may exceed its request by less
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def parse_settings(conf: str) -> AllocatorSettings:
 
 @dataclass(slots=True, eq=False)
 class _AllocatorBlock:
-    """A part of a segment. address: in one space for all segments. before, after: neighbours in the segment."""
+    """A part of a segment. address: all segments share one address space. before, after: neighbours in the segment."""
 
     address: int
     size: int
@@ -63,7 +63,8 @@ class CachingAllocator:
 
     allocated, reserved: bytes now, as `torch.cuda.memory_allocated` and `memory_reserved` count them. peak_allocated,
     peak_reserved: the most so far. peak_needed: the most that was reserved, less what the allocator would give back to
-    the driver before it runs out of memory. That are segments that are wholly free, and free pages of expandable ones.
+    the driver before it runs out of memory. It gives back segments that are wholly free, and free pages of expandable
+    segments.
     """
 
     def __init__(self, settings: AllocatorSettings) -> None:
@@ -106,7 +107,7 @@ class CachingAllocator:
     def _take(self, size: int, small: bool) -> _AllocatorBlock | None:
         """The smallest free block that holds `size`, the lowest address first.
 
-        The last block of an expandable pool counts as large as it can grow, so any other goes before it.
+        torch counts the last block of an expandable pool as large as it can grow, so it takes any other block first.
         """
         blocks = self._free[small]
         place = bisect_left(blocks, (size, -1))
@@ -130,7 +131,7 @@ class CachingAllocator:
         if self.settings.expandable_segments:
             unit = SMALL_BUFFER if small else LARGE_BUFFER
             held = end.size if end is not None and end.free else 0
-            more = max(0, -(-(size - held) // unit) * unit)  # the end may be large enough, but too large to be taken
+            more = max(0, -(-(size - held) // unit) * unit)  # 0: `_take` refused an end that is large enough
             block = _AllocatorBlock(self._next_address[small], more, small, before=end)
             if end is not None:
                 end.after = block

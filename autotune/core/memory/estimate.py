@@ -1,6 +1,6 @@
 """The estimate of a candidate's memory: the peaks of its phases, what device and host must have, and whether it fits.
 
-An estimate is made of a profile's law (law.py), a replay through the allocator (replay.py) and a machine
+An estimate is made from a profile's law (law.py), a replay through the allocator (replay.py) and a machine
 (core/hardware.py). On a CPU there is no caching allocator: reserved bytes are allocated bytes, and both are the sum of
 live tensors. Leaves out where profiles come from and which batches a dataset makes.
 """
@@ -36,8 +36,8 @@ QUANTIZED_BYTES = {"qlora": 0.5, "lora_int8": 1.0}  # of a weight, without its s
 class Room:
     """The memory that a machine has for one training.
 
-    limit_bytes: 90 % of the device's memory, less what other processes hold. host_free_bytes: None where unknown.
-    on_cpu: whether the device is the host itself.
+    limit_bytes: 90 % of the device's memory, less what other processes hold. context_bytes: of the CUDA context.
+    workspace_bytes: of cuBLAS. host_free_bytes: None where unknown. on_cpu: whether the device is the host itself.
     """
 
     limit_bytes: int
@@ -166,8 +166,8 @@ def fitting(
     """Which of many micro-batches of a candidate fit, shape (C,).
 
     shapes: their monomials, (C, M). estimate: of one micro-batch of the candidate. Fragmentation and evaluation are
-    taken to grow with the peak of the step, in the ratio that they have in `estimate`. Loading and saving do not depend
-    on the micro-batch.
+    assumed to grow with the peak of the step, in the ratio that they have in `estimate`. Loading and saving do not
+    depend on the micro-batch.
     """
     room, phases = estimate.room, estimate.demand.phases
     share = 1 + estimate.demand.allowance_bytes / estimate.peak_bytes
@@ -191,7 +191,7 @@ def _resting_bytes(profile: Profile, sizes: Floats) -> int:
     """Bytes between two steps: weights, adapters and optimizer states.
 
     Saving adds nothing: a state dict refers to the tensors themselves, and they are copied to the host one after
-    another. Merged experts are copied while they are taken apart, and that is not counted.
+    another. Not counted: transformers merges the experts of some models, and copies them on the device to split them.
     """
     return round(sum(float(sizes[place]) for place in profile.ops[0].allocates))
 
@@ -199,9 +199,10 @@ def _resting_bytes(profile: Profile, sizes: Floats) -> int:
 def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
     """The peak of a forward pass that saves nothing for a backward pass, with the micro-batch that is trained.
 
-    It is derived from the forward pass of a training step. A block that training saves for the backward of a layer is
-    taken to live until that layer ends, and a block that is handed on until its last use. Autocast keeps copies of
-    trained weights to the end of the forward, and none of frozen ones (aten/src/ATen/autocast_mode.cpp, cached_cast).
+    It is derived from the forward pass of a training step. A block that training would save for the backward pass is
+    assumed to live until the layer that made it ends. If a later layer uses it, it lives until its last use. Autocast
+    keeps copies of trained weights until the forward pass ends, and keeps none of frozen weights
+    (aten/src/ATen/autocast_mode.cpp, cached_cast).
     """
     kept = {"weight copies"} if candidate.method == "full" else set[str]()
 
@@ -228,7 +229,7 @@ def _evaluation_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> 
 
 
 def _loading_bytes(profile: Profile, sizes: Floats, candidate: Candidate) -> int:
-    """The peak of loading: all weights, and the largest weight that is quantized as it was before, from a mapped file.
+    """The peak of loading: all weights, and the largest quantized weight once more, as it was before quantization.
 
     Only the weights of layers are quantized, not embeddings and the head (transformers 5.23).
     """
@@ -272,8 +273,8 @@ def _converted_bytes(law: MemoryLaw, candidate: Candidate) -> float:
     """Bytes of the tensors that the host converts on their way from a mapped file to the device.
 
     The host converts a tensor if the file has another dtype than the weights (aten/src/ATen/native/cuda/Copy.cu). The
-    dtype of the file is not known here, so all tensors are taken to be converted: LOADERS of them at once, or a single
-    one with quantization, which happens on the device and only to the weights of layers. The pages of the mapped file
+    dtype of the file is not known here, so all tensors are assumed to be converted: LOADERS of them at once, or one at
+    a time with quantization. The device quantizes, and only the weights of layers. The pages of the mapped file
     do not count, because the kernel takes them back at will (safetensors, and .bin since torch 1.6).
     """
 

@@ -4,7 +4,7 @@ A law follows from a profile. At each moment of the step the live bytes are a po
 the peak is the largest of these. Moments that can never be the largest are dropped, so that many candidates can be
 evaluated at once. Leaves out the allocator's rounding and fragmentation (allocator.py).
 
-Symbols: R moments kept, O owners, M monomials, C candidates; B, S, N as in core/step/profile.py.
+Symbols: R moments kept, O owners, M monomials, C micro-batches; B, S, N as in core/step/profile.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from autotune.core.step.profile import (
 )
 
 Floats = NDArray[np.float64]
-OF_A_MICRO_STEP = (OFFLOADED, "batch")  # made anew in each micro-step; the other owners on a host are there once
+OF_A_MICRO_STEP = (OFFLOADED, "batch")  # owners whose blocks are made anew in each micro-step
 HOSTED = (*OF_A_MICRO_STEP, PAGED, "weights", "adapters")  # owners whose blocks wait on a host or pass through it
 OF_LAYERS = "weights of layers"  # the weights that belong to a decoder layer
 
@@ -36,8 +36,9 @@ class MemoryLaw:
     """Live bytes at the moments of a step that can be the worst.
 
     coefficients: bytes per owner and monomial at each moment, shape (R, O, M). phases, ops: of each moment.
-    hosted: by owner (one of HOSTED, or OF_LAYERS), its blocks sorted by size, shape (K, 1 + M). A row is how many
-    blocks of one size there are (in one micro-step, if they are made anew in each), then the bytes per monomial of one.
+    hosted: for each owner of HOSTED and for OF_LAYERS, its blocks grouped by size, shape (K, 1 + M). The first column
+    counts the blocks of one size, for OF_A_MICRO_STEP those of one micro-step. The other columns are the bytes per
+    monomial of one such block.
     """
 
     owners: tuple[str, ...]
@@ -64,7 +65,7 @@ class MemoryLaw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """The worst moment of a step. items: bytes by owner; they add up to `bytes`, but for rounding."""
+    """The worst moment of a step. items: bytes by owner. They add up to `bytes`, except for rounding."""
 
     bytes: int
     phase: str
@@ -75,8 +76,8 @@ class Peak:
 def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw:
     """Derive the law of a profile.
 
-    layers: of the whole model. accumulation: micro-steps of an optimizer step; of the memory only the fetched batches
-    grow with it. What the host holds is not among the live bytes.
+    layers: of the whole model. accumulation: micro-steps of an optimizer step. With more of them only the fetched
+    micro-batches take more memory. What the host holds is not among the live bytes.
     """
     deep = deepen(profile, layers)
     owners = tuple(dict.fromkeys(block.owner for block in deep.blocks))
@@ -104,7 +105,7 @@ def memory_law(profile: Profile, *, layers: int, accumulation: int) -> MemoryLaw
     made, freed = per_op([op.allocates for op in deep.ops]), per_op([op.frees for op in deep.ops])
     made[1:] -= freed[:-1]
     live = np.cumsum(made, axis=0)
-    kept = _worst(live.sum(axis=1), _candidates(profile, deep))
+    kept = _worst(live.sum(axis=1), _moments(profile, deep))
     return MemoryLaw(
         owners=owners,
         phases=tuple(deep.ops[index].phase for index in kept),
@@ -157,22 +158,24 @@ def hosted_bytes(law: MemoryLaw, owner: str, shapes: Floats, *, pinned: bool = F
 
 
 def _kinds(sizes: Floats, micro_steps: int) -> Sequence[Sequence[float]]:
-    """Group blocks by size: rows of how many there are in a micro-step, and the size."""
+    """Group blocks by size. A row holds how many there are in a micro-step, then their size."""
     kinds, counts = np.unique(sizes, axis=0, return_counts=True)
     return tuple(tuple(row) for row in np.column_stack([counts / micro_steps, kinds]).tolist())
 
 
-def _candidates(profile: Profile, deep: Profile) -> list[int]:
-    """Moments that may be the worst. Of the copies of repeated layers only the first and the last may: live bytes are
-    linear between them."""
+def _moments(profile: Profile, deep: Profile) -> list[int]:
+    """The ops at which the live bytes may be the largest.
+
+    Between the copies of a repeated layer the live bytes grow linearly, so only the first and the last copy count.
+    """
     middle, added = repeated_layers(profile), deep.layers - profile.layers
     skipped = range(middle.stop, middle.start + added)
     return [index for index, op in enumerate(deep.ops) if op.allocates and op.layer not in skipped]
 
 
-def _worst(totals: Floats, candidates: Sequence[int]) -> list[int]:
-    """Keep the candidates that no other candidate exceeds in every monomial."""
-    chosen = np.array(candidates)
+def _worst(totals: Floats, moments: Sequence[int]) -> list[int]:
+    """Keep the moments that no other moment exceeds in every monomial."""
+    chosen = np.array(moments)
     left = chosen[np.argsort(-totals[chosen].sum(axis=1), kind="stable")]
     kept: list[int] = []
     while len(left):

@@ -1,4 +1,4 @@
-"""Levers: which knobs would lower a peak, and how much at best; and how much of the peak the batch does not change.
+"""Levers: which knobs would lower a peak, and how much at best; and the part of the peak that no batch changes.
 
 A law (law.py) knows what each owner holds at each moment. A knob that frees one owner's memory is tried by taking that
 memory away from the law, without another trace. The result is a lower bound of the new peak, for two reasons: what the
@@ -54,7 +54,7 @@ def _tried(
     """Yield the words of each change and the peak that is left. held: bytes at each moment by owner, shape (R, O)."""
 
     def left(shares: Mapping[str, float], phase: Phase | None = None) -> float:
-        """The peak when the memory of some owners shrinks to these shares. phase: the only one in which it shrinks."""
+        """The peak if the memory of some owners shrinks to these shares. phase: where it shrinks; None: in all."""
         factors = np.array([shares.get(owner, 1.0) for owner in law.owners])
         here = np.array([phase in (None, each) for each in law.phases])
         return float(np.where(here[:, None], held * factors, held).sum(axis=1).max())
@@ -66,9 +66,9 @@ def _tried(
         yield "loss=fused", left({"logits and loss": min(1.0, tile / whole)})
     if candidate.checkpointing != "full":
         yield "candidate.checkpointing=full", left({"activations": 0.0})
-    if candidate.optimizer == "adamw_torch":  # foreach: one more copy of the parameters
+    if candidate.optimizer == "adamw_torch":  # adamw_torch (foreach) copies the parameters
         yield "candidate.optimizer=adamw_torch_fused", left({"workspace": 0.0}, "optimizer")
-    if candidate.method == "full" and adamw:  # it has two states, each of one byte per parameter
+    if candidate.method == "full" and adamw:  # 8-bit states take one byte per parameter instead
         bytes_each = 4 if candidate.weights_dtype == "float32" else 2
         yield "candidate.optimizer=adamw_8bit", left({"optimizer states": 1 / bytes_each})
     if candidate.method == "lora" and candidate.weights_dtype == "float32":

@@ -1,7 +1,7 @@
 """Replay: what torch's caching allocator reserves while a profile's steps run over batches of several shapes.
 
 Fragmentation comes from lengths that vary, so the steps must be in an order like the sampler's. A profile has at most
-two micro-steps. Leaves out further ones, which repeat the second.
+two micro-steps. Leaves out later ones, which repeat the second.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,7 @@ from autotune.core.step.profile import ON_THE_HOST, Profile, blocks_per_micro_st
 class Replayed:
     """Bytes at the worst moment of all steps.
 
-    needed_bytes: what the process cannot do without: the reserved bytes, less those that the allocator gives back
-    before it runs out of memory.
+    needed_bytes: the reserved bytes, less those that the allocator gives back before it runs out of memory.
     """
 
     allocated_bytes: int
@@ -34,7 +33,7 @@ def replay(
     """Run optimizer steps through a fresh allocator.
 
     profile: of the whole model. steps: the micro-batches of each step, as many as the profile has micro-steps.
-    accumulation: micro-steps of a step in truth, whose micro-batches are all fetched at its beginning.
+    accumulation: micro-steps of a real step. Their micro-batches are all fetched at its beginning.
     """
     allocator = CachingAllocator(settings)
     sizes = np.array([block.size for block in profile.blocks])

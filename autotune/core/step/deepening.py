@@ -1,7 +1,8 @@
-"""Deepening: the profile of a deep model out of that of a shallow one, whose layers repeat.
+"""Deepening: make the profile of a deep model from the profile of a shallow one whose layers repeat.
 
-The trace runs a few layers only. `deepen` repeats the middle ones, with everything that they allocate and free, so that
-a model of any depth follows. Leaves out which layers are alike, which the trace finds out (trace/shallow.py).
+The trace runs a few layers only. `deepen` repeats the middle ones, with everything that they allocate and free. This
+gives the profile of a model of any depth. Leaves out which layers are alike, which the trace finds out
+(trace/shallow.py).
 
 Symbols: D traced layers, L layers of the model, p layers after which the kinds of layers repeat, q leading layers of
 other kinds, before the kinds repeat.
@@ -17,7 +18,7 @@ from autotune.core.step.profile import NEIGHBOURS, Block, Op, Profile, monomials
 
 
 def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
-    """Find (q, p) with the smallest sum: behind the first q layers, the kinds of layers repeat after p."""
+    """Find q and p with the smallest q + p: after the first q layers, the kinds of layers repeat every p layers."""
     for total in range(1, len(kinds) + 1):
         for leading in range(total):
             period = total - leading
@@ -29,10 +30,10 @@ def repetition(kinds: Sequence[Any]) -> tuple[int, int]:
 def traced_layers(layers: int, period: int, leading: int = 0, reach: int = 1) -> int:
     """Return how many layers to trace so that `deepen` can make `layers` of them.
 
-    The period that is repeated needs periods of the same kinds on both sides. reach: at most how many layers lie
-    between an op that frees a block and the layer of the op that made it.
+    The period that is repeated needs periods of the same kinds on both sides. reach: the largest distance, in layers,
+    between the op that makes a block and the op that frees it.
     """
-    beside = -(-(reach + 1) // period)  # periods on each side: the first and the last layer of all may be special
+    beside = -(-(reach + 1) // period)  # periods on each side; the model's first and last layer may be special
     least = (2 * beside + 1) * period + (layers - leading) % period
     return min(layers, leading + least)
 
@@ -45,10 +46,10 @@ def repeated_layers(profile: Profile) -> range:
 
 
 def with_growth(profile: Profile, deeper: Profile, shape: tuple[int, int, int]) -> Profile:
-    """Set how much each block outside the layers grows with a layer, from a second trace that is a period deeper.
+    """Return the profile with `per_layer` of the blocks outside the layers, from a second trace one period deeper.
 
-    shape: (B, S, N) of the second trace. Raises ValueError when the blocks do not match, or grow by anything but a
-    whole number of bytes for each layer.
+    shape: (B, S, N) of the second trace, whose sizes are plain bytes. Raises ValueError when the blocks of the two do
+    not match, or grow by anything but a whole number of bytes for each layer.
     """
     outside: dict[int, list[int]] = defaultdict(list)
     for number, traced in enumerate((profile, deeper)):
@@ -151,7 +152,8 @@ class _Deepening:
     def _copies(self, indexes: Sequence[int], op: Op, layer: int | None) -> Iterable[tuple[int, int | None]]:
         """Yield (traced index, new layer) for each copy of an op's blocks.
 
-        A copy of an op of a layer has the blocks of its own layer. An op of the whole model has those of all layers.
+        An op of a layer is copied for each new layer, and so are its blocks. An op outside the layers, such as one of
+        the optimizer, is copied once, and names the blocks of all layers.
         """
         owning = self.profile.blocks
         if layer is not None and op.layer is not None:
@@ -183,8 +185,8 @@ class _Deepening:
 def _names(profile: Profile) -> list[Any]:
     """Name each block so that the blocks of other layers that correspond to it have the same name.
 
-    The name says which op allocated the block: its micro-step, phase and name, and how many blocks ops of that name had
-    allocated in the layer before. Counting by name matters because the first layer of a kind may run further ops.
+    The name says which op allocated the block: its micro-step, phase and name, and how many blocks of the same layer
+    such ops had allocated before. Counting by name matters because the first layer of a kind may run additional ops.
     """
     names: list[Any] = [None] * len(profile.blocks)
     counts: dict[Any, int] = defaultdict(int)
@@ -200,8 +202,8 @@ def _names(profile: Profile) -> list[Any]:
 def _runs(profile: Profile) -> Iterable[list[Op]]:
     """Yield runs: consecutive ops of one micro-step and phase that go over the layers once.
 
-    - An op outside the layers that stands between two layers counts to the one before it. If it frees blocks of many
-      layers it is a run of its own.
+    - An op outside the layers that stands between two layers belongs to the layer before it. If it frees blocks of
+      many layers, it is a run of its own.
     - An optimizer goes over the layers once for each group of parameters, so it has several runs.
     - An op at one end of the layers that follows an op at the other end begins a new run: the head's input may belong
       to the last layer, and the losses of routers begin at the first.
@@ -229,7 +231,7 @@ def _runs(profile: Profile) -> Iterable[list[Op]]:
 
 
 def _frees_for_all(op: Op, blocks: Sequence[Block]) -> bool:
-    """Whether an op frees blocks of more layers than one layer's op may, hence for the whole model."""
+    """Whether an op outside the layers frees blocks of more than NEIGHBOURS layers: it works for the whole model."""
     return op.layer is None and len({blocks[place].layer for place in op.frees} - {None}) > NEIGHBOURS
 
 

@@ -6,8 +6,8 @@ and the decoder layer that it belongs to. Leaves out deeper models (deepening.py
 fragments (core/memory/allocator.py), and the sum of the blocks (core/memory/law.py).
 
 Symbols: B rows of a micro-batch; S positions of a row, padding included; N label positions that the head scores; T
-label positions in the second of the head's tiles; D traced layers; p layers after which the kinds of layers repeat; q
-leading layers of other kinds, before the kinds repeat.
+label positions in the second tile of the head; U, V are S rounded up, as `monomials` says; D traced layers; p layers
+after which the kinds of layers repeat; q leading layers of other kinds, before the kinds repeat.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ FORWARD: tuple[Phase, ...] = ("forward", "loss")
 MONOMIALS = ("1", "B", "S", "BS", "SS", "BSS", "N", "T", "BV", "BSU")
 PAGED = "paged optimizer states"
 OFFLOADED = "offloaded activations"
-NEIGHBOURS = 2  # layers whose blocks an op of one layer may free: its own layer, and the one beside it
+NEIGHBOURS = 2  # an op of one layer may free blocks of at most this many layers: of its own, and of one beside it
 ON_THE_HOST = (PAGED, OFFLOADED)  # owners whose blocks are not in the device's memory
 OF_BLOCKS = ("allocates", "frees", "last_uses")  # fields of an op that hold indexes of blocks
 Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
@@ -31,12 +31,11 @@ Size = tuple[int, ...]  # bytes per monomial, shape (len(MONOMIALS),)
 def monomials(rows: int, positions: int, labels: int) -> Size:
     """Return the values of MONOMIALS for one micro-batch.
 
-    U and V are S rounded up: CUDA's memory-efficient attention rounds a mask to U, and its sums of rows to V. The trace
-    has two tiles at most. The second one holds the labels that do not fit in the first, up to a whole tile; later tiles
-    reuse its memory.
+    U and V are S rounded up: CUDA's memory-efficient attention rounds a mask to U, and its sums of rows to V. T counts
+    the labels that do not fit in the first tile, up to a whole tile. Later tiles reuse the memory of the second one.
     """
     B, S, N = rows, positions, labels
-    T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, at least 0 and at most TILE; also for arrays
+    T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, clipped to 0 and TILE; this form takes arrays, too
     U, V = (-(-S // multiple) * multiple for multiple in (ALIGNMENT, SUMS_ALIGNMENT))
     return (1, B, S, B * S, S * S, B * S * S, N, T, B * V, B * S * U)
 
@@ -46,8 +45,8 @@ class Block:
     """One piece of memory: a tensor's storage.
 
     owner: what the block holds, such as "weights" or "activations". layer: the decoder layer that it belongs to, None
-    outside of the layers. size: bytes per monomial. per_layer: bytes that it grows by with each layer that the model
-    has beyond the traced ones.
+    outside of the layers. size: bytes per monomial. per_layer: bytes by which the block grows for each layer of the
+    model that was not traced.
     """
 
     owner: str
@@ -62,7 +61,7 @@ class Op:
 
     micro: micro-step within the optimizer step, from 1; 0 before the first one. allocates: indexes of the blocks that
     the operator made. frees: indexes of the blocks that were freed between it and the next operator. last_uses: indexes
-    of blocks that nothing later in the same forward pass needs. Without a backward pass they would be freed here.
+    of the blocks that no later operator of the forward pass reads. Without a backward pass they would be freed here.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Profile:
     """One optimizer step in its steady state. The first op (phase `load`) allocates what was there before the step.
 
     layers: D, or the layers of the model once the profile is deepened. period: p. leading: q. work: what the operators
-    do in the D traced layers; it stays so when the profile is deepened.
+    do in the D traced layers. Deepening does not change it.
     """
 
     layers: int
@@ -105,9 +104,10 @@ def profile_from_dict(values: Mapping[str, Any]) -> Profile:
 
 
 def blocks_per_micro_step(profile: Profile) -> list[int]:
-    """Find the blocks of which there is one for each micro-step: the micro-batches, all fetched before the first.
+    """Find the blocks that hold the micro-batches of the step, which are all fetched before its first micro-step.
 
-    The micro-batch that accelerate fetched ahead, in the step before, is not among them: there is only one.
+    accelerate also fetches one micro-batch ahead, in the step before. That one is left out: a step has only one of it,
+    however many micro-steps it has.
     """
     load, *ops = profile.ops
     ahead = set(load.allocates).difference(*(op.frees for op in ops))

@@ -1,7 +1,6 @@
-"""Regimes: the shapes of micro-batches whose steps have one structure, and which of them to trace.
+"""Regimes: groups of micro-batch shapes whose steps run the same operators, and which shapes of a group to trace.
 
-Within a regime a step runs the same operators, and sizes are polynomials of the shape (profile.py). Four questions tell
-regimes apart:
+Within a regime, sizes are polynomials of the shape (profile.py). Four questions tell regimes apart:
 
 - One row or several? Tensors that are contiguous with one row are copied where there are several.
 - Are the rows at least as long as the model's sliding window? Shorter ones need no mask for it.
@@ -20,13 +19,13 @@ from math import log
 from autotune.core.candidate import Candidate
 
 TILE = 4096  # label positions: TOKEN_CHUNK_SIZE of trl 1.16's kernels/chunked_logprob.py
-STEP = 128  # positions between traced lengths, where there is room: kernels of attention round lengths to it
+SPACING = 128  # positions between traced lengths, where there is room: attention kernels round lengths to this
 SHAPES = 4  # traced in each regime
-LENGTHS = 64  # from which the traced ones are chosen
-UNSCORED = (1, 5, 2, 7)  # positions without a label, of each traced micro-batch
-ALIGNMENT = 16  # positions: CUDA's masks of other lengths are copied into padded ones (trace/attention_kernels.py)
-SUMS_ALIGNMENT = 32  # positions: to which CUDA's memory-efficient kernel rounds its sums of rows
-WHOLE, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions that traced lengths lie above a multiple of STEP
+LENGTHS = 64  # the traced lengths are chosen from this many
+UNSCORED = (1, 5, 2, 7)  # for each traced shape: N is this much less than B (S - 1)
+ALIGNMENT = 16  # positions: CUDA copies masks of other lengths into padded ones (trace/attention_kernels.py)
+SUMS_ALIGNMENT = 32  # positions: CUDA's memory-efficient kernel rounds its sums of rows up to a multiple of it
+ALIGNED, RAGGED = (0, 16, 0, 16), (8, 4, 12, 2)  # positions that are added to the traced multiples of SPACING
 
 Shapes = tuple[tuple[int, int, int], ...]  # (B, S, N) of each traced step
 
@@ -51,7 +50,7 @@ def micro_batch(candidate: Candidate, positions: int) -> tuple[int, int]:
 
 
 def keeps_documents_apart(candidate: Candidate) -> bool:
-    """Whether a row holds several samples that must not attend to each other. Only `pack_wrapped` lets them."""
+    """Whether a row holds several samples that do not attend to each other. With `pack_wrapped` they do."""
     return candidate.batching in ("pack_bfd", "pack_bfd_split", "padding_free")
 
 
@@ -68,20 +67,21 @@ def regime_of(rows: int, positions: int, window: int | None, *, labels: int | No
 def shapes_of(regime: Regime, window: int | None) -> Shapes:
     """Choose four shapes to trace, all with the same number of tiles.
 
-    Four shapes determine any size that is a sum of two monomials. N is a few less than B (S - 1), to tell it from the
-    number of positions; it counts on devices where the loss scores the labels alone. Where W is about as long as a
-    tile, a regime may have no four shapes with its fewest tiles. Shapes with more tiles are then taken: the buffers of
-    the head differ by less than one tile.
+    Four shapes determine any size that is a sum of two monomials. N is a few less than B (S - 1), so that sizes that
+    follow N can be told from sizes that follow B S. This matters on devices where the loss scores the labels alone.
+
+    Where W is about as long as a tile, a regime may not have four shapes with the fewest tiles. Then shapes with more
+    tiles are taken. The buffers of the head differ by less than one tile.
     """
-    step = STEP if window is None or regime.beyond_window else _step_below(window)
-    beyond = RAGGED if regime.ragged and step > 1 else WHOLE if step == STEP else (0,) * SHAPES
-    first = -(-window // step) * step if window is not None and regime.beyond_window else step
-    last = window if window is not None and not regime.beyond_window else first + LENGTHS * step
+    spacing = SPACING if window is None or regime.beyond_window else _spacing_below(window)
+    beyond = RAGGED if regime.ragged and spacing > 1 else ALIGNED if spacing == SPACING else (0,) * SHAPES
+    first = -(-window // spacing) * spacing if window is not None and regime.beyond_window else spacing
+    last = window if window is not None and not regime.beyond_window else first + LENGTHS * spacing
     for tiles in count(2 if regime.tiled else 1):
         least, most = (tiles - 1) * TILE + max(UNSCORED), tiles * TILE
         room = [
             (rows, length)
-            for length in range(first, last - max(beyond), step)
+            for length in range(first, last - max(beyond), spacing)
             for rows in ((1,) if regime.one_row else range(2, max(3, most // length) + 1))
             if least < rows * (length - 1) and rows * (length + max(beyond) - 1) <= most
         ]
@@ -93,13 +93,13 @@ def shapes_of(regime: Regime, window: int | None) -> Shapes:
     raise ValueError(f"no {SHAPES} shapes in {regime} with a window of {window}")
 
 
-def _step_below(window: int) -> int:
+def _spacing_below(window: int) -> int:
     """The largest distance between traced lengths that leaves room for several of them below W."""
-    return next(step for step in (STEP, ALIGNMENT, 1) if (window - 1) // step > SHAPES or step == 1)
+    return next(each for each in (SPACING, ALIGNMENT, 1) if (window - 1) // each > SHAPES or each == 1)
 
 
 def _far_apart(room: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Choose SHAPES of (B, S), each as far as possible from those chosen before it, and with another B S."""
+    """Choose SHAPES pairs (B, S). Each is as far as possible from the pairs before it, in B, in S and in B S."""
 
     def distance(one: tuple[int, int], other: tuple[int, int]) -> float:
         rows, positions = log(one[0] / other[0]), log(one[1] / other[1])

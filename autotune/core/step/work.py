@@ -1,7 +1,7 @@
 """Work: what a training step computes and moves, as plain numbers that hold for any batch and length.
 
-The trace records the work of every operator. Operators that do the same are one entry with a count. Leaves out how fast
-a machine is (core/time/speed.py).
+The trace records the work of every operator. Operators that do the same are one `Work` with a count. Leaves out how
+fast a machine is (core/time/speed.py).
 
 Symbols: B rows, H heads, S length, D head width; M, N, K sides of a product, (M, K) times (K, N).
 """
@@ -32,7 +32,8 @@ class Work:
     """Operators of a step that do the same.
 
     layer: the traced decoder layer, None outside of the layers. micro: micro-step, from 1. dtype: of the operands.
-    sides: sizes as polynomials of the micro-batch's shape; what they are of is listed at Kind.
+    sides: the sizes that `Kind` lists for the operator, as polynomials of the micro-batch's shape. count: how many
+    such operators there are.
     """
 
     kind: Kind
