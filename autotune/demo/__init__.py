@@ -1,6 +1,7 @@
-"""Data and a model for a first try: `data=demo` (conversations.jsonl) and `model=tiny` (tiny/, weights made on use).
+"""Data and a model for a first try: `data=demo` (conversations.jsonl) and `model=tiny` (tiny/).
 
-`python -m autotune.demo.make` writes the data and the tokenizer again, byte for byte.
+The weights of the model are drawn when it is first used. `python -m autotune.demo.make` writes the data and the
+tokenizer again, byte for byte.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Write the demo conversations and the tokenizer of `model=tiny`: `python -m autotune.demo.make`.
 
 One narrow subject, kitchen measures: weights of cups, spoons in grams, oven temperatures, portions, tins, hydration.
-Every figure is computed. Every answer is worded by the same few rules and ends with the same kind of line, so that
-twenty optimizer steps teach it visibly. Lengths vary as in real conversations (one to five questions, a short answer or
-a list): padding makes the difference between many candidates of a search.
+Every figure is computed. Every answer follows a few patterns and ends with the same kind of line, so that the loss
+falls visibly within twenty optimizer steps. Lengths vary as in real conversations (one to five questions, a short
+answer or a list). So candidates of a search that pad less are faster.
 """
 
 import json
@@ -65,7 +65,7 @@ def conversations(count: int = CONVERSATION_COUNT, *, seed: int = 0) -> list[lis
 
 
 def write_conversations(path: Path) -> None:
-    """Write one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...]}."""
+    """Write one JSON object to each line: {"messages": [{"role": ..., "content": ...}, ...]}."""
     lines = (json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations())
     path.write_text("".join(lines), encoding="utf-8", newline="\n")
 

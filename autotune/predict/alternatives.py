@@ -1,7 +1,7 @@
 """Alternatives: the largest micro-batch and length that fit, and what to change where a candidate does not fit.
 
 Every alternative that is named was estimated itself (memory.py). Leaves out which candidates are legal: the caller
-knows.
+says.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from autotune.errors import NotPredicted
 from autotune.predict.memory import MemoryPredictor
 
 MOST_ROWS = 1024  # the largest micro-batch that is tried
-MOST_LOOKS = 4  # estimates that may be made to find a larger value still
-STEP = 64  # tokens between the lengths that are tried
+MOST_ESTIMATES = 4  # of one knob's values, to find a larger one that fits
+SPACING = 64  # tokens between the lengths that are tried
 LONGEST = 2**17  # tokens: the longest length that is tried where the model has no limit
-# Why no larger value of a knob is named: it does not fit, the model or the data ends there, none was tried, or none
-# could be predicted.
+# Why no larger value of a knob is named: it does not fit in memory; the model or the data ends there; no larger one was
+# tried; or a larger one cannot be predicted.
 End = Literal["memory", "model_limit", "data", "search_limit", "not_predicted"]
 
 
@@ -35,7 +35,7 @@ class Suggestion:
 
     @property
     def words(self) -> str:
-        """The changes as words of a command line. The method is set in the recipe: the candidate's must equal it."""
+        """The changes as words of a command line. A method is set by the recipe, and the candidate has the recipe's."""
         places = {knob: "recipe" if knob == "method" else "candidate" for knob in self.changes}
         return " ".join(f"{places[knob]}.{knob}={value}" for knob, value in self.changes.items())
 
@@ -50,7 +50,7 @@ class Largest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternatives:
-    """Looks for what else would fit. progress: is told why something cannot be predicted."""
+    """Looks for what else would fit. progress: gets a line for what cannot be predicted."""
 
     memory: MemoryPredictor
     is_legal: Callable[[Candidate], bool]
@@ -63,7 +63,7 @@ class Alternatives:
         if lengths is not None:
             ends["data"] = lengths.rows
         values = range(1, min(ends.values()) + 1)
-        return self._border(candidate, memory, "per_device_train_batch_size", values, ends)
+        return self._largest(candidate, memory, "per_device_train_batch_size", values, ends)
 
     def largest_length(self, candidate: Candidate, memory: MemoryEstimate) -> Largest:
         """The largest length that fits with this micro-batch."""
@@ -72,7 +72,7 @@ class Alternatives:
         if lengths is not None and not candidate.packs:
             ends["data"] = lengths.longest
         most = min(ends.values())
-        return self._border(candidate, memory, "max_length", [*range(STEP, most, STEP), most], ends)
+        return self._largest(candidate, memory, "max_length", [*range(SPACING, most, SPACING), most], ends)
 
     def suggestions(self, candidate: Candidate, memory: MemoryEstimate, rows: int | None) -> Iterator[Suggestion]:
         """Suggest changes that lead to a candidate that fits. Each one may cost a trace, which takes seconds.
@@ -137,7 +137,7 @@ class Alternatives:
             changes=changes, memory=self.memory.estimate(self.memory.worst_step(_changed(candidate, changes)))
         )
 
-    def _border(
+    def _largest(
         self,
         candidate: Candidate,
         memory: MemoryEstimate,
@@ -145,21 +145,22 @@ class Alternatives:
         values: Sequence[int],
         ends: Mapping[End, int],
     ) -> Largest:
-        """Find the largest of ascending values of a knob that fits, and confirm it by an estimate of its own.
+        """Find the largest of ascending values of a knob that fits.
 
-        Fragmentation is first taken to be as large as the candidate's, then as that of the value that was found. ends:
-        the last value that each end allows.
+        A law gives a value, and an estimate confirms it. The law needs to know how much fragmentation adds: first as
+        much as for the candidate, and after each estimate as much as for the value that was estimated. ends: the last
+        value that each end allows.
         """
         best: int | None = None
         ended_by: End = "search_limit"
-        looks = 0
-        while best is None or looks < MOST_LOOKS:
-            found, reason = self._largest(candidate, memory, knob, values)
+        estimates = 0
+        while best is None or estimates < MOST_ESTIMATES:
+            found, reason = self._largest_by_law(candidate, memory, knob, values)
             if found is None or (best is not None and found <= best):
                 ended_by = reason
                 break
             memory = self.memory.estimate(self.memory.worst_step(_with(candidate, knob, found)))
-            looks += 1
+            estimates += 1
             if memory.fits:
                 best = found
             else:
@@ -170,13 +171,13 @@ class Alternatives:
             value=best, ended_by=next(end for end in ends if ends[end] == last) if best == last else ended_by
         )
 
-    def _largest(
+    def _largest_by_law(
         self, candidate: Candidate, memory: MemoryEstimate, knob: str, values: Sequence[int]
     ) -> tuple[int | None, End]:
         """Find the largest of ascending values of a knob that fits by its law, and why the next one does not.
 
-        Values of one case share a law. The search begins where the candidate's own law says that the values end, so
-        that other laws are traced only if their values are close to that.
+        Values of one case share a law. The search begins at the largest value that fits by the candidate's own law.
+        Other laws are traced only for values next to those that are known to fit.
         """
         others = [_with(candidate, knob, value) for value in values]
         batches = [self.memory.batches.worst(other) for other in others]
@@ -185,7 +186,7 @@ class Alternatives:
         law = self.memory.worst_step(candidate).law
         least = np.array([Batch(rows=1, positions=1, labels=0).monomials], dtype=np.float64)
         if not fitting(law, least, memory, candidate).all():
-            return None, "memory"  # what does not depend on the shape is too much already
+            return None, "memory"  # the smallest micro-batch does not fit
         guess = max(0, int(fitting(law, shapes, memory, candidate).sum()) - 1)
         best: int | None = None
         ended_by: End = "memory"
@@ -196,7 +197,7 @@ class Alternatives:
             try:
                 law = self.memory.worst_step(others[members[0]]).law
             except NotPredicted as error:
-                self.progress(f"the largest {knob} is looked for no further: {error}")
+                self.progress(f"no larger {knob} is looked for: {error}")
                 ended_by = "not_predicted"
                 break
             fits = fitting(law, shapes[members], memory, candidate)

@@ -1,6 +1,7 @@
 """Completion: the candidate to estimate, when the user sets only some of its knobs.
 
-The other knobs have TRL's defaults. The candidate is legal on the machine that is asked about. Leaves out the estimate.
+The other knobs have TRL's defaults. The candidate is legal on the machine that the estimate is for. Leaves out the
+estimate.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from autotune.errors import UsageError
 
 STAND_IN_ROWS = 2**16  # more than the samples of any step
 OF_A_DATASET = {"splits_nothing", "one_full_step"}  # rules that only real lengths can break
-OF_A_RECIPE = {"samples_per_step"}  # a rule that an estimate may break: its step may have other samples than the recipe
+OF_A_RECIPE = {"samples_per_step"}  # an estimate may break it: a step need not hold effective_batch_size samples
 
 
 def stand_in_data(length: int) -> DataFacts:
@@ -44,7 +45,7 @@ def complete(fixed: Mapping[str, Any], context: Context, *, lengths_known: bool)
     """
     workload, recipe = context.workload, context.workload.recipe
     problems = too_few_rows(workload) if lengths_known else []
-    told = {"one_full_step"} if problems else set[str]()
+    reported = {"one_full_step"} if problems else set[str]()
     if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
         problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
     method = fixed.get("method", recipe.asked_method)
@@ -65,7 +66,7 @@ def complete(fixed: Mapping[str, Any], context: Context, *, lengths_known: bool)
         steps = context.accumulation(candidate) or max(1, recipe.effective_batch_size // rows)
         candidate = replace(candidate, gradient_accumulation_steps=steps)
     for rule in broken_rules(candidate, context, lengths_known=lengths_known):
-        if rule.name in told:
+        if rule.name in reported:
             continue
         knobs = {*rule.knobs, *(("packed_length",) if "max_length" in rule.knobs and candidate.packs else ())}
         said = {knob: value for knob, value in fixed.items() if knob in knobs}  # max_length follows packed_length

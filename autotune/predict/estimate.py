@@ -1,4 +1,4 @@
-"""`autotune estimate`: the memory and the time of a candidate on a machine, without the machine and without weights.
+"""`autotune estimate`: the memory and the time of a candidate on any machine, at hand or not. It needs no weights.
 
 Finds the model (models/find.py) and the data (data/describe.py), completes the candidate (completion.py), and predicts
 its memory (memory.py), its time (time.py) and what else would fit (alternatives.py). Leaves out how the answer is shown
@@ -31,7 +31,7 @@ from autotune.predict.training import Training
 from autotune.trace.request import Loss
 from autotune.trace.tracer import start_tracer
 
-LENGTH = 1024  # tokens of a row where neither data nor candidate.max_length says (TRL's default max_length)
+LENGTH = 1024  # tokens of a row if neither data nor candidate.max_length is given (TRL's default max_length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class EstimateRequest:
     """What an estimate is asked for.
 
     model, config: as resolve_architecture takes them. data: None for rows as long as the candidate allows. fixed: the
-    knobs that the user set. at_hand: whether the hardware is this machine; then its installed kernels count.
+    knobs that the user set. at_hand: whether the hardware is this machine; then only its installed kernels can be used.
     """
 
     model: str
@@ -89,9 +89,9 @@ class Estimate:
 
 
 def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Estimate:
-    """Predict the memory and the time of what is asked. Takes seconds when a step must be traced, else a moment.
+    """Predict the memory and the time of a candidate. Takes seconds when a step must be traced, else a moment.
 
-    Raises UsageError listing all that is wrong, NotPredicted when the candidate's step cannot be traced.
+    Raises UsageError listing all that is wrong, and NotPredicted when the candidate's step cannot be traced.
     """
     home = request.home.absolute()
     config, facts = resolve_architecture(

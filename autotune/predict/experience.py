@@ -20,8 +20,8 @@ MOST = 64  # the latest trials that are kept
 class Taught:
     """What one trial teaches.
 
-    name: of what was trained, so that it is kept once. spent: predicted seconds of a step in the order of time.law's
-    SPENT. step_s: the measured seconds of a step.
+    name: of the model, the data and the candidate. A trial replaces an earlier one of the same name. spent: predicted
+    seconds of a step, in the order of SPENT (core/time/law.py). step_s: the measured seconds of a step.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Taught:
 
 
 def recall(home: Path, hardware: Hardware) -> tuple[Taught, ...]:
-    """Read what was kept for a machine; nothing where it was predicted from another probe than this one."""
+    """Read what was kept for a machine; empty if its probe has changed since."""
     try:
         kept = json.loads(_path(home, hardware).read_text(encoding="utf-8"))
         if kept["made_with"] != _made_with(hardware):
@@ -46,7 +46,7 @@ def keep(home: Path, hardware: Hardware, trials: Sequence[Taught]) -> None:
         return
     known: dict[str, Taught] = {}
     for each in (*recall(home, hardware), *trials):
-        known.pop(each.name, None)  # the latest stand last
+        known.pop(each.name, None)  # the latest one goes to the end
         known[each.name] = each
     latest = list(known.values())[-MOST:]
     document = {"made_with": _made_with(hardware), "trials": [asdict(each) for each in latest]}

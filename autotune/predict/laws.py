@@ -1,7 +1,7 @@
-"""Laws: how the memory and the time of one training's steps follow from their shape, out of traced profiles.
+"""Laws: how the memory and the time of one training's steps follow from their shape.
 
-A law is derived from a profile once, and kept beside it. Leaves out which step stands for a candidate (memory.py,
-time.py, step_seconds.py).
+A law is derived from a traced profile once, and kept beside it. Leaves out which step stands for a candidate
+(memory.py, time.py, step_seconds.py).
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from autotune.trace.request import TraceRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedStep:
-    """What decides the law of a step's time: its trace, and what makes no difference to a trace.
+    """What decides the law of a step's time: its trace, and three facts that a trace does not depend on.
 
     accumulation: micro-steps of the step. selective: whether a policy decides what is recomputed.
     """
@@ -39,7 +39,7 @@ class TimedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Laws:
-    """The laws of one training's steps. Those of a step that cannot be traced raise NotPredicted."""
+    """The laws of one training's steps. Each method raises NotPredicted for a step that cannot be traced."""
 
     training: Training
     profiles: Profiles

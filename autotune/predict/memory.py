@@ -42,8 +42,8 @@ class WorstStep:
 class MemoryPredictor:
     """Predicts the memory of one training's candidates.
 
-    The first candidate of its kind costs a trace, which takes seconds. NotPredicted is raised for one that cannot be
-    traced.
+    The first candidate of its kind costs a trace, which takes seconds. The methods raise NotPredicted for a candidate
+    that cannot be traced.
     """
 
     batches: MicroBatches
@@ -51,7 +51,7 @@ class MemoryPredictor:
 
     @classmethod
     def of(cls, training: Training, *, home: Path, progress: Callable[[str], None]) -> "MemoryPredictor":
-        """Set up the predictor of a training. home: the cache. progress: is told of each new trace."""
+        """Set up the predictor of a training. home: the cache. progress: gets a line for each new trace."""
         profiles = Profiles(home=home, progress=progress)
         return cls(batches=MicroBatches(training=training), laws=Laws(training=training, profiles=profiles))
 

@@ -20,9 +20,9 @@ DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replaye
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What micro-batches whose steps have one structure share.
+    """What decides, beside a candidate's knobs, which operators a step runs.
 
-    packing: the way of packing, None without one.
+    One law holds for all micro-batches of a case. masked: whether attention needs a mask for padding. packing: the way of packing, None without one.
     """
 
     regime: Regime
@@ -35,7 +35,7 @@ class DealtEpoch:
     """An epoch of a dataset, dealt out to micro-batches.
 
     epoch: with the labels that the loss scores. useful_tokens: labels of the dataset in it. middle: its micro-batch of
-    the median size. case: that micro-batch's.
+    the median size. case: of `middle`.
     """
 
     epoch: Epoch
@@ -58,7 +58,7 @@ class MicroBatches:
             return self._scored(full_batch(candidate))
         worst = [worst_batch(candidate, lengths)]
         if candidate.batching == "batch_rebalance" and (dealt := self.epoch(candidate)) is not None:
-            worst.append(dealt.epoch.largest)  # so many short rows share a micro-batch that it may be the larger one
+            worst.append(dealt.epoch.largest)  # many short rows may take more room than a few long ones
         largest = max(worst, key=lambda batch: batch.rows * batch.positions)
         return self._scored(replace(largest, labels=max(batch.labels for batch in worst)))
 
@@ -78,9 +78,9 @@ class MicroBatches:
         return self._dealt[key]
 
     def drawn_steps(self, candidate: Candidate, *, micro_steps: int) -> list[list[Batch]]:
-        """Optimizer steps for a replay through the allocator: some as they are drawn, then the worst batch, twice.
+        """Optimizer steps for a replay through the allocator.
 
-        micro_steps: micro-batches of each step.
+        There are DRAWN_STEPS in the sampler's order, then two of the worst batch. micro_steps: micro-batches of a step.
         """
         dealt, worst = self.epoch(candidate), self.worst(candidate)
         drawn = [] if dealt is None else dealt.epoch.batches(DRAWN_STEPS * micro_steps)
@@ -88,7 +88,7 @@ class MicroBatches:
         return [*steps, [worst] * micro_steps, [worst] * micro_steps]
 
     def case(self, candidate: Candidate, batch: Batch) -> Case:
-        """The case that a candidate's micro-batch comes under."""
+        """The case of a candidate's micro-batch."""
         return Case(
             regime=regime_of(batch.rows, batch.positions, self.training.facts.window, labels=batch.labels),
             masked=is_masked(candidate, self.training.lengths),

@@ -14,7 +14,7 @@ from autotune.predict.time import CalibratedTime
 NAMED = 3  # levers
 LONGEST = 6  # items of a step's time
 BAR = 32  # columns of the longest bar
-TABLE = (  # headings and widths; the last column is not padded. What is asked first stands within 80 columns
+TABLE = (  # headings and widths; the last column is not padded. The first 80 columns answer the usual questions
     ("model", 24),
     ("hardware", 22),
     ("fits", 4),
@@ -49,7 +49,7 @@ PHASES: Mapping[str, str] = {
 
 
 def document(found: Estimate) -> dict[str, Any]:
-    """The estimate as docs/interface.md has it."""
+    """The estimate as plain values, with the keys that docs/interface.md lists."""
     memory, room = found.memory, found.memory.room
     return {
         "fits": memory.fits,
@@ -132,7 +132,7 @@ def _time_document(found: Estimate, time: CalibratedTime) -> dict[str, Any]:
 
 
 def summary_lines(found: Estimate) -> list[str]:
-    """What a person wants to know, in the order of asking: does it fit, where does it go, what else would fit."""
+    """The estimate for a person: whether it fits, what takes the memory and the time, and what else would fit."""
     parts = (_heading(found), _items(found), _growth(found), _sums(found), _time(found), _advice(found))
     return [line for lines in map(list, parts) if lines for line in ("", *lines)][1:]
 
@@ -143,7 +143,7 @@ def table_lines(found: Estimate, *, with_heading: bool) -> list[str]:
     row = (
         found.model.name,
         found.hardware.name,
-        "yes" if memory.fits else "host" if memory.fits_device else "no",  # host: its memory is what lacks
+        "yes" if memory.fits else "host" if memory.fits_device else "no",  # host: only the host's memory is too small
         format_bytes(memory.needed_bytes),
         format_bytes(memory.room.limit_bytes),
         "none" if found.largest_rows.value is None else str(found.largest_rows.value),
@@ -161,7 +161,7 @@ def table_lines(found: Estimate, *, with_heading: bool) -> list[str]:
 
 
 def _training(found: Estimate) -> str:
-    """What the training takes, in a table: its price where there is one."""
+    """The cell of a table for the whole training: its price if one was given, else its time."""
     if found.run_s is None:
         return "unknown"
     return format_duration(found.run_s) if found.cost is None else f"{found.cost:,.2f}"
@@ -189,7 +189,7 @@ def _heading(found: Estimate) -> Iterator[str]:
     )
     if room.host_free_bytes is not None and not memory.fits_host:
         yield (
-            f"{'but does not fit' if memory.fits_device else 'nor'} in the host's memory: needs "
+            f"{'but does not fit' if memory.fits_device else 'nor does it fit'} in the host's memory: needs "
             f"{format_bytes(memory.host_peak_bytes)}, {format_bytes(room.host_free_bytes)} are free"
         )
 
@@ -217,18 +217,18 @@ def _items(found: Estimate) -> Iterator[str]:
 
 
 def _growth(found: Estimate) -> Iterator[str]:
-    """What of the peak grows, and what would lower it most: without this, a curve over the length looks like a leak."""
+    """Which part of the peak grows with the batch, and what would lower it. A peak that grows is not a leak."""
     peak, positions = found.memory.peak.bytes, found.batch.rows * found.batch.positions
     growing = peak - found.fixed_bytes
     if growing * 1000 < peak:
-        yield f"the peak does not depend on the micro-batch: {format_bytes(peak)} for any that is no larger"
+        yield f"the peak is {format_bytes(peak)} for this micro-batch and for every smaller one"
     else:
         yield (
-            f"{format_bytes(found.fixed_bytes)} of the peak are there for any micro-batch, {format_bytes(growing)} "
-            f"grow with its {positions} positions: {format_bytes(growing // positions)} each"
+            f"every micro-batch needs {format_bytes(found.fixed_bytes)} of the peak; {format_bytes(growing)} are for "
+            f"the {positions} positions of this one, {format_bytes(growing // positions)} each"
         )
     if found.levers:
-        yield "lowered most, at best to:"
+        yield "what would lower the peak most, and to what at best:"
     for each in found.levers[:NAMED]:
         yield f"  {format_bytes(each.least_bytes):>9}  {each.words}"
 
@@ -249,12 +249,13 @@ def _sums(found: Estimate) -> Iterator[str]:
 
 
 def _time(found: Estimate) -> Iterator[str]:
-    """How long a step takes and what for, and what the figures come from."""
+    """The seconds of a step by item, and where they come from."""
     if (time := found.time) is None:
         return
     step_s, items = time.estimate.step_s, time.estimate.items
     low, high = map(format_duration, time.interval_s)
-    basis = "rates measured on it" if time.measured else "its published peaks"
+    basis = "the measured rates" if time.measured else "the published peaks"
+    basis += f" of {found.hardware.name}"
     if time.trials:
         basis += f", corrected by {time.trials} trials of searches on it"
     yield f"a step takes {format_duration(step_s)}, by {basis} ({low} to {high}):"
@@ -281,7 +282,7 @@ def _advice(found: Estimate) -> Iterator[str]:
     for each in found.suggestions:
         yield f"  {each.words}: {_what_it_needs(each.memory)}"
     if not found.memory.fits and not any(each.memory.fits for each in found.suggestions):
-        yield "  nothing that was tried fits: a larger device, a smaller model, or a shorter length"
+        yield "  nothing that was tried fits; take a larger device, a smaller model, or a shorter length"
 
 
 def _what_it_needs(memory: MemoryEstimate) -> str:

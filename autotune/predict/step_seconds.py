@@ -1,8 +1,8 @@
 """The seconds of a step of many candidates at once, from the traces of few kinds of steps.
 
-The law of a kind of step is put together from steps that it has in common with other kinds (core/time/common_steps.py).
-Those that the cache lacks are traced first, several at once. Leaves out what is guessed of candidates that are not
-predicted (core/time/guess.py).
+The law of a kind of step is put together from steps that other kinds need, too (core/time/common_steps.py). Steps that
+the cache lacks are traced before, several at once. Leaves out guessing the seconds of candidates that are not predicted
+(core/time/guess.py).
 """
 
 import math
@@ -27,10 +27,10 @@ from autotune.trace.request import TraceRequest
 
 Floats = NDArray[np.float64]
 
-TIMED_BY = attrgetter(*knobs_that_change("trace"), *knobs_that_change("time"))  # and, besides the case, the law
+TIMED_BY = attrgetter(*knobs_that_change("trace"), *knobs_that_change("time"))  # what decides a law, beside the case
 
 
-class Kind(NamedTuple):
+class StepKind(NamedTuple):
     """A kind of step: what the law of its time depends on. knobs: the values of TIMED_BY."""
 
     case: Case
@@ -62,8 +62,8 @@ def predict_step_seconds(
     """Predict the seconds of a step of each candidate. Costs a trace for each kind of step, which takes seconds.
 
     first: candidates whose kinds are traced before the others'. until: of time.monotonic(); a trace that has not begun
-    by then is left out, and the candidates that need it are not predicted. Not predicted are also all candidates where
-    the speed or the dataset is unknown, and those whose activations are offloaded over the bus.
+    by then is left out, and the candidates that need it are not predicted. Also not predicted are candidates with
+    offloaded activations. If the speed or the dataset is unknown, no candidate is predicted.
     """
     spent, useful_tokens = np.full((len(candidates), len(SPENT)), np.nan), np.full(len(candidates), np.nan)
     problems: dict[Candidate, NotPredicted] = {}
@@ -87,14 +87,14 @@ def predict_step_seconds(
     return StepSeconds(spent=spent, useful_tokens=useful_tokens, problems=problems)
 
 
-def tracing_order(kinds: Iterable[Kind], first: Collection[Kind]) -> list[Kind]:
-    """Sort kinds of steps by how much their traces are needed, and otherwise as they come.
+def tracing_order(kinds: Iterable[StepKind], first: Collection[StepKind]) -> list[StepKind]:
+    """Move the kinds of steps to the front whose traces are needed most.
 
-    To the front come those of `first` and those with a value of a knob that no kind before them has: the seconds of the
-    others can be guessed from these.
+    These are the kinds in `first`, and each kind that has a value of a knob which no kind before it has. The seconds of
+    all other kinds can be guessed from them. Apart from this the order stays.
     """
     seen = set[tuple[int, Any]]()
-    needed, others = list[Kind](), list[Kind]()
+    needed, others = list[StepKind](), list[StepKind]()
     for kind in kinds:
         values = set(enumerate(kind.knobs))
         (needed if kind in first or not values <= seen else others).append(kind)
@@ -104,9 +104,9 @@ def tracing_order(kinds: Iterable[Kind], first: Collection[Kind]) -> list[Kind]:
 
 def _laws_of_kinds(
     candidates: Sequence[Candidate], first: Sequence[Candidate], *, until: float, batches: MicroBatches, laws: Laws
-) -> dict[Kind, TimeLaw | NotPredicted]:
+) -> dict[StepKind, TimeLaw | NotPredicted]:
     """The law of each kind of step among the candidates, or why there is none. Traces what is missing."""
-    steps: dict[Kind, tuple[CommonSteps, tuple[TimedStep, ...]]] = {}
+    steps: dict[StepKind, tuple[CommonSteps, tuple[TimedStep, ...]]] = {}
     for candidate in (*first, *candidates):
         if (dealt := _dealt(candidate, batches)) is not None and (kind := _kind(candidate, dealt)) not in steps:
             steps[kind] = _common(candidate, dealt, laws)
@@ -115,8 +115,8 @@ def _laws_of_kinds(
     requests = dict.fromkeys(step.request for kind in order for step in steps[kind][1])
     processes = laws.training.hardware.cores
     untraced = laws.profiles.trace_missing(requests, until=until, processes=processes)
-    joined: dict[Any, TimeLaw | NotPredicted] = {}  # kinds that are put together alike have one law
-    found: dict[Kind, TimeLaw | NotPredicted] = {}
+    joined: dict[Any, TimeLaw | NotPredicted] = {}  # kinds of the same steps and shares have one law
+    found: dict[StepKind, TimeLaw | NotPredicted] = {}
     for kind, (common, timed) in steps.items():
         if (key := (common.shares, timed)) not in joined:
             joined[key] = _join(common, timed, laws, untraced)
@@ -129,8 +129,8 @@ def _dealt(candidate: Candidate, batches: MicroBatches) -> DealtEpoch | None:
     return None if candidate.activation_offloading else batches.epoch(candidate)
 
 
-def _kind(candidate: Candidate, dealt: DealtEpoch) -> Kind:
-    return Kind(dealt.case, TIMED_BY(candidate))
+def _kind(candidate: Candidate, dealt: DealtEpoch) -> StepKind:
+    return StepKind(dealt.case, TIMED_BY(candidate))
 
 
 def _common(candidate: Candidate, dealt: DealtEpoch, laws: Laws) -> tuple[CommonSteps, tuple[TimedStep, ...]]:

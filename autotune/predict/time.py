@@ -1,4 +1,4 @@
-"""The time of one candidate: seconds of a step, item by item, and between which seconds it is expected.
+"""The time of one candidate: seconds of a step, item by item, and the interval in which they are expected.
 
 Leaves out the seconds of many candidates at once (step_seconds.py).
 """
@@ -37,8 +37,8 @@ class CalibratedSpeed:
 class CalibratedTime:
     """An estimate of time, corrected by trials.
 
-    interval_s: seconds of a step, between which nine of ten are expected. measured: as of CalibratedSpeed. trials: how
-    many of this machine's have corrected the estimate.
+    interval_s: the seconds between which 90 % of measured steps are expected. measured: as in CalibratedSpeed. trials:
+    how many trials on this machine have corrected the estimate.
     """
 
     estimate: TimeEstimate
@@ -80,9 +80,9 @@ def predict_time(
 ) -> CalibratedTime | None:
     """Predict how long a candidate's steps take. The first of its kind costs a trace, which takes seconds.
 
-    None where that is unknown: without a speed, with an operation that the probe could not measure, with activations
-    that are offloaded over the bus, and with fewer threads than the cores that a probe uses. Raises NotPredicted when
-    the step cannot be traced.
+    Returns None if the speed of the machine is unknown, if the probe could not measure one of the operations, for
+    offloaded activations, and for fewer threads than the cores that a probe uses. Raises NotPredicted when the step
+    cannot be traced.
     """
     hardware = laws.training.hardware
     if speed is None or candidate.activation_offloading or candidate.torch_threads not in (None, hardware.cores):

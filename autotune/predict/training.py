@@ -45,7 +45,7 @@ class Training:
     def scores_all(self) -> bool:
         """Whether the loss scores every position, and not the labels alone.
 
-        TRL's fused head scores the labels alone where Triton runs, and every position on a CPU. Full logits are of
-        every position.
+        TRL's fused head scores the labels alone where Triton runs, and every position on a CPU. Full logits exist
+        for every position.
         """
         return self.hardware.kind == "cpu" or self.loss != "fused"

@@ -24,7 +24,7 @@ from autotune.core.workload import Lengths
 Integers = NDArray[np.int64]
 # transformers' LengthGroupedSampler sorts rows within groups of 50 steps, or of a quarter of a shorter dataset.
 GROUP_STEPS, LEAST_GROUPS = 50, 4
-ATTENTION_COST = 0.001  # transformers' BatchRebalanceSampler: what a position costs for each position of its row
+ATTENTION_COST = 0.001  # of a pair of positions, where a position costs 1 (transformers' BatchRebalanceSampler)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class Epoch:
 
     @property
     def middle(self) -> Batch:
-        """The micro-batch of the median size. Those of a single row count only if all are: they are another regime."""
+        """The micro-batch of the median size. A single row is another regime, so it counts only if all have one."""
         places = np.flatnonzero((self.rows > 1) | (self.rows.max() == 1))
         return self._at(int(places[np.argsort((self.rows * self.positions)[places])[len(places) // 2]]))
 
@@ -115,7 +115,7 @@ class Epoch:
 
 
 def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
-    """Deal the rows of a dataset out to micro-batches. In packed rows labels are spread evenly over the tokens."""
+    """Deal the rows of a dataset out to micro-batches. Labels are the same share of every packed row."""
     tokens = np.minimum(lengths.tokens, candidate.max_length)
     labels = np.minimum(lengths.labels, tokens - 1)
     if candidate.packs:
@@ -156,8 +156,8 @@ def balanced(tokens: Integers, micro_batches: int) -> Integers:
     """How many rows each micro-batch of a step gets under batch rebalancing, (steps, micro_batches).
 
     tokens: of the rows of each step, longest first, (steps, rows). This is what transformers' BatchRebalanceSampler
-    does for one device, and about what it does for several. Again and again the costliest micro-batch gives a row to
-    the cheapest, until it has a single row. Of all divisions on the way, the one whose costs differ least is taken.
+    does for one device, and about what it does for several. The costliest micro-batch gives a row to the cheapest. This
+    is repeated until the costliest has a single row. The division whose costs differed least is taken.
     """
     steps, rows = tokens.shape
     sizes = np.tile(rows // micro_batches + (np.arange(micro_batches) < rows % micro_batches), (steps, 1))
@@ -182,8 +182,10 @@ def balanced(tokens: Integers, micro_batches: int) -> Integers:
 
 
 def sampled_order(tokens: Integers, candidate: Candidate) -> Integers:
-    """The order in which a sampler takes rows that are in a random order, shape (rows,). Some sort them by length,
-    within windows."""
+    """The order in which a sampler takes rows that are in a random order, shape (rows,).
+
+    Some samplers sort the rows of a window by their length.
+    """
     step = candidate.rows_per_step
     group = max(1, min(len(tokens) // (LEAST_GROUPS * step), GROUP_STEPS))
     sorted_within: dict[Batching, int] = {"batch_rebalance": step, "group_by_length": step * group}

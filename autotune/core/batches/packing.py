@@ -52,7 +52,7 @@ def pack(tokens: NDArray[np.int64], *, row_length: int, strategy: Strategy) -> P
     """Pack samples of `tokens` tokens (shape (N,), each >= 1) into rows of at most `row_length` tokens.
 
     - `bfd` (best fit decreasing, arXiv:2404.10830) keeps samples whole, and cuts longer ones at `row_length`.
-    - `bfd_split` does so, too, but carries the rest of a longer sample into other rows.
+    - `bfd_split` fills rows in the same way, but carries the rest of a longer sample into other rows.
     - `wrapped` concatenates all samples, and cuts the result into rows.
     """
     batches = (tokens[i : i + BATCH_ROWS] for i in range(0, len(tokens), BATCH_ROWS))

@@ -26,23 +26,23 @@ from autotune.core.time.law import OperatorGroup, TimeLaw
 from autotune.core.workload import ModelFacts
 
 USUAL_OPTIMIZER: Optimizer = "adamw_torch_fused"
-Step = tuple[Candidate, Batch]
+CommonStep = tuple[Candidate, Batch]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonSteps:
     """The steps that make up a candidate's step.
 
-    micro_steps: steps whose micro-steps are mixed. shares: of each of these, adding up to 1. end: the step whose end is
-    the candidate's.
+    micro_steps: steps whose micro-steps are mixed. shares: how much each of them counts; they add up to 1. end: the
+    step that ends like the candidate's.
     """
 
-    micro_steps: tuple[Step, ...]
+    micro_steps: tuple[CommonStep, ...]
     shares: tuple[float, ...]
-    end: Step
+    end: CommonStep
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[CommonStep, ...]:
         """All of the steps, `end` last."""
         return (*self.micro_steps, self.end)
 
@@ -94,12 +94,12 @@ def _are_alike(config: Mapping[str, Any], facts: ModelFacts) -> bool:
 
 def mixture(laws: Sequence[TimeLaw], shares: Sequence[float]) -> TimeLaw:
     """Mix the micro-steps of laws by their shares. The end is the first law's."""
-    rows: dict[OperatorGroup, float] = defaultdict(float)
+    counts: dict[OperatorGroup, float] = defaultdict(float)
     operators: dict[What, float] = defaultdict(float)
     for law, share in zip(laws, shares, strict=True):
-        for row in law.micro_step:
-            rows[replace(row, count=0.0)] += share * row.count
+        for group in law.micro_step:
+            counts[replace(group, count=0.0)] += share * group.count
         for what, count in law.operators.items():
             operators[what] += share * count
-    micro_step = tuple(replace(row, count=count) for row, count in rows.items())
+    micro_step = tuple(replace(group, count=count) for group, count in counts.items())
     return TimeLaw(micro_step=micro_step, step_end=laws[0].step_end, operators=operators)

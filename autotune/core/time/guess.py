@@ -1,8 +1,8 @@
 """Guesses: the rates of candidates that are not predicted, from those of candidates that are.
 
-Each value of each knob is taken to have an effect of its own, and the effects to add up. A guess says how wrong it may
-be: very, if no predicted candidate has the same value of a knob, or if the effects do not add up. Leaves out why a
-candidate is not predicted.
+Each value of each knob is assumed to have an effect of its own, and the effects are assumed to add up. A guess says how
+wrong it may be. It may be very wrong if no predicted candidate has the same value of a knob, or if the effects of the
+predicted ones do not add up. Leaves out why a candidate is not predicted.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,10 @@
 """Time: how long the steps of a training take, item by item, from the work that a trace saw.
 
 The work of a micro-step depends on its batch, the work of clipping and of the optimizer does not. Operators of all
-layers that do the same are one row of a law. A law is evaluated for many batches at once. Leaves out the machine
+layers that do the same are one group of a law. A law is evaluated for many batches at once. Leaves out the machine
 (speed.py) and the batches of a dataset (core/batches/batches.py).
 
-Symbols: R rows of a law, C batches, M monomials; others as in core/step/profile.py and core/step/work.py.
+Symbols: R groups of a law, C batches, M monomials; others as in core/step/profile.py and core/step/work.py.
 """
 
 from collections import defaultdict
@@ -26,17 +26,18 @@ from autotune.core.time.speed import BOUNDS, Bound, MachineSpeed
 Floats = NDArray[np.float64]
 
 PRODUCTS, ATTENTION, DEQUANTIZATION, OTHER = "matrix products", "attention", "dequantization", "other operators"
-FORMAT = 2  # of the files that hold laws; counts up when they change
+FORMAT = 2  # of the files that hold laws; raise it when they change
 BOOKKEEPING = "data and bookkeeping"
 NEW_SHAPES = "kernels for new shapes"
-REMEMBERED = 1024  # kernels that oneDNN keeps: ONEDNN_PRIMITIVE_CACHE_CAPACITY, unless it is set
-# Kernels of a backward attention of torch 2.13, as ONEDNN_VERBOSE=profile_create lists them. Three products come with a
-# whole and with a last block of queries. For lengths above BLOCK each comes with a whole and a last block of keys, too.
+REMEMBERED = 1024  # kernels that oneDNN keeps: the default of ONEDNN_PRIMITIVE_CACHE_CAPACITY
+# Kernels that the backward pass of attention makes for a new length (torch 2.13; ONEDNN_VERBOSE=profile_create lists
+# them): for each of three products one for a whole block of queries, and one for the last block, which is shorter.
+# Above BLOCK positions the keys are divided into blocks, too, and there are twice as many kernels.
 BLOCK_KERNELS, BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
-WHOLE: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts of a step that are one item
+ITEM_OF_PART: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are one item
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.amount_of)
-HOST_S = 2e-3  # of a micro-step, beside its operators: loading, collating and moving data, the trainer's own work
+HOST_S = 2e-3  # seconds of a micro-step beside its operators: to load, collate and move data, and in the trainer
 Spent = Bound | Literal["host"]
 SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds are spent on, in this order everywhere
 
@@ -45,9 +46,9 @@ SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds are spent on, in th
 class OperatorGroup:
     """Operators that do the same.
 
-    item: what an estimate lists their seconds under. what, dtype: the measured operation that stands for them. sides:
-    as in core/step/work.py. factor: seconds of one operator, as a multiple of the measured operation's. count: how many
-    there are in a micro-step, or at the end of a step. launched: whether each one has a launch of its own.
+    item: the name under which an estimate lists their seconds. what, dtype: the measured operation that stands for
+    them. sides: as in core/step/work.py. factor: seconds of one operator, as a multiple of the measured operation's.
+    count: how many there are in a micro-step, or at the end of a step. launched: whether each has a launch of its own.
     """
 
     item: str
@@ -61,10 +62,11 @@ class OperatorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TimeLaw:
-    """The operators of a step: those of a micro-step, on average over the step, and those at the end.
+    """The operators of a step.
 
-    operators: how many operators the forward pass of a micro-step has, by the chain of a probe that tells how long the
-    host takes for one.
+    micro_step: of a micro-step, on average over the step. step_end: of clipping and the optimizer. operators: how many
+    operators the forward pass of a micro-step runs. The key is the chain of operators that a probe times to learn how
+    long the host takes for one of them.
     """
 
     micro_step: tuple[OperatorGroup, ...]
@@ -72,11 +74,13 @@ class TimeLaw:
     operators: Mapping[What, float]
 
     def products(self, dtype: RateDtype) -> list[int]:
-        """Find the products of a micro-step whose shapes differ and depend on the micro-batch.
+        """Find the products of a micro-step that depend on the micro-batch, one for each shape.
 
-        Returns the size of the weight of each: the product of those sides that do not depend on the micro-batch.
+        Returns the size of the weight of each: the product of the sides that do not depend on the micro-batch.
         """
-        products = {(row.what, row.sides) for row in self.micro_step if "matmul" in row.what and row.dtype == dtype}
+        products = {
+            (each.what, each.sides) for each in self.micro_step if "matmul" in each.what and each.dtype == dtype
+        }
         return [
             prod(side[0] for side in sides if not any(side[1:]))
             for _, sides in products
@@ -84,9 +88,11 @@ class TimeLaw:
         ]
 
     def attentions(self, dtype: RateDtype) -> list[tuple[int, ...]]:
-        """Find the attentions of a micro-step whose shapes differ, and return their lengths. A forward and its backward
-        count as one."""
-        sides = {row.sides for row in self.micro_step if "attention" in row.what and row.dtype == dtype}
+        """Find the attentions of a micro-step, one for each shape. A forward and its backward count as one.
+
+        Returns the length of each, as a polynomial of the micro-batch's shape.
+        """
+        sides = {each.sides for each in self.micro_step if "attention" in each.what and each.dtype == dtype}
         return [length for _, _, length, _ in sides]
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,19 +103,19 @@ class TimeLaw:
 def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
     """Read a law back."""
 
-    def rows(name: str) -> tuple[OperatorGroup, ...]:
-        return tuple(OperatorGroup(**{**row, "sides": tuple(map(tuple, row["sides"]))}) for row in values[name])
+    def groups(name: str) -> tuple[OperatorGroup, ...]:
+        return tuple(OperatorGroup(**{**each, "sides": tuple(map(tuple, each["sides"]))}) for each in values[name])
 
-    return TimeLaw(micro_step=rows("micro_step"), step_end=rows("step_end"), operators=dict(values["operators"]))
+    return TimeLaw(micro_step=groups("micro_step"), step_end=groups("step_end"), operators=dict(values["operators"]))
 
 
 def time_law(
     profile: Profile, *, layers: int, accumulation: int, tf32: bool = False, selective: bool = False
 ) -> TimeLaw:
-    """Derive the law of a profile, which must be as it was traced.
+    """Derive the law of a profile.
 
-    layers: of the whole model. accumulation: micro-steps of a step. The first one allocates the gradients, and the
-    later ones add to them. selective: whether a policy decides what is recomputed.
+    profile: as it was traced, not deepened. layers: of the whole model. accumulation: micro-steps of a step. The first
+    one allocates the gradients, and the later ones add to them. selective: whether a policy decides what is recomputed.
     """
     repeated = repeated_layers(profile)
     extra = (layers - profile.layers) / profile.period
@@ -121,8 +127,8 @@ def time_law(
         if not at_end and profile.micro_steps > 1:
             count *= (1 if work.micro == 1 else accumulation - 1) / accumulation
         what, factor, sides = _measured_as(work)
-        row = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
-        counts[at_end][row] += count
+        group = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
+        counts[at_end][group] += count
         if work.part in ("forward", "loss", "recomputed"):
             forward[work.part == "recomputed"] += count
     micro_step, step_end = (
@@ -184,8 +190,9 @@ def estimate_time(
 ) -> TimeEstimate:
     """Time an epoch.
 
-    shapes: the monomials of its micro-batches, (C, M). The second tile of the head stands for all that follow the first
-    one, so T is set to their labels together. accumulation: micro-steps of a step. useful_tokens: of the whole epoch.
+    shapes: the monomials of its micro-batches, (C, M). A trace knows two tiles of the head at most. Here the second one
+    stands for all later ones, so T is set to the labels of all of them. accumulation: micro-steps of a step.
+    useful_tokens: of the whole epoch.
     new_shapes: as batches.Epoch.new_shapes. Raises KeyError for an operation that the speed does not know.
     """
     shapes = shapes.copy()
@@ -229,23 +236,23 @@ def making(law: TimeLaw, speed: MachineSpeed, shapes: Floats) -> tuple[Floats, F
 
 
 def remembered(kernels: float) -> int:
-    """How many shapes have their kernels kept, if each shape has `kernels` of them."""
+    """For how many shapes oneDNN keeps the kernels, if each shape has `kernels` of them."""
     return int(REMEMBERED / max(1.0, kernels))
 
 
-def seconds(rows: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
+def seconds(groups: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
     """Seconds by item, each of shape (C, BOUNDS). shapes: values of the monomials, (C, M)."""
     items: dict[str, Floats] = {}
-    groups: dict[tuple[What, RateDtype, bool], list[OperatorGroup]] = defaultdict(list)
-    for row in rows:
-        groups[row.what, row.dtype, row.launched].append(row)
-    for (what, dtype, launched), alike in groups.items():
-        polynomials = np.array([row.sides for row in alike], dtype=np.float64)  # (R, d, M)
+    by_operation: dict[tuple[What, RateDtype, bool], list[OperatorGroup]] = defaultdict(list)
+    for group in groups:
+        by_operation[group.what, group.dtype, group.launched].append(group)
+    for (what, dtype, launched), alike in by_operation.items():
+        polynomials = np.array([group.sides for group in alike], dtype=np.float64)  # (R, d, M)
         sides = np.einsum("cm,rdm->crd", shapes, polynomials)
         each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2]), launched=launched)
         each = each.reshape(*sides.shape[:2], len(BOUNDS))
-        for place, row in enumerate(alike):
-            items[row.item] = items.get(row.item, 0.0) + row.count * row.factor * each[:, place]
+        for place, group in enumerate(alike):
+            items[group.item] = items.get(group.item, 0.0) + group.count * group.factor * each[:, place]
     return items
 
 
@@ -270,8 +277,8 @@ def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:
 
 
 def _item(work: Work) -> str:
-    if whole := WHOLE.get(work.part):
-        return whole
+    if item := ITEM_OF_PART.get(work.part):
+        return item
     if work.kind.endswith("dequantize"):
         return DEQUANTIZATION
     name = PRODUCTS if "product" in work.kind else ATTENTION if "attention" in work.kind else OTHER
@@ -279,7 +286,7 @@ def _item(work: Work) -> str:
 
 
 def _dtype(dtype: str, tf32: bool) -> RateDtype:
-    """The dtype whose rates are taken. Products of fp32 may be computed in tf32. For all but floats, bytes count."""
+    """The dtype whose rates are taken. Products of fp32 may be computed in tf32. Of integers only the bytes count."""
     if dtype == "float32":
         return "tf32" if tf32 else "float32"
     return dtype if dtype in ("bfloat16", "float16") else "uint8"  # type: ignore[return-value]

@@ -1,9 +1,9 @@
 """Many candidates: their seconds, all at once.
 
 Each law is timed once, on a grid of lengths. An epoch becomes weights: how much of it lies at each length of the grid.
-The seconds of a candidate are then a product of two arrays. Between two lengths of the grid seconds are interpolated,
-and so are they between few labels and all of them. The result is within a hundredth of estimate_time, which sums over
-all micro-batches. Leaves out laws (law.py) and epochs (core/batches/batches.py) themselves.
+The seconds of a candidate are then a product of two arrays. Seconds are interpolated between two lengths of the grid,
+and between few labels and all labels. The result differs by less than 1 % from estimate_time, which sums over all
+micro-batches. Leaves out laws (law.py) and epochs (core/batches/batches.py) themselves.
 
 Symbols: K tables, E epochs, G lengths of the grid, n candidates.
 """
@@ -62,7 +62,7 @@ class TimeTable:
 class _Piece(NamedTuple):
     """The micro-batches of one candidate that have the same number of rows.
 
-    place: of the candidate. epoch: these micro-batches alone.
+    place: of the candidate. whole: all of the candidate. epoch: these micro-batches alone.
     """
 
     place: int
@@ -79,7 +79,7 @@ def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Fl
     """Seconds of an optimizer step of each candidate, in the order of SPENT, (n, 4).
 
     NaN where the machine's speed does not know an operation. Batch rebalancing makes micro-batches with different
-    numbers of rows. Each number is timed by itself, as if the whole step had it, and the step is their mean.
+    numbers of rows. A step is timed once for each number, as if all its micro-batches had it, and the mean is taken.
     """
     grid = length_grid(max(int(each.epoch.positions.max()) for each in parts))
     apart = {epoch: epoch.by_rows() for epoch in dict.fromkeys(each.epoch for each in parts)}

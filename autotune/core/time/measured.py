@@ -20,10 +20,11 @@ DEVIATION = 0.3  # prior standard deviation of the logarithm of measured over fi
 NOISE = 0.05  # standard deviation of the logarithm of one measured point
 LEAST_WORK = 0.05  # least share of a measured operation's seconds that is not its launch
 STREAMS: Sequence[What] = ("copy", "add")
-# What a probe's chain launches and copies for each of its forward operators: (launches, copies).
-# - The backward of a linear layer, an activation and an addition launch two and a half operators more for each, and
-#   with checkpointing every operator is launched again.
-# - A copy of the smallest stream stands behind every third operator, in the forward, backward and recomputed passes.
+# What a chain of a probe launches and copies for each of its forward operators: (launches, copies). It repeats a linear
+# layer, an activation and an addition.
+# - The backward pass launches five operators for these three. With checkpointing these three are launched again.
+# - After every third operator comes a copy of the smallest stream: in the forward, the backward and the recomputed
+#   pass.
 CHAINS: Mapping[What, tuple[float, float]] = {
     "eager_operators": (8 / 3, 2 / 3),
     "checkpointed_operators": (11 / 3, 1.0),
@@ -73,9 +74,10 @@ def measured_speed(hardware: Hardware) -> MachineSpeed:
 def _first(
     curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware
 ) -> dict[RateDtype, tuple[Floats, Floats]]:
-    """How much longer products of new shapes take, as MachineSpeed.first_s has it.
+    """How much longer products of new shapes take, in the form of MachineSpeed.first_s.
 
-    A dtype is left out if no first call takes twice as long as usual: then it only found cold caches.
+    A dtype is left out if no first call takes twice as long as usual. Its first calls were slow only because caches
+    were cold.
     """
     found = {}
     for dtype in ITEM_BYTES:
@@ -92,7 +94,7 @@ def _first(
 def _first_attention(
     curves: Mapping[tuple[What, RateDtype], Curve], hardware: Hardware
 ) -> dict[RateDtype, tuple[Floats, Floats]]:
-    """How much longer attention of new lengths takes, as MachineSpeed.first_attention_s has it."""
+    """How much longer attention of new lengths takes, in the form of MachineSpeed.first_attention_s."""
     what: What = "attention_forward_backward"
     found = {}
     for dtype in ITEM_BYTES:
@@ -105,7 +107,7 @@ def _first_attention(
 def _curves(
     operation: Operation, whats: Sequence[What], dtype: RateDtype, hardware: Hardware
 ) -> dict[tuple[What, RateDtype], Curve]:
-    """Fit the curves of operations that share their terms, which are fitted to the points of the first one."""
+    """Fit the curves of operations that share their terms. The terms are fitted to the first operation's points."""
     points = {what: hardware.curve(what, dtype) for what in whats}
     if not points[whats[0]]:
         return {}
@@ -159,7 +161,7 @@ def _seconds(points: Sequence[RatePoint]) -> Floats:
 
 
 def _fit(terms: Floats, seconds: Floats, launch_s: float) -> Floats:
-    """Fit the factors of terms, (T,), with the least squared relative error. The first term is a launch, and given.
+    """Fit the factors of terms, (T,), with the least squared relative error. The first term is the launch: it is given.
 
     terms: (P, T). seconds: (P,). No factor is negative: terms that would have one are left out, the most negative
     first. There are no more terms than points.

@@ -1,6 +1,7 @@
 """Published speed: the speed of a GPU that was not measured here, from its specification.
 
-It is a share of each published peak, with the source of the share. A probe of the GPU replaces all of it (measured.py).
+Each rate is a share of a published peak; the source of the share is given. A probe of the GPU replaces all of them
+(measured.py).
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ SIXTEEN_BITS: tuple[RateDtype, ...] = ("bfloat16", "float16")
 
 
 def published_speed(peaks: Peaks) -> MachineSpeed:
-    """Estimate a GPU's curves from its published peaks. Raises ValueError without those of fp32 and of the memory."""
+    """Estimate a GPU's curves from its published peaks. Raises ValueError if fp32 or the bandwidth has none."""
     if not peaks.tflops.get("float32") or not peaks.bandwidth_gb_s > 0:
         raise ValueError("no published peak of fp32, or of the memory's bandwidth")
     bytes_per_s = BANDWIDTH_SHARE * peaks.bandwidth_gb_s * 1e9

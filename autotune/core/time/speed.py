@@ -21,8 +21,8 @@ Operation = Literal["product", "quantized_product", "attention", "stream", "dequ
 Bound = Literal["launch", "compute", "bandwidth"]
 BOUNDS: tuple[Bound, ...] = ("launch", "compute", "bandwidth")  # what seconds are spent on, in this order everywhere
 
-REACH = 1.5  # octaves of each side over which a measured deviation holds
-BLOCKWISE_BYTES = 4 + 1 + 4 / 256  # moved for a number: in fp32, in 8 bits, and its share of a block's scale
+REACH = 1.5  # octaves (factors of two) of a side; so far from a measured point its deviation still holds in part
+BLOCKWISE_BYTES = 4 + 1 + 4 / 256  # moved for each number: in fp32, in 8 bits, and its share of a block's scale
 OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # which dtypes stand in for one that was not measured
     "float32": ("tf32", "bfloat16", "float16"),
     "tf32": ("float32", "bfloat16", "float16"),
@@ -33,25 +33,25 @@ OTHER_DTYPES: Mapping[RateDtype, Sequence[RateDtype]] = {  # which dtypes stand 
 
 
 def _product_terms(sides: Floats) -> Floats:
-    """Of products. sides: (C, 4): how many products, then M, N, K."""
+    """Terms of products. sides: (C, 4): how many products, then M, N, K."""
     count, M, N, K = sides.T
     return np.stack([np.ones(len(sides)), count * M * N * K, count * (M * N + M * K + N * K)], axis=1)
 
 
 def _quantized_terms(sides: Floats) -> Floats:
-    """Of products whose weight of (K, N) is dequantized first. sides: as of products."""
+    """Terms of products whose weight of (K, N) is dequantized first. sides: as of products."""
     count, _, N, K = sides.T
     return np.concatenate([_product_terms(sides), (count * N * K)[:, None]], axis=1)
 
 
 def _attention_terms(sides: Floats) -> Floats:
-    """Of attention. sides: (C, 4): B, H, S, D."""
+    """Terms of attention. sides: (C, 4): B, H, S, D."""
     B, H, S, D = sides.T
     return np.stack([np.ones(len(sides)), B * H * S * S * D, B * H * S * D], axis=1)
 
 
 def _stream_terms(sides: Floats) -> Floats:
-    """Of streams, and of quantizing and dequantizing. sides: (C, 1): bytes, or elements."""
+    """Terms of streams, quantizing and dequantizing. sides: (C, 1): bytes, or elements."""
     return np.concatenate([np.ones((len(sides), 1)), sides], axis=1)
 
 
@@ -101,14 +101,15 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpeed:
-    """How fast a machine is. What is not known of it is left out of the mappings.
+    """How fast a machine is. The mappings leave out what is not known.
 
     curves: by operation and dtype. launch_s: seconds of a launch.
     first_s: by dtype, how much longer a product takes when its shape is new: log2 of the size of the weight (how many
-    numbers it has), ascending, and the further seconds for each size.
+    numbers it has), ascending, and the additional seconds for each size.
     first_attention_s: the same for a forward and backward attention, by log2 of its length.
-    operator_s: seconds that the host takes for one operator of a forward pass and for what follows from it, beside its
-    launches. The key is the probe's chain, which says how the operator is checkpointed.
+    operator_s: seconds that the host takes for one operator of a forward pass and for its share of the backward pass
+    and of recomputation, without launches. The key is the chain of operators that the probe timed. It says how the
+    operator is checkpointed.
     """
 
     curves: Mapping[tuple[What, RateDtype], Curve]
@@ -132,8 +133,8 @@ class MachineSpeed:
     def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
         """Seconds of operations by what they are spent on, shape (C, BOUNDS).
 
-        sides: (C, d), as in core/step/work.py. launched: whether each operation has a launch of its own; then none is
-        shorter than that. Raises KeyError for an operation that was not measured in any dtype.
+        sides: (C, d), as in core/step/work.py. launched: whether each operation has a launch of its own; then none
+        takes less time than a launch. Raises KeyError for an operation that was not measured in any dtype.
         """
         found = next((self.curves[what, d] for d in (dtype, *OTHER_DTYPES[dtype]) if (what, d) in self.curves), None)
         if found is None:
@@ -147,7 +148,7 @@ class MachineSpeed:
 
 
 def blockwise_by_bytes(curves: Mapping[tuple[What, RateDtype], Curve]) -> dict[tuple[What, RateDtype], Curve]:
-    """Curves for quantizing to 8 bits and back where these were not measured: as long as their bytes take to move."""
+    """Curves for quantizing to 8 bits and back where these were not measured: the time to move their bytes."""
     if (streams := curves.get(("copy", "float32"))) is None:
         return {}
     seconds_per = streams.seconds_per * np.array([1.0, BLOCKWISE_BYTES])
