@@ -22,7 +22,7 @@ from autotune.child import Unanswered, ask
 from autotune.core.recipe import Recipe
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
-from autotune.data.tokenization import TokenizationJob, tokenize
+from autotune.data.tokenization import TokenizationRequest, tokenize
 from autotune.errors import AutotuneError
 from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
 
@@ -30,7 +30,7 @@ Progress = Callable[[str], None]
 
 LAYOUT = 1  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
-LONGEST_SHARE = 0.001  # this share of a sample are the rows with most characters, which make the worst batch
+LONGEST_SHARE = 0.001  # of a sample; the rows with most characters, because they make the worst batch
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
 BAR = re.compile(
@@ -53,8 +53,9 @@ def describe(
 ) -> Workload:
     """Find model and data, tokenize the data as TRL does, and return the facts of both.
 
-    Of more than `most_rows` rows a sample is tokenized, drawn with `seed` (the rows of most characters are always in
-    it); None tokenizes all, as training needs. Raises UsageError for a model or data that cannot be trained.
+    most_rows: if there are more, this many are drawn with `seed` and tokenized, always with the rows of most characters
+    among them. None tokenizes all rows, as training needs. Raises UsageError for a model or data that cannot be
+    trained.
     """
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
@@ -103,7 +104,7 @@ def describe_data(
         found = survey(source, progress)
         indices = _sample(found.characters, most_rows, seed)
         kept = whole if indices is None else sampled
-        job = TokenizationJob(
+        request = TokenizationRequest(
             model=facts.path,
             vocabulary=facts.vocabulary,
             source=source,
@@ -113,7 +114,7 @@ def describe_data(
             indices=indices,
         )
         progress(f"tokenizing {len(found.characters) if indices is None else len(indices):,} rows of {source.name}")
-        cache.build(kept, lambda fresh: _tokenize_apart(job, fresh, progress))
+        cache.build(kept, lambda fresh: _tokenize_apart(request, fresh, progress))
     return _data_facts(kept, source)
 
 
@@ -149,7 +150,7 @@ def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> 
     return np.sort(np.concatenate([longest, drawn]))
 
 
-def _tokenize_apart(job: TokenizationJob, out: Path, progress: Progress) -> None:
+def _tokenize_apart(request: TokenizationRequest, out: Path, progress: Progress) -> None:
     """Tokenize in a process of its own and pass on its progress. Raises UsageError with what tokenization refuses."""
     variables = {
         "CUDA_VISIBLE_DEVICES": "",  # tokenizing must not claim memory that the trials measure
@@ -157,10 +158,10 @@ def _tokenize_apart(job: TokenizationJob, out: Path, progress: Progress) -> None
         "TOKENIZERS_PARALLELISM": "false",
     }
     try:
-        ask(tokenize, job, out, variables=variables, on_output=_Output(progress).read)
+        ask(tokenize, request, out, variables=variables, on_output=_Output(progress).read)
     except Unanswered as ended:
         raise AutotuneError(
-            f"tokenizing {job.source.name} failed (exit code {ended.code})", *ended.last_lines
+            f"tokenizing {request.source.name} failed (exit code {ended.code})", *ended.last_lines
         ) from None
 
 

@@ -2,7 +2,7 @@
 
 TRL trains on `text`, `prompt` + `completion` (strings or messages) and `messages`. Questions with answers and
 instructions with outputs become a prompt and a completion, so that only the answer counts for the loss. `conversations`
-(ShareGPT) become messages, with calls of functions. Leaves out where rows come from (source.py).
+(ShareGPT) become messages, with function calls. Leaves out where rows come from (source.py).
 """
 
 import json
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Row = Mapping[str, Any]
+Fields = Mapping[str, Any]
 Message = dict[str, Any]
-Kind = Literal["text", "prompt_completion", "messages"]  # what DataFacts.form says
+TrlForm = Literal["text", "prompt_completion", "messages"]  # what DataFacts.form says
 
 SHAREGPT_ROLES = {
     "human": "user",
@@ -109,7 +109,7 @@ FIELDS = tuple(dict.fromkeys(field for form in FORMS for field in (*form.require
 EXPECTED = "one of: " + " | ".join(" + ".join(form.required) for form in FORMS)
 
 
-def form_of(row: Row, named: Sequence[str] = ()) -> Form | None:
+def form_of(row: Fields, named: Sequence[str] = ()) -> Form | None:
     """Return the first form whose required fields the row has, and that knows every field in `named`; None if none."""
     for form in FORMS:
         if row.keys() >= {*form.required} and {*named} <= {*form.required, *form.optional}:
@@ -117,7 +117,7 @@ def form_of(row: Row, named: Sequence[str] = ()) -> Form | None:
     return None
 
 
-def kind_of(converted: Row) -> tuple[Kind, bool]:
+def trl_form_of(converted: Fields) -> tuple[TrlForm, bool]:
     """Return TRL's form of a converted row, and whether it holds messages instead of strings."""
     if "messages" in converted:
         return "messages", True
@@ -126,7 +126,7 @@ def kind_of(converted: Row) -> tuple[Kind, bool]:
     return "text", False
 
 
-def convert(row: Row, form: Form, dialect: Dialect) -> dict[str, Any]:
+def convert(row: Fields, form: Form, dialect: Dialect) -> dict[str, Any]:
     """Convert a row to one of TRL's own forms, as the tokenizer's `dialect` can render it.
 
     Returns the fields of that form only; `tools` is JSON text, as TRL reads it. Raises BadRow.
@@ -157,7 +157,7 @@ def convert(row: Row, form: Form, dialect: Dialect) -> dict[str, Any]:
     return converted
 
 
-def _question(row: Row, dialect: Dialect) -> dict[str, Any]:
+def _question(row: Fields, dialect: Dialect) -> dict[str, Any]:
     question, answer, system = _text(row, "question"), _text(row, "answer"), _optional_text(row, "system")
     if dialect.chat:
         return _exchange(system, [], question, answer)
@@ -166,7 +166,7 @@ def _question(row: Row, dialect: Dialect) -> dict[str, Any]:
     return {"prompt": f"{opening}Question: {question}\nAnswer:", "completion": f" {answer}"}
 
 
-def _instruction(row: Row, dialect: Dialect) -> dict[str, Any]:
+def _instruction(row: Fields, dialect: Dialect) -> dict[str, Any]:
     instruction, output = _text(row, "instruction"), _text(row, "output")
     given, system = _optional_text(row, "input"), _optional_text(row, "system")
     history = _history(row)
@@ -187,7 +187,7 @@ def _exchange(system: str, history: list[Message], question: str, answer: str) -
     }
 
 
-def _history(row: Row) -> list[Message]:
+def _history(row: Fields) -> list[Message]:
     messages = []
     for number, pair in enumerate(_loaded(row.get("history")) or []):
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
@@ -196,7 +196,7 @@ def _history(row: Row) -> list[Message]:
     return messages
 
 
-def _messages(row: Row, field: str) -> list[Message]:
+def _messages(row: Fields, field: str) -> list[Message]:
     value = _loaded(row[field])
     if not isinstance(value, list) or not value:
         raise BadRow(f"{field} is {_name(value)}, expected a list of messages")
@@ -209,7 +209,7 @@ def _messages(row: Row, field: str) -> list[Message]:
     return messages
 
 
-def _message(message: Row, where: str) -> Message:
+def _message(message: Fields, where: str) -> Message:
     kept = {key: value for key, value in message.items() if value is not None}  # tables fill absent keys with nulls
     if not isinstance(kept.get("role"), str) or not kept["role"]:
         raise BadRow(f"{where}.role is {_name(message.get('role'))}, expected text like user or assistant")
@@ -222,7 +222,7 @@ def _message(message: Row, where: str) -> Message:
     return kept
 
 
-def _from_sharegpt(message: Row, where: str) -> Message:
+def _from_sharegpt(message: Fields, where: str) -> Message:
     role = SHAREGPT_ROLES.get(str(message["from"]))
     if role is None:
         raise BadRow(f"{where}.from is {message['from']!r}, expected one of {', '.join(SHAREGPT_ROLES)}")
@@ -254,7 +254,7 @@ def _call(call: object, where: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _tools(row: Row) -> list[dict[str, Any]]:
+def _tools(row: Fields) -> list[dict[str, Any]]:
     """List the functions that may be called, each wrapped as {"type": "function", "function": {...}}."""
     tools = _loaded(row.get("tools")) or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -288,14 +288,14 @@ def _as_plain_text(messages: list[Message], tools: list[dict[str, Any]]) -> list
     return plain
 
 
-def _text(row: Row, field: str) -> str:
+def _text(row: Fields, field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str):
         raise BadRow(f"{field} is {_name(value)}, expected text")
     return _encodable(value, field)
 
 
-def _optional_text(row: Row, field: str) -> str:
+def _optional_text(row: Fields, field: str) -> str:
     return _text(row, field) if row.get(field) is not None else ""
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.data import SUFFIXES
-from autotune.data.forms import EXPECTED, FIELDS, BadRow, Dialect, Form, Kind, convert, form_of, kind_of
+from autotune.data.forms import EXPECTED, FIELDS, BadRow, Dialect, Form, TrlForm, convert, form_of, trl_form_of
 from autotune.demo import CONVERSATIONS
 from autotune.errors import UsageError, first_line
 
@@ -63,13 +63,13 @@ class Row:
 class Survey:
     """What one pass over all rows has found.
 
-    kind: TRL's form after conversion. chat: rows hold messages, so a chat template is needed.
+    trl_form: TRL's form after conversion. chat: rows hold messages, so a chat template is needed.
     extras: columns beside the form's own (`tools`, `chat_template_kwargs`) that some row has.
     characters: of each row's text, shape (N,), int64, N >= 1.
     """
 
     form: Form
-    kind: Kind
+    trl_form: TrlForm
     chat: bool
     extras: tuple[str, ...]
     characters: NDArray[np.int64]
@@ -78,7 +78,7 @@ class Survey:
 def locate_data(name: str, columns: Mapping[str, str], progress: Callable[[str], None]) -> Source:
     """Find the data that `name` means, without reading rows. Raises UsageError."""
     if unknown := [field for field in columns if field not in FIELDS]:
-        raise UsageError(*(f"data.columns.{field}: is no field of ours{_nearest(field)}" for field in unknown))
+        raise UsageError(*(f"data.columns.{field}: is not a field of autotune{_nearest(field)}" for field in unknown))
     path = CONVERSATIONS if name == "demo" else Path(name).expanduser()
     files: tuple[Path, ...]
     if name and path.is_dir():
@@ -120,7 +120,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
     It shows the first PROBLEMS_SHOWN different problems, each at the first row that has it, and counts the others.
     """
     form: Form | None = None
-    kind: tuple[Kind, bool] | None = None
+    trl_form: tuple[TrlForm, bool] | None = None
     extras: set[str] = set()
     characters: list[int] = []
     problems: dict[str, tuple[str, int]] = {}  # the first place of each, and how many rows have it
@@ -128,8 +128,8 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
     for row in rows_of(source):
         try:
             row_form, converted = _convert_in_form(row, form, tuple(source.columns))
-            if kind and kind_of(converted) != kind:
-                raise BadRow(f"is {_kind_name(*kind_of(converted))}, the rows before are {_kind_name(*kind)}")
+            if trl_form and trl_form_of(converted) != trl_form:
+                raise BadRow(f"is {_form_name(*trl_form_of(converted))}, the rows before are {_form_name(*trl_form)}")
         except BadRow as bad:
             where, count = problems.get(str(bad), (row.where, 0))
             if count or len(problems) < PROBLEMS_SHOWN:
@@ -137,23 +137,23 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
             else:
                 more += 1
             continue
-        form, kind = row_form, kind_of(converted)
+        form, trl_form = row_form, trl_form_of(converted)
         extras |= converted.keys() & {"tools", "chat_template_kwargs"}
         characters.append(len(str(converted)))
         if len(characters) % PROGRESS_ROWS == 0:
             progress(f"read {len(characters):,} rows of {source.name}")
-    if problems or form is None or kind is None:
+    if problems or form is None or trl_form is None:
         raise UsageError(
             *(
                 f"{where}: {problem}" + (f" ({count - 1:,} more rows like this)" if count > 1 else "")
                 for problem, (where, count) in problems.items()
             ),
-            *([f"and {more:,} more rows like these"] if more else []),
+            *([f"and {more:,} more rows with problems"] if more else []),
         )
     return Survey(
         form=form,
-        kind=kind[0],
-        chat=kind[1],
+        trl_form=trl_form[0],
+        chat=trl_form[1],
         extras=tuple(sorted(extras)),
         characters=np.array(characters, dtype=np.int64),
     )
@@ -320,8 +320,8 @@ def _hash(files: tuple[Path, ...]) -> str:
     return digest.hexdigest()
 
 
-def _kind_name(kind: Kind, chat: bool) -> str:
-    return kind.replace("_", " and ") + (" as messages" if chat and kind != "messages" else "")
+def _form_name(form: TrlForm, chat: bool) -> str:
+    return form.replace("_", " and ") + (" as messages" if chat and form != "messages" else "")
 
 
 def _nearest(field: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.data.forms import FOLLOW_THE_TOKENIZER, Dialect, Kind
+from autotune.data.forms import FOLLOW_THE_TOKENIZER, Dialect, TrlForm
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
 from autotune.machine.host import count_cores
@@ -26,7 +26,7 @@ MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizationJob:
+class TokenizationRequest:
     """The rows to tokenize, and how.
 
     model: what `from_pretrained` takes. vocabulary: rows of the model's embedding.
@@ -42,7 +42,7 @@ class TokenizationJob:
     indices: NDArray[np.int64] | None = None
 
 
-def tokenize(job: TokenizationJob, out: Path) -> None:
+def tokenize(request: TokenizationRequest, out: Path) -> None:
     """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N) and `facts.json` into `out`.
 
     Rows without a label that reaches the loss are left out, as TRL leaves them out when it truncates: a step of only
@@ -51,31 +51,37 @@ def tokenize(job: TokenizationJob, out: Path) -> None:
     from transformers import AutoTokenizer
     from trl.chat_template_utils import supports_tool_calling
 
-    tokenizer = AutoTokenizer.from_pretrained(job.model, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=False)
     has_template = tokenizer.chat_template is not None
     dialect = Dialect(chat=has_template, tools=has_template and supports_tool_calling(tokenizer))
-    chat = dialect.chat if job.survey.form.name in FOLLOW_THE_TOKENIZER else job.survey.chat
-    if problems := _problems_of(job, tokenizer, chat):
+    chat = dialect.chat if request.survey.form.name in FOLLOW_THE_TOKENIZER else request.survey.chat
+    if problems := _problems_of(request, tokenizer, chat):
         raise UsageError(*problems)
     with tempfile.TemporaryDirectory(prefix="autotune-") as scratch:
-        dataset = _dataset(job, dialect, chat, scratch)
-        rows = _trl_rows(job, tokenizer, dataset, dialect, scratch)
+        dataset = _dataset(request, dialect, chat, scratch)
+        rows = _trl_rows(request, tokenizer, dataset, dialect, scratch)
         tokens, labels, largest = measure(rows)
-        if largest >= job.vocabulary:
+        if largest >= request.vocabulary:
             raise UsageError(
-                f"{job.model}: its tokenizer gives token {largest}, but the model has only {job.vocabulary} embeddings"
+                f"{request.model}: its tokenizer gives token {largest}, but the model has only {request.vocabulary} "
+                "embeddings"
             )
         learned = np.flatnonzero(labels)
         if not len(learned):
             raise UsageError(
-                f"{job.source.name}: no token of any row reaches the loss "
-                f"(assistant_only_loss={job.assistant_only_loss}, completion_only_loss={job.completion_only_loss})"
+                f"{request.source.name}: no token of any row reaches the loss "
+                f"(assistant_only_loss={request.assistant_only_loss}, "
+                f"completion_only_loss={request.completion_only_loss})"
             )
         if len(learned) < len(labels):
             rows = rows.select(learned)
         rows.save_to_disk(str(out / "rows"))
     np.save(out / "lengths.npy", np.stack([tokens[learned], labels[learned]]))
-    facts = {"form": job.survey.kind, "rows_in_file": len(job.survey.characters), "rows_tokenized": len(labels)}
+    facts = {
+        "form": request.survey.trl_form,
+        "rows_in_file": len(request.survey.characters),
+        "rows_tokenized": len(labels),
+    }
     (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -96,64 +102,64 @@ def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     return np.concatenate(tokens), np.concatenate(labels), largest
 
 
-def _problems_of(job: TokenizationJob, tokenizer: Any, chat: bool) -> list[str]:
+def _problems_of(request: TokenizationRequest, tokenizer: Any, chat: bool) -> list[str]:
     """List, in the words of the recipe, what TRL would refuse, or would silently do in another way."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-    kind, name = job.survey.kind, job.source.name
+    form, name = request.survey.trl_form, request.source.name
     problems = []
     if chat and tokenizer.chat_template is None:
         problems.append(
-            f"{name}: holds messages, and the tokenizer of {job.model} has no chat template; take the "
+            f"{name}: holds messages, and the tokenizer of {request.model} has no chat template; take the "
             "instruction-tuned version of the model, or data as text or as prompt and completion strings"
         )
-    if job.completion_only_loss and kind != "prompt_completion":
+    if request.completion_only_loss and form != "prompt_completion":
         problems.append(
-            f"recipe.completion_only_loss=true: {name} is {kind}, which has no completion (TRL would learn every "
+            f"recipe.completion_only_loss=true: {name} is {form}, which has no completion (TRL would learn every "
             "token); recipe.assistant_only_loss=true learns the answers in messages"
         )
-    if job.assistant_only_loss and not chat:
-        problems.append(f"recipe.assistant_only_loss=true: {name} is {kind} in strings, expected messages")
-    elif job.assistant_only_loss and not problems and not has_generation_markers(tokenizer.chat_template):
+    if request.assistant_only_loss and not chat:
+        problems.append(f"recipe.assistant_only_loss=true: {name} is {form} in strings, expected messages")
+    elif request.assistant_only_loss and not problems and not has_generation_markers(tokenizer.chat_template):
         try:
             get_training_chat_template(tokenizer)
         except ValueError:
             problems.append(
-                f"recipe.assistant_only_loss=true: the chat template of {job.model} marks no answers "
+                f"recipe.assistant_only_loss=true: the chat template of {request.model} marks no answers "
                 "({% generation %}), and TRL knows no version of it that does; add the marks, or leave it false"
             )
     return problems
 
 
-def _dataset(job: TokenizationJob, dialect: Dialect, chat: bool, scratch: str) -> Any:
+def _dataset(request: TokenizationRequest, dialect: Dialect, chat: bool, scratch: str) -> Any:
     """Write the rows in TRL's own form, as a dataset on disk."""
     from datasets import Dataset, Features, Json, List, Value
 
     # Messages are JSON. As Arrow structs, every message would get the keys of all others, filled with nulls.
-    columns: dict[Kind, tuple[str, ...]] = {
+    columns: dict[TrlForm, tuple[str, ...]] = {
         "text": ("text",),
         "prompt_completion": ("prompt", "completion"),
         "messages": ("messages",),
     }
-    features = {name: List(Json()) if chat else Value("string") for name in columns[job.survey.kind]}
-    if "tools" in job.survey.extras and dialect.tools:
+    features = {name: List(Json()) if chat else Value("string") for name in columns[request.survey.trl_form]}
+    if "tools" in request.survey.extras and dialect.tools:
         features["tools"] = Value("string")
-    if "chat_template_kwargs" in job.survey.extras:
+    if "chat_template_kwargs" in request.survey.extras:
         features["chat_template_kwargs"] = Json()
     blank: dict[str, Any] = {"tools": None, "chat_template_kwargs": {}}
 
     def rows() -> Any:
-        for _, row in converted_rows(job.source, job.survey.form, dialect):
+        for _, row in converted_rows(request.source, request.survey.form, dialect):
             yield {name: row.get(name, blank.get(name)) for name in features}
 
     try:
         dataset = Dataset.from_generator(rows, features=Features(features), cache_dir=scratch, fingerprint="rows")
     except Exception as error:
         raise error.__cause__ if isinstance(error.__cause__, UsageError) else error from None
-    return dataset if job.indices is None else dataset.select(job.indices)
+    return dataset if request.indices is None else dataset.select(request.indices)
 
 
-def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
+def _trl_rows(request: TokenizationRequest, tokenizer: Any, dataset: Any, dialect: Dialect, scratch: str) -> Any:
     """Make the columns input_ids and labels by a real SFTTrainer."""
     from datasets import Features, List, Value
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -167,8 +173,8 @@ def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Diale
         bf16=False,
         report_to="none",
         max_length=None,
-        assistant_only_loss=job.assistant_only_loss,
-        completion_only_loss=job.completion_only_loss,
+        assistant_only_loss=request.assistant_only_loss,
+        completion_only_loss=request.completion_only_loss,
         dataset_num_proc=processes if processes > 1 else None,
     )
     try:
@@ -176,23 +182,23 @@ def _trl_rows(job: TokenizationJob, tokenizer: Any, dataset: Any, dialect: Diale
             model=LlamaForCausalLM(config), args=arguments, train_dataset=dataset, processing_class=tokenizer
         )
     except Exception as error:
-        raise UsageError(*_refusals(job, tokenizer, dialect, error)) from error
+        raise UsageError(*_refusals(request, tokenizer, dialect, error)) from error
     numbers = List(Value("int32"))
     rows = trainer.train_dataset.select_columns(["input_ids", "labels"])
     return rows.cast(Features({"input_ids": numbers, "labels": numbers}))
 
 
-def _refusals(job: TokenizationJob, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
+def _refusals(request: TokenizationRequest, tokenizer: Any, dialect: Dialect, error: Exception) -> list[str]:
     """Name the rows that the chat template cannot render. If it renders them all, repeat what TRL said."""
     problems: list[str] = []
-    for where, row in converted_rows(job.source, job.survey.form, dialect):
+    for where, row in converted_rows(request.source, request.survey.form, dialect):
         messages = row.get("messages") or [*row.get("prompt", ()), *row.get("completion", ())]
         if not all(isinstance(message, dict) for message in messages):
             break  # strings are not rendered
         try:
             tokenizer.apply_chat_template(messages, tokenize=False, tools=json.loads(row.get("tools", "null")))
         except Exception as refusal:  # a template may raise anything
-            problems.append(f"{where}: the chat template of {job.model} cannot render it ({refusal})")
+            problems.append(f"{where}: the chat template of {request.model} cannot render it ({refusal})")
             if len(problems) == PROBLEMS_SHOWN:
                 break
-    return problems or [f"{job.source.name}: TRL cannot tokenize it: {first_line(error)}"]
+    return problems or [f"{request.source.name}: TRL cannot tokenize it: {first_line(error)}"]

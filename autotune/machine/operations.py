@@ -42,8 +42,8 @@ CAUSAL = ((1, 9, 512, 64), (1, 32, 2048, 128), (1, 32, 8192, 128))
 CPU_FIRST = ((1000, 256, 256), (1000, 1536, 576))
 CPU_FIRST_ATTENTION = ((4, 4, 150, 64), (1, 4, 1100, 64))
 KERNELS, KERNELS_SIDE = 1200, 64  # small products, of more shapes than oneDNN keeps (ONEDNN_PRIMITIVE_CACHE_CAPACITY)
-CHAIN = 30  # forward operators: ten times a linear layer, an activation, an addition and the smallest stream
-CHAIN_SIDE = 8  # numbers a side: so few that only Python and the launches take time
+CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition, and then a small copy
+CHAIN_SIDE = 8  # sides of its tensors: small, so that only Python and the launches take time
 BLOCK = 256  # states that share a scale (bitsandbytes 0.50.2: optim/optimizer.py)
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
@@ -121,10 +121,10 @@ def list_points(kind: Device, *, tf32: bool = False) -> tuple[Point, ...]:
 def cpu_bench(limit_bytes: int) -> Bench:
     """The CPU, timed by the clock of this process."""
 
-    def seconds(work: Callable[[], object], count: int) -> float:
+    def seconds(call: Callable[[], object], count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            work()
+            call()
         return time.perf_counter() - started
 
     return Bench(device="cpu", time=seconds, repeat_s=CPU_REPEAT_S, limit_bytes=limit_bytes, pin=lambda tensor: tensor)
@@ -134,13 +134,13 @@ def cuda_bench(limit_bytes: int) -> Bench:
     """The only CUDA device that this process sees, timed by its own events."""
     import torch
 
-    def seconds(work: Callable[[], object], count: int) -> float:
+    def seconds(call: Callable[[], object], count: int) -> float:
         event: Callable[..., Any] = torch.cuda.Event  # untyped in torch 2.13
         start, end = event(enable_timing=True), event(enable_timing=True)
         torch.cuda.synchronize()
         start.record()
         for _ in range(count):
-            work()
+            call()
         end.record()
         end.synchronize()
         return float(start.elapsed_time(end)) / 1000  # milliseconds
@@ -168,7 +168,8 @@ class Operations:
     """Makes the functions that are timed. Their tensors are views of a few random buffers that all of them share.
 
     The buffers are random because a GPU draws less power on zeros, and so runs faster. Products and streams take the
-    next part of a buffer at each call: an operator of a training step does not find its operands in the nearest cache.
+    next part of a buffer at each call, because an operator of a training step does not find its operands in the nearest
+    cache.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -198,7 +199,7 @@ class Operations:
         return self._product(point)
 
     def launch(self) -> Callable[[], object]:
-        """Make a function that runs one small operator: nearly all of its time is that of starting it."""
+        """Make a function that runs one small operator. Nearly all of its time goes into the launch."""
         tiny = self._tensor("tiny", "float32", 1)
         return lambda: tiny.add_(1.0)
 
@@ -239,7 +240,7 @@ class Operations:
         w, dw = self._tensor("w", point.dtype, n, k), self._tensor("out", point.dtype, n, k)
         calls = itertools.count()
 
-        def work() -> "torch.Tensor":
+        def run() -> "torch.Tensor":
             call = next(calls)
             rows = m + call
             x, dy = self._tensor("x", point.dtype, rows, k), self._tensor("y", point.dtype, rows, n)
@@ -247,7 +248,7 @@ class Operations:
                 return torch.mm(x, w.t(), out=dy)
             return torch.mm(dy, w, out=x) if call % 3 == 1 else torch.mm(dy.t(), x, out=dw)
 
-        return work
+        return run
 
     def _first_attention(self, point: Point) -> Callable[[], object]:
         B, H, S, D = point.shape
@@ -282,12 +283,12 @@ class Operations:
             contexts: Callable[..., Any] = create_selective_checkpoint_contexts  # untyped in torch 2.13
             policy["context_fn"] = lambda: contexts(recompute)
 
-        def work() -> "torch.Tensor":
+        def run() -> "torch.Tensor":
             eager = point.what == "eager_operators"
             y = chain(x) if eager else checkpoint(chain, x, use_reentrant=False, **policy)
             return torch.autograd.grad(y.sum(), x)[0]
 
-        return work
+        return run
 
     def _attention(self, point: Point) -> Callable[[], object]:
         import torch
@@ -345,7 +346,7 @@ class Operations:
         return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
 
     def _blockwise(self, point: Point) -> Callable[[], object]:
-        """Quantize other numbers at each call, as a step does. Dequantize the same ones: a fifth of the bytes."""
+        """Quantize other numbers at each call, as a step does. Dequantize the same ones: their bytes are a fifth."""
         from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
         states = self._walk("x", point.dtype, *point.shape)

@@ -24,14 +24,14 @@ from autotune.machine.installed import installed
 from autotune.machine.nvml import ClockWatch, Gpu
 from autotune.machine.process import Measurement, Request, measure_in_process
 
-FORMAT = 4  # of the cached files; rises when what is measured changes
+FORMAT = 4  # of the cached files; raise it when what is measured changes
 RATE_PACKAGES = ("torch", "cuda", "triton", "bitsandbytes")  # rates depend on their versions
 
 
 def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: Callable[[str], None]) -> Hardware:
     """Say what this machine can do: its first visible GPU where torch can use it, else its CPU.
 
-    home: of the cache. refresh: measure again although the cache knows. use_gpu: False looks at the CPU only.
+    home: of the cache. refresh: measure again even if the cache has the rates. use_gpu: False looks at the CPU only.
     Takes under a minute, or a moment with the cache. Raises AutotuneError when a GPU is there that should work and
     does not, or the measuring fails.
     """
@@ -124,7 +124,7 @@ _SHOWN: tuple[tuple[str, What, tuple[RateDtype, ...]], ...] = (
 
 
 def _rate_line(hardware: Hardware, title: str, what: What, dtypes: Sequence[RateDtype]) -> str | None:
-    """Describe the best rate of each dtype; of copies that of the largest, since small ones stay in the caches."""
+    """Describe the best rate of each dtype. For copies it is the rate of the largest: small ones stay in the caches."""
     copies = what in ("copy", "host_to_device_pinned", "device_to_host_pinned")
     points = [hardware.curve(what, d)[-1:] if copies else (hardware.best(what, d),) for d in dtypes]
     shown = [_rate_text(point, len(dtypes) > 1) for found in points for point in found if point is not None]

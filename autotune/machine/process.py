@@ -16,7 +16,7 @@ from autotune.errors import AutotuneError
 from autotune.machine import nvml
 from autotune.machine.malloc import keep_pages
 from autotune.machine.operations import cpu_bench, cuda_bench, list_points
-from autotune.machine.rates import Rates, measure, prepare_jobs
+from autotune.machine.rates import Rates, measure, prepare_points
 
 BUDGET_S = 45.0
 PREPARE_SHARE = 0.4  # of the budget left once the libraries are imported: for running each operation a first time
@@ -85,15 +85,15 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
         capability = torch.cuda.get_device_capability()
         workspace_bytes = _workspace_bytes()
         bench, points = cuda_bench(free // MEMORY_SHARE), list_points("cuda", tf32=capability >= (8, 0))
-    with suppress(ImportError, RuntimeError):  # takes seconds; what fails here fails again with its layers
+    with suppress(ImportError, RuntimeError):  # it takes seconds; if it fails, so will its layers, which say why
         import bitsandbytes  # noqa: F401
     deadline = started + request.budget_s
     until = time.perf_counter() + PREPARE_SHARE * (deadline - time.perf_counter())
-    jobs = prepare_jobs(points, bench, until=until, progress=progress)
+    timed = prepare_points(points, bench, until=until, progress=progress)
     if request.uuid is not None:
         torch.cuda.synchronize()
         context_bytes = _context_bytes(request.uuid, used_before, torch.cuda.memory_reserved())
-    rates = measure(jobs, bench, deadline=deadline, progress=progress)
+    rates = measure(timed, bench, deadline=deadline, progress=progress)
     return Measurement(
         memory_bytes=total,
         compute_capability=capability,

@@ -30,7 +30,7 @@ class TimedPoint:
     """A point that runs here. count: calls in a repeat. seconds: of one call, for each round."""
 
     point: Point
-    work: Callable[[], object]
+    call: Callable[[], object]
     count: int
     seconds: list[float] = field(default_factory=list)
 
@@ -45,7 +45,7 @@ class Rates:
     cpu_share: float | None
 
 
-def prepare_jobs(
+def prepare_points(
     points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]
 ) -> list[TimedPoint]:
     """Run every point once and choose how many calls make a repeat. Points that cannot run here are left out.
@@ -54,7 +54,7 @@ def prepare_jobs(
     Raises RuntimeError when the device broke, and not the point alone.
     """
     operations = Operations(bench)
-    jobs: list[TimedPoint] = []
+    timed: list[TimedPoint] = []
     fastest: dict[tuple[What, RateDtype], float] = {}  # work per second, the best of the curve so far
     left_out: Counter[str] = Counter()
     for point in points:
@@ -70,9 +70,9 @@ def prepare_jobs(
             continue
         try:
             with _precision(point.dtype):
-                work = operations.prepare(point)
-                bench.time(work, 1)  # this call loads kernels and fills caches
-                seconds = min(bench.time(work, 1) for _ in range(2))
+                call = operations.prepare(point)
+                bench.time(call, 1)  # this call loads kernels and fills caches
+                seconds = min(bench.time(call, 1) for _ in range(2))
         except (ImportError, NotImplementedError, RuntimeError) as error:
             bench.time(operations.launch(), 1)  # raises when the device broke
             left_out[f"{point.what} in {point.dtype}: {first_line(error):.120}"] += 1
@@ -82,14 +82,14 @@ def prepare_jobs(
             left_out[TOO_LONG] += 1
         else:
             most = MOST_FIRST if point.what.startswith("first") else LAUNCHES
-            jobs.append(TimedPoint(point, work, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
+            timed.append(TimedPoint(point, call, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
     for reason, count in left_out.items():
         progress(f"not measured, {count} of {len(points)} rates: {reason}")
-    return jobs
+    return timed
 
 
-def measure(jobs: Sequence[TimedPoint], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
-    """Time the jobs round by round.
+def measure(timed: Sequence[TimedPoint], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
+    """Time the points round by round.
 
     deadline: as time.perf_counter() counts; after two rounds, none begins that would end later.
     """
@@ -102,14 +102,14 @@ def measure(jobs: Sequence[TimedPoint], bench: Bench, *, deadline: float, progre
         if number > LEAST_ROUNDS and started + round_s > deadline:
             progress(f"time is up after {number - 1} of {ROUNDS} rounds")
             break
-        progress(f"round {number} of {ROUNDS}, {len(jobs)} rates")
+        progress(f"round {number} of {ROUNDS}, {len(timed)} rates")
         launches.append(bench.time(launch, LAUNCHES) / LAUNCHES)
-        for job in jobs:
-            with _precision(job.point.dtype), _cpu_share(job.point, bench, shares):
-                job.seconds.append(bench.time(job.work, job.count) / job.count)
+        for each in timed:
+            with _precision(each.point.dtype), _cpu_share(each.point, bench, shares):
+                each.seconds.append(bench.time(each.call, each.count) / each.count)
         round_s = time.perf_counter() - started
     return Rates(
-        points=tuple(_rate(job) for job in jobs),
+        points=tuple(_rate(each) for each in timed),
         launch_s=median(launches),
         launch_spread=_spread(launches),
         cpu_share=median(shares) if shares else None,
@@ -131,7 +131,8 @@ def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None
     """Note the share of the cores' time that a large product got.
 
     OpenMP's threads never sleep while they compute, so what they did not get went to other processes. Without this, a
-    busy machine can look steady: with one of two cores taken, a tenth of the rate was seen, at a spread of 0.2 %.
+    busy machine can look steady: with one of two cores taken, a tenth of the usual rate was measured, with a spread of
+    0.2 %.
     """
     import torch
 
@@ -142,14 +143,14 @@ def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None
         shares.append((time.process_time() - processor) / (wall * torch.get_num_threads()))
 
 
-def _rate(job: TimedPoint) -> RatePoint:
-    point = job.point
+def _rate(timed: TimedPoint) -> RatePoint:
+    point = timed.point
     return RatePoint(
         what=point.what,
         dtype=point.dtype,
         shape=point.shape,
-        per_second=point.amount / median(job.seconds),
-        spread=_spread(job.seconds),
+        per_second=point.amount / median(timed.seconds),
+        spread=_spread(timed.seconds),
     )
 
 

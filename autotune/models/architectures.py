@@ -16,7 +16,7 @@ from autotune.core.decode import decode
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
 
-FORMAT = 2  # of the kept facts; rises when they change
+FORMAT = 2  # of the kept facts; raise it when they change
 
 # Keys of config.json that do not describe the architecture.
 NAMES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")

@@ -48,7 +48,7 @@ class Located:
     """A model that was found.
 
     path: what `from_pretrained` takes. directory: of its configuration and tokenizer on this machine.
-    weights: tells two versions of the weights apart, without reading them.
+    weights: a text that differs for two versions of the weights. It is made without reading them.
     """
 
     name: str
@@ -105,9 +105,10 @@ def resolve_architecture(
 
 
 def configuration_of(name: str, directory: Path) -> dict[str, Any]:
-    """Tell the configuration of a model that `resolve_model` found and `fetch_weights` brought into `directory`.
+    """Return the configuration of a model that `resolve_model` found and `fetch_weights` brought into `directory`.
 
-    The catalogue's, where it has the model, so that an estimate and a search share their traces; else config.json.
+    It comes from the catalogue if the model is there, so that an estimate and a search share their traces. Otherwise it
+    is the directory's config.json.
     """
     config = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name) or _read_json(directory / "config.json")
     return {key: value for key, value in config.items() if key not in NAMES}

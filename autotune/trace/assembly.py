@@ -123,7 +123,7 @@ class _TracedStep:
         )
 
     def _parts(self, op: Op) -> Sequence[Op]:
-        """Split an op of one layer that frees blocks of many layers: the frees become a release of the whole model."""
+        """Split an op of one layer that frees blocks of many layers: an op of the whole model then frees them."""
         layers = {self.blocks[place].layer for place in op.frees} - {None}
         if op.layer is None or len(layers) <= NEIGHBOURS:
             return [op]

@@ -113,7 +113,7 @@ class _Trainer(sft.Trainer):
 
 
 class _LogitsTrainer(_Trainer, LogitsTrainer):
-    """The same, for a step that keeps the logits."""
+    """The same trainer for a step that keeps the logits."""
 
 
 class _Phases(TrainerCallback):  # type: ignore[misc]
@@ -146,9 +146,9 @@ def record_steps(
 ) -> Recorder:
     """Train one step of each shape on a model of `depth` layers, and return the record.
 
-    WARMUP steps of the first shape go before, and TAIL steps of the last shape after. prepare: changes the model before
-    it trains, as another script would. most_micro_steps: of a step; by default two, because all further ones equal the
-    second. Raises UsageError or NotPredicted for target modules that cannot be traced.
+    WARMUP steps of the first shape come before, and TAIL steps of the last shape after. prepare: changes the model
+    before it trains, as another script would. most_micro_steps: of a step; by default two, because all further ones
+    equal the second. Raises UsageError or NotPredicted for target modules that cannot be traced.
     """
     candidate = request.candidate
     apart = keeps_documents_apart(candidate)
@@ -261,7 +261,7 @@ def _mark_layers(model: Any, depth: int, recorder: Recorder) -> None:
 def _mark(layer: Any, number: int, recorder: Recorder, *, last: bool) -> None:
     """Note which autograd nodes a layer's forward makes: they tell later which layer's backward runs.
 
-    Operators between two layers count to the earlier one; operators after the last layer count to none.
+    Operators between two layers belong to the earlier one. Operators after the last layer belong to none.
     """
     first = 0
 

@@ -1,7 +1,7 @@
 """Profiles, kept: traced once for each request and stack of libraries, then read from the cache.
 
-A request was reduced to what a trace depends on before (request.py), so that candidates which have one trace have one
-profile. Neither torch nor transformers is imported for a profile that is in the cache.
+Requests are reduced to what a trace depends on (request.py) before they come here, so candidates with the same trace
+share a profile. Neither torch nor transformers is imported for a profile that is in the cache.
 """
 
 import json
@@ -19,14 +19,14 @@ from autotune.machine.installed import installed
 from autotune.trace.request import TraceRequest, kind_in_words
 from autotune.trace.tracer import trace_apart, trace_many
 
-FORMAT = 14  # of the files, and of what the trace writes into them; counts up when either changes
-MEMORY = 9  # the format since which blocks, and when they live, are as they are: benchmarks' rows hold from it on
+FORMAT = 14  # of the files, and of what the trace writes into them; raise it when either changes
+MEMORY = 9  # the last format that changed the recorded blocks or their lives; rows of benchmarks hold since then
 STACK = ("autotune-sft", "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profiles:
-    """The profiles that were traced. home: the cache. progress: is told of each new trace, and of damaged files."""
+    """The profiles that were traced. home: the cache. progress: gets a line for each new trace or damaged file."""
 
     home: Path
     progress: Callable[[str], None]
@@ -68,7 +68,7 @@ class Profiles:
         return failed
 
     def remember(self, folder: str, question: Mapping[str, Any], answer: Callable[[], Any]) -> Any:
-        """Answer a question in plain values: with what is kept in a folder beside the profiles, else anew."""
+        """Return the answer to a question, in plain values: from a folder beside the profiles, else from `answer`."""
         return cache.remember(self._path(folder, question), question, answer, self.progress)
 
     def _read(self, request: TraceRequest) -> Profile:

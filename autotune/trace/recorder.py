@@ -73,8 +73,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every storage that an operator allocates, and when it is freed.
 
     masked: whether rows are padded. labels: label positions in a micro-batch of each traced step; None on a CPU, where
-    nothing depends on them. steady: the first step that equals all later ones. Work is noted from it on; in its first
-    forward, so is the last operator that uses each storage.
+    nothing depends on them. steady: the first step that equals all later ones. Work is noted from this step on. In its
+    first forward pass the last operator that uses each storage is noted, too.
     """
 
     def __init__(self, *, masked: bool, labels: Sequence[int] | None, steady: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What to trace: the request that decides a profile, reduced to what a trace depends on, and its kind in words.
+"""What to trace: the request that decides a profile, reduced to what a trace depends on, and its name in words.
 
 Importing this module is cheap: what traces is imported elsewhere (tracer.py). Leaves out where profiles are kept
 (profiles.py).
@@ -113,7 +113,7 @@ def reduced(request: TraceRequest) -> TraceRequest:
 
 
 def kind_in_words(request: TraceRequest) -> str:
-    """Name the kind of step that a reduced request is of. What most steps have is left out."""
+    """Describe the step of a reduced request in words. What most steps have in common is left out."""
     knobs = request.candidate
     found = [
         f"{knobs.method}, checkpointing {knobs.checkpointing}, {knobs.optimizer}, {knobs.weights_dtype} weights",

@@ -1,8 +1,8 @@
 """The tracer: runs traces in other processes, which see no GPU.
 
 On a machine with a GPU, a process that imports bitsandbytes (hence TRL) takes half a gigabyte of the GPU. The process
-that plans must not do that. The two parts of a trace run in parallel, and so do several traces. Leaves out the cache of
-profiles (profiles.py).
+that predicts must not do that. The two parts of a trace run in parallel, and so do several traces. Leaves out the cache
+of profiles (profiles.py).
 """
 
 import contextlib
@@ -26,7 +26,7 @@ MOST_PROCESSES = 8  # each takes half a gigabyte of host memory
 
 
 def start_tracer() -> None:
-    """Begin to import the libraries of a trace that is likely to follow, and do not wait for them."""
+    """Begin to import the libraries that a trace needs, and do not wait for them. A trace is likely to follow."""
     start_fork_server(NO_GPU)
 
 
@@ -40,7 +40,7 @@ def trace_apart(request: TraceRequest) -> Profile:
         try:
             return _join(*_submit(pool, request))
         except BrokenProcessPool:
-            raise NotPredicted("the process that traced it died, perhaps for want of memory") from None
+            raise NotPredicted("the process that traced it died, perhaps because memory ran out") from None
 
 
 def trace_many(
@@ -129,7 +129,7 @@ def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hide what the libraries print, for nobody is training. Whatever they raise becomes NotPredicted.
+    """Hide what the libraries print, because nobody is training. Whatever they raise becomes NotPredicted.
 
     Their own exceptions may not be picklable, so they could not cross to the parent.
     """

@@ -20,7 +20,7 @@ PLAIN_EVERY_S = 15.0  # between two plain lines of a run's progress
 class RunDisplay:
     """Show the steps of a run as they come. Use as a context manager.
 
-    steps: the steps so far, as the worker's events have them.
+    steps: the steps so far, as in the worker's events.
     """
 
     def __init__(self, console: Console) -> None:

@@ -42,7 +42,7 @@ def train(task: Task, send: Send) -> Outcome:
     """Train as `task` says, send an event per step, and return Measured or Diverged. Raises what training raises."""
     started = time.perf_counter()
     if task.device == "cuda":
-        gc.collect()  # a trainer and its callbacks are a cycle: those of an earlier trial would count here
+        gc.collect()  # a trainer and its callbacks are a reference cycle; an earlier trial's would count here
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # an out-of-memory error then reports the peak of this trial
         limit_allocator(task.allocator_limit_bytes)

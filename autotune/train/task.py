@@ -21,9 +21,9 @@ class Measure:
         `least_s` seconds: a few steps in a row meet the same load of the machine, and may agree by chance.
     least_steps, most_steps: measured optimizer steps, without the warm-up. The budget may end a trial after fewer than
         `least_steps`, but not before two, because one step has no standard error.
-    worst_first: warm up on two steps. In the first, the largest micro-batch is the smallest of the epoch's steps; in
-        the second it is the largest. So the peak is that of the worst batch, with the optimizer's states, which exist
-        only after the first step.
+    worst_first: warm up on two steps: first the step whose largest micro-batch is the smallest of the epoch, then the
+        step that has the largest of the epoch. The worst batch then comes when the optimizer's states exist, which is
+        after the first step, and the peak is measured with both.
     pace: the trial ends when it is slower than this; None lets it go on.
     """
 
@@ -97,8 +97,8 @@ def last_checkpoint(output_dir: Path) -> Path | None:
 def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) -> Mapping[str, str]:
     """Return the environment variables of a worker's process. A worker serves only tasks that ask for the same ones.
 
-    On CUDA they choose one device and set the allocator. On a CPU they hide every GPU; its allocator is set after the
-    fork (malloc.keep_pages).
+    On CUDA they choose one device and set the allocator. On a CPU they hide every GPU. The CPU's allocator is set after
+    the fork (malloc.keep_pages).
     """
     shared = {
         "TOKENIZERS_PARALLELISM": "false",  # the rows are tokenized already; tokenizers would only warn of the fork
@@ -114,7 +114,7 @@ def environment(tuned_allocator: bool, device: Device, device_uuid: str | None) 
 
 
 def allocator_conf(tuned_allocator: bool) -> str:
-    """Return the settings of torch's CUDA allocator: the user's, with `expandable_segments` as the candidate has it.
+    """Return the settings of torch's CUDA allocator: the user's, with the candidate's `expandable_segments`.
 
     torch 2.13 reads PYTORCH_ALLOC_CONF, and PYTORCH_CUDA_ALLOC_CONF only where the first is not set.
     """

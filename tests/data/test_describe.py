@@ -11,9 +11,9 @@ from autotune import cache
 from autotune.core.recipe import Recipe
 from autotune.core.workload import Workload
 from autotune.data.describe import describe
-from autotune.data.tokenization import TokenizationJob, tokenize
+from autotune.data.tokenization import TokenizationRequest, tokenize
 from autotune.errors import AutotuneError, UsageError
-from tests.data.test_tokenization import EXCHANGE, TEXT, TURNS, job, rows_in, write
+from tests.data.test_tokenization import EXCHANGE, TEXT, TURNS, request_for, rows_in, write
 
 
 def describe_file(home: Path, data: Path, lines: list[str] | None = None, **options: Any) -> Workload:
@@ -30,19 +30,19 @@ def describe_file(home: Path, data: Path, lines: list[str] | None = None, **opti
 
 
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[TokenizationJob]:
-    """Tokenize in this process, which has imported TRL already; gives the jobs that were done."""
-    jobs: list[TokenizationJob] = []
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[TokenizationRequest]:
+    """Tokenize in this process, which has imported TRL already; gives the requests that were answered."""
+    requests: list[TokenizationRequest] = []
 
-    def here(job: TokenizationJob, out: Path, progress: Any) -> None:
-        jobs.append(job)
-        tokenize(job, out)
+    def here(request: TokenizationRequest, out: Path, progress: Any) -> None:
+        requests.append(request)
+        tokenize(request, out)
 
     monkeypatch.setattr("autotune.data.describe._tokenize_apart", here)
-    return jobs
+    return requests
 
 
-def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
+def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[TokenizationRequest]) -> None:
     """The second description reads what the first kept; another option, or another letter, is tokenized anew."""
     data = write(tmp_path / "a.jsonl", [EXCHANGE, EXCHANGE])
     first, second = describe_file(home, data), describe_file(home, data)
@@ -58,7 +58,7 @@ def test_rows_are_tokenized_once(home: Path, tmp_path: Path, in_process: list[To
     assert other.data.fingerprint != first.data.fingerprint
 
 
-def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
+def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list[TokenizationRequest]) -> None:
     """A cut Arrow file is noticed before a trial reads it."""
     data = write(tmp_path / "a.jsonl", [TEXT, {"text": "of milk"}])
     path = Path(describe_file(home, data).data.tokenized_path)
@@ -70,7 +70,7 @@ def test_damaged_rows_are_made_anew(home: Path, tmp_path: Path, in_process: list
     assert len(rows_in(path.parent)) == 2
 
 
-def test_many_rows_are_sampled(home: Path, tmp_path: Path, in_process: list[TokenizationJob]) -> None:
+def test_many_rows_are_sampled(home: Path, tmp_path: Path, in_process: list[TokenizationRequest]) -> None:
     """The sample is seeded, holds the longest row, and its error is what the rows left out can make of the mean."""
     rows = [{"text": "cup of milk " * (1 + number % 7)} for number in range(300)] + [{"text": "milk " * 90}]
     data = write(tmp_path / "a.jsonl", rows)
@@ -94,7 +94,7 @@ def test_tokenizing_apart_gives_the_same_and_is_quick_again(home: Path, tmp_path
     lines: list[str] = []
     apart = describe_file(home, data, lines)
     assert "tokenizing 2 rows of a.jsonl" in lines
-    found = job(apart.model, data)
+    found = request_for(apart.model, data)
     tokenize(found, tmp_path)
     assert rows_in(Path(apart.data.tokenized_path).parent) == rows_in(tmp_path)
     code = """

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autotune.data.forms import BadRow, Dialect, convert, form_of, kind_of
+from autotune.data.forms import BadRow, Dialect, convert, form_of, trl_form_of
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "hello"}
@@ -169,10 +169,10 @@ def test_named_columns_choose_the_form() -> None:
 
 def test_kinds_tell_messages_from_strings() -> None:
     """A prompt in messages and a prompt in strings cannot be in one dataset."""
-    assert kind_of({"prompt": "a", "completion": "b"}) == ("prompt_completion", False)
-    assert kind_of({"prompt": [USER], "completion": [ASSISTANT]}) == ("prompt_completion", True)
-    assert kind_of({"messages": [USER]}) == ("messages", True)
-    assert kind_of({"text": "a"}) == ("text", False)
+    assert trl_form_of({"prompt": "a", "completion": "b"}) == ("prompt_completion", False)
+    assert trl_form_of({"prompt": [USER], "completion": [ASSISTANT]}) == ("prompt_completion", True)
+    assert trl_form_of({"messages": [USER]}) == ("messages", True)
+    assert trl_form_of({"text": "a"}) == ("text", False)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_conversations_with_tools_are_surveyed(tmp_path: Path) -> None:
     """ShareGPT with calls of functions needs no options, and its tools are seen."""
     for name in ("a.json", "a.parquet"):
         seen = survey(found(write(tmp_path / name, CONVERSATIONS)), lambda line: None)
-        assert (seen.form.name, seen.kind, seen.chat, seen.extras) == ("conversations", "messages", True, ("tools",))
+        forms = (seen.form.name, seen.trl_form)
+        assert (forms, seen.chat, seen.extras) == (("conversations", "messages"), True, ("tools",))
 
 
 def test_the_demo_needs_no_file() -> None:
@@ -101,7 +102,7 @@ def test_columns_that_do_not_exist_are_named(tmp_path: Path) -> None:
     assert problems(path, {"question": "Q", "answer": "a"}) == [
         "a.jsonl:1: has no Q, which data.columns names; it has q, a"
     ]
-    with pytest.raises(UsageError, match=r"data\.columns\.questoin: is no field of ours, did you mean question"):
+    with pytest.raises(UsageError, match=r"data\.columns\.questoin: is not a field of autotune, did you mean question"):
         found(path, {"questoin": "q"})
 
 
@@ -180,7 +181,7 @@ def test_all_problems_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": "a"}, *({"text": number} for number in range(50))])
     told = problems(tmp_path / "a.jsonl")
     assert told[0] == "a.jsonl:2: text is a number (0), expected text"
-    assert told[PROBLEMS_SHOWN:] == ["and 30 more rows like these"]
+    assert told[PROBLEMS_SHOWN:] == ["and 30 more rows with problems"]
 
 
 def test_one_problem_of_many_rows_is_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from autotune.core.workload import ModelFacts
 from autotune.data.source import locate_data, survey
-from autotune.data.tokenization import TokenizationJob, measure, tokenize
+from autotune.data.tokenization import TokenizationRequest, measure, tokenize
 from autotune.errors import UsageError
 from autotune.models.find import resolve_model
 
@@ -45,10 +45,10 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def job(model: ModelFacts | str, data: Path, **options: Any) -> TokenizationJob:
+def request_for(model: ModelFacts | str, data: Path, **options: Any) -> TokenizationRequest:
     source = locate_data(str(data), {}, lambda line: None)
     path, vocabulary = (model, 2**20) if isinstance(model, str) else (model.path, model.vocabulary)
-    return TokenizationJob(
+    return TokenizationRequest(
         model=path,
         vocabulary=options.pop("vocabulary", vocabulary),
         source=source,
@@ -102,7 +102,7 @@ def test_rows_are_those_of_the_trainer_itself(
     tiny: ModelFacts, tmp_path: Path, rows: list[dict[str, Any]], by_hand: list[dict[str, Any]], options: dict[str, Any]
 ) -> None:
     """Row by row and token by token, for every form and every mask."""
-    tokenize(job(tiny, write(tmp_path / "a.jsonl", rows), **options), tmp_path)
+    tokenize(request_for(tiny, write(tmp_path / "a.jsonl", rows), **options), tmp_path)
     expected = rows_of_trl(tiny.path, by_hand, tmp_path, **options)
     assert rows_in(tmp_path) == expected
     tokens, labels = np.load(tmp_path / "lengths.npy")
@@ -121,7 +121,7 @@ def test_tools_reach_a_template_that_knows_them(tiny: ModelFacts, tmp_path: Path
     model = tmp_path / "model"
     tokenizer.save_pretrained(model)
     rows: list[dict[str, Any]] = [CALLS, {"messages": [USER, ASSISTANT]}]
-    tokenize(job(str(model), write(tmp_path / "a.jsonl", rows)), tmp_path)
+    tokenize(request_for(str(model), write(tmp_path / "a.jsonl", rows)), tmp_path)
     texts = [
         tokenizer.apply_chat_template(
             row["messages"], tools=json.loads(row["tools"]) if "tools" in row else None, tokenize=False
@@ -136,7 +136,7 @@ def test_tools_are_written_out_for_a_template_that_drops_them(tiny: ModelFacts, 
     """The template of `tiny` reads only role and content; the call is learned all the same."""
     from transformers import AutoTokenizer
 
-    tokenize(job(tiny, write(tmp_path / "a.jsonl", [CALLS]), assistant_only_loss=True), tmp_path)
+    tokenize(request_for(tiny, write(tmp_path / "a.jsonl", [CALLS]), assistant_only_loss=True), tmp_path)
     (row,) = rows_in(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny.path)
     assert "<tools>" in tokenizer.decode(row["input_ids"])
@@ -164,7 +164,7 @@ def test_lengths_are_counted_across_batches_and_empty_rows() -> None:
 
 def test_rows_that_teach_nothing_are_left_out(tiny: ModelFacts, tmp_path: Path) -> None:
     """An empty text is one end token, which nothing predicts; the others stay in order, and the count tells."""
-    tokenize(job(tiny, write(tmp_path / "a.jsonl", [{"text": ""}, TEXT, {"text": "b c"}])), tmp_path)
+    tokenize(request_for(tiny, write(tmp_path / "a.jsonl", [{"text": ""}, TEXT, {"text": "b c"}])), tmp_path)
     assert len(rows_in(tmp_path)) == 2
     assert json.loads((tmp_path / "facts.json").read_text())["rows_in_file"] == 3
 
@@ -173,7 +173,7 @@ def test_chosen_rows_keep_their_order(tiny: ModelFacts, tmp_path: Path) -> None:
     """A sample is tokenized in the order of the file."""
     rows = [{"text": f"{number} cups"} for number in range(9)]
     data = write(tmp_path / "a.jsonl", rows)
-    tokenize(job(tiny, data, indices=np.array([1, 4, 8])), tmp_path)
+    tokenize(request_for(tiny, data, indices=np.array([1, 4, 8])), tmp_path)
     expected = rows_of_trl(tiny.path, [rows[n] for n in (1, 4, 8)], tmp_path)
     assert rows_in(tmp_path) == expected
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_tokenized_is_told(
     """In the words of the recipe and of the file, also where TRL would silently learn something else."""
     model = tiny if template == "same" else without_template(tiny, tmp_path / "model", template)
     with pytest.raises(UsageError) as error:
-        tokenize(job(model, write(tmp_path / "a.jsonl", rows), **options), tmp_path)
+        tokenize(request_for(model, write(tmp_path / "a.jsonl", rows), **options), tmp_path)
     assert [part for part in expected if part not in str(error.value)] == []
 
 
@@ -251,7 +251,7 @@ def test_a_base_model_gets_questions_as_strings(tiny: ModelFacts, tmp_path: Path
     from transformers import AutoTokenizer
 
     model = without_template(tiny, tmp_path / "model")
-    tokenize(job(model, write(tmp_path / "a.jsonl", [{"question": "2 + 2?", "answer": "4"}])), tmp_path)
+    tokenize(request_for(model, write(tmp_path / "a.jsonl", [{"question": "2 + 2?", "answer": "4"}])), tmp_path)
     (row,) = rows_in(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert tokenizer.decode(row["input_ids"]) == "Question: 2 + 2?\nAnswer: 4<|im_end|>"

@@ -9,7 +9,7 @@ import torch
 
 from autotune.core.hardware import RateDtype
 from autotune.machine.operations import Bench, Operations, Point, cpu_bench
-from autotune.machine.rates import ROUNDS, SLOWEST_S, TimedPoint, measure, prepare_jobs
+from autotune.machine.rates import ROUNDS, SLOWEST_S, TimedPoint, measure, prepare_points
 
 FOREVER = float("inf")
 
@@ -35,21 +35,21 @@ def bench_that_takes(seconds: Callable[[int], float], limit_bytes: int = 2**20) 
 def test_rates_on_the_real_cpu() -> None:
     """The whole way on a real device: every point gets a rate and every round a reading."""
     bench = cpu_bench(2**22)
-    jobs = prepare_jobs([product(16), product(256)], bench, until=FOREVER, progress=lambda line: None)
-    rates = measure(jobs, bench, deadline=FOREVER, progress=lambda line: None)
+    timed = prepare_points([product(16), product(256)], bench, until=FOREVER, progress=lambda line: None)
+    rates = measure(timed, bench, deadline=FOREVER, progress=lambda line: None)
     assert [point.shape[0] for point in rates.points] == [16, 256]
     assert all(0 < point.per_second < 1e16 and 0 <= point.spread < 3 for point in rates.points)
-    assert all(len(job.seconds) == ROUNDS for job in jobs)
+    assert all(len(each.seconds) == ROUNDS for each in timed)
     assert 0 < rates.launch_s < 0.1
 
 
 def test_rate_and_spread_by_hand() -> None:
     """The median repeat gives the rate, the standard deviation of the repeats over their mean the spread."""
     seconds = [0.5, 2.0, 1.0, 4.0, 0.25]
-    job = TimedPoint(product(10), lambda: None, count=3)
+    timed = TimedPoint(product(10), lambda: None, count=3)
     rounds = iter(seconds)
-    bench = bench_that_takes(lambda n: next(rounds) if n % 2 else 1e-6)  # launches and the job take turns
-    (point,) = measure([job], bench, deadline=FOREVER, progress=lambda line: None).points
+    bench = bench_that_takes(lambda n: next(rounds) if n % 2 else 1e-6)  # launches and the point take turns
+    (point,) = measure([timed], bench, deadline=FOREVER, progress=lambda line: None).points
     assert point.per_second == pytest.approx(2000 / median(seconds))
     assert point.spread == pytest.approx(stdev(seconds) / mean(seconds))
 
@@ -57,7 +57,7 @@ def test_rate_and_spread_by_hand() -> None:
 def test_a_repeat_lasts_as_long_as_asked() -> None:
     """Short operations are called often enough for the clock, long ones once."""
     quick, slow = (
-        prepare_jobs([product()], bench_that_takes(lambda n, s=s: s), until=FOREVER, progress=lambda line: None)[0]  # type: ignore[misc]
+        prepare_points([product()], bench_that_takes(lambda n, s=s: s), until=FOREVER, progress=lambda line: None)[0]  # type: ignore[misc]
         for s in (0.001, 0.2)
     )
     assert (quick.count, slow.count) == (10, 1)
@@ -66,16 +66,16 @@ def test_a_repeat_lasts_as_long_as_asked() -> None:
 def test_no_round_begins_after_the_deadline() -> None:
     """But two there are always, or there would be no spread."""
     lines: list[str] = []
-    job = TimedPoint(product(), lambda: None, count=1)
-    measure([job], bench_that_takes(lambda n: 1.0), deadline=time.perf_counter(), progress=lines.append)
-    assert len(job.seconds) == 2
+    timed = TimedPoint(product(), lambda: None, count=1)
+    measure([timed], bench_that_takes(lambda n: 1.0), deadline=time.perf_counter(), progress=lines.append)
+    assert len(timed.seconds) == 2
     assert lines[-1] == f"time is up after 2 of {ROUNDS} rounds"
 
 
 def left_out(points: list[Point], bench: Bench, until: float = FOREVER) -> tuple[list[int], list[str]]:
     lines: list[str] = []
-    jobs = prepare_jobs(points, bench, until=until, progress=lines.append)
-    return [job.point.shape[0] for job in jobs], lines
+    timed = prepare_points(points, bench, until=until, progress=lines.append)
+    return [each.point.shape[0] for each in timed], lines
 
 
 def test_what_would_take_too_long_is_not_tried() -> None:
@@ -137,20 +137,20 @@ def test_tf32_is_on_for_its_own_products_only() -> None:
     """Else the fp32 curve of a GPU would silently be the tf32 one."""
     seen: list[tuple[str, str]] = []
 
-    def job(dtype: RateDtype) -> TimedPoint:
+    def timed(dtype: RateDtype) -> TimedPoint:
         return TimedPoint(
             product(8, dtype), lambda: seen.append((dtype, torch.get_float32_matmul_precision())), count=1
         )
 
     before = torch.get_float32_matmul_precision()
-    measure([job("tf32"), job("float32")], bench_that_takes(lambda n: 1.0), deadline=0, progress=lambda line: None)
+    measure([timed("tf32"), timed("float32")], bench_that_takes(lambda n: 1.0), deadline=0, progress=lambda line: None)
     assert set(seen) == {("tf32", "high"), ("float32", "highest")}
     assert torch.get_float32_matmul_precision() == before
 
 
 def test_cores_that_others_take_are_noticed() -> None:
     """A product that sleeps half the time got half the cores' time at most, however steady its rate is."""
-    job = TimedPoint(product(512), lambda: time.sleep(0.02), count=1)
-    rates = measure([job], cpu_bench(2**30), deadline=0, progress=lambda line: None)
+    timed = TimedPoint(product(512), lambda: time.sleep(0.02), count=1)
+    rates = measure([timed], cpu_bench(2**30), deadline=0, progress=lambda line: None)
     assert rates.cpu_share is not None
     assert rates.cpu_share < 0.5
