@@ -50,7 +50,7 @@ def estimate(settings: EstimateSettings, job: Job) -> str:
     from autotune.predict import report
     from autotune.predict.estimate import estimate
 
-    hardware, at_hand = _planned_hardware(settings)
+    hardware, at_hand = _asked_hardware(settings)
     found = estimate(build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=say)
     if job.number is None:
         return _shown(settings, report.document(found), report.summary_lines(found))
@@ -100,7 +100,7 @@ def _new_name(settings: SearchSettings, job: Job) -> str:
     return "-".join(parts)
 
 
-def _planned_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
+def _asked_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
     """The machine that is asked about, and whether it is the one at hand."""
     from autotune.core.gpu_specs import read_gpu_spec
 

@@ -48,7 +48,7 @@ class Judge:
         self.keys = keys_of(self.settings)
 
     def mapping(self, name: str) -> Key | None:
-        """The key that takes names of the user's own and that `name` is, or is a part of; None without one."""
+        """Find the key, a mapping with names of the user's own, that `name` is or lies in; None without one."""
         mappings = (key for key in self.keys.values() if key.is_mapping)
         return next((key for key in mappings if f"{name}.".startswith(f"{key.name}.")), None)
 

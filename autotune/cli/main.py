@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except KeyboardInterrupt:
-        again = " (naming the same out= goes on from there)" if words[:1] == ["search"] else ""
+        again = " (a search with the same out= continues)" if words[:1] == ["search"] else ""
         say(f"autotune: interrupted; what was measured and saved is kept{again}")
         return INTERRUPTED
     except SystemExit as end:  # a failed job ends like this, and so does Hydra's --hydra-help

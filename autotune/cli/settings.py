@@ -25,7 +25,7 @@ from autotune.search.samplers import SAMPLERS
 # The members of transformers.trainer_utils.SchedulerType (5.23) that suit fine-tuning and need no further arguments.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "constant", "constant_with_warmup")
 LARGEST_SEED = 2**32 - 1  # of numpy.random.seed, which transformers.set_seed calls with our seed
-FREE_FORM = {  # the key that holds what a group takes beside its options, and the words for that
+FREE_FORM = {  # what a group takes beside its options: the key that holds it, and the words for it
     "model": ("model.path", "a hub id (owner/name) or a local directory"),
     "data": ("data.path", "a hub id (owner/name) or a local path"),
     "hardware": ("hardware.file", "FILE.json as another probe wrote it"),

@@ -1,4 +1,4 @@
-"""Decode plain values, as JSON has them, into our dataclasses, with every problem at once.
+"""Decode plain values, such as those of a JSON file, into our dataclasses, with every problem at once.
 
 The type hints of a dataclass are the schema. They may name other dataclasses, `tuple`, `Mapping` with names as keys,
 `Literal`, enums (by their names), `str`, `int`, `float`, `bool` and `Any`, each of them optional, and unions of these.
@@ -59,7 +59,7 @@ def encode(value: Any) -> Any:
 
 def kind_of(cls: type[Any]) -> str | None:
     """Return the class variable `kind` of a dataclass, which tells the kinds of a union apart; None without one."""
-    kind = vars(cls).get("kind")  # of a field with that name, this is no text
+    kind = vars(cls).get("kind")  # not a text where `kind` is the name of a field
     return kind if isinstance(kind, str) else None
 
 

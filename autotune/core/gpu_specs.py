@@ -1,4 +1,4 @@
-"""GPU specifications: published figures of a GPU, for planning without it.
+"""GPU specifications: published figures of a GPU, for predictions without it.
 
 The catalogue's entries (conf/hardware/) have this form, each with its sources. Leaves out how fast a GPU really is: a
 probe measures that (hardware.py).
@@ -14,7 +14,8 @@ from autotune.core.units import GIB, MIB
 from autotune.errors import UsageError
 
 # Device memory of a process outside torch's allocator, where nobody has measured it. A context grows with the number of
-# multiprocessors and with the kernels that are loaded: 141 MiB on a T4 (40), about 0.5 GB on an A100 (108).
+# multiprocessors and with the kernels that are loaded: 141 MiB on a T4 (40 multiprocessors), about 0.5 GB on an A100
+# (108).
 UNKNOWN_CONTEXT_BYTES = 640 * MIB
 
 # Compute capabilities with so little shared memory that flash attention has no backward for head widths of 193 to 224,
@@ -60,7 +61,8 @@ class GpuSpec:
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes that cuBLAS takes of torch's allocator: a workspace each for the threads of forward and backward.
+        """Bytes that cuBLAS takes from torch's allocator: one workspace for the forward and one for the backward
+        thread.
 
         8 MiB and 128 KiB each (`:4096:2:16:8`), 32 MiB on Hopper and Blackwell (aten/src/ATen/cuda/
         CublasHandlePool.cpp, `parseChosenWorkspaceSize`, torch 2.13: majors 9, 10 and 12). cuBLASLt shares them.

@@ -46,7 +46,7 @@ RateDtype = Literal["float32", "tf32", "bfloat16", "float16", "uint8"]
 
 ITEM_BYTES: Mapping[RateDtype, int] = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 NOISE_LIMIT = 0.10  # above it, a few repeats cannot tell two candidates apart that differ by a tenth
-CPU_SHARE_LIMIT = 0.90  # below it, other processes had the cores; a barrier then waits for whole time slices
+CPU_SHARE_LIMIT = 0.90  # below it, other processes had the cores, and threads waited for each other
 LEAST: Mapping[str, float] = {"cores": 1, "memory_bytes": 1, "host_memory_bytes": 1, "per_second": 1e-9}
 SLOWDOWNS = ("hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown")
 
@@ -116,7 +116,7 @@ class Hardware:
     cores: CPU cores that affinity and control groups allow; a fraction of a core is rounded up.
     cuda_driver: CUDA version that the driver supports. ecc_errors: uncorrected, since the driver was loaded.
     throttled: clock event reasons seen while measuring, other than idleness.
-    launch_s: seconds of one small operator, launched in a row of many.
+    launch_s: seconds of one small operator, when many are launched one after another.
     noise: median spread of the rates. cpu_share: share of the cores' time that the products got (CPU only).
     doubts: why the rates are not to be trusted, in words.
     peaks: of a device of the catalogue, which has no rates.

@@ -36,7 +36,7 @@ class Knob:
 
     words: its help text.
     group: the knobs that get their values together with it.
-    changes: what another value of it changes. A knob that changes nothing of this does not change the predicted time.
+    changes: what another value of it changes. A knob that changes none of these does not change the predicted time.
         trace: the operators and the memory of a traced step. Each value has traces of its own.
         batches: the micro-batches that the dataset is dealt into.
         samples: which samples of the dataset an optimizer step holds.
@@ -218,5 +218,5 @@ def knobs_in(group: Group) -> tuple[str, ...]:
 
 
 def knobs_that_change(what: Change) -> tuple[str, ...]:
-    """Name the knobs of which another value changes this."""
+    """Name the knobs with this among their `changes`."""
     return tuple(name for name, knob in KNOBS.items() if what in knob.changes)

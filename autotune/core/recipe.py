@@ -18,8 +18,8 @@ class Recipe:
     """The training that was asked for, in the words of `recipe.*`.
 
     effective_batch_size: samples per optimizer step over all devices, >= 1.
-    coverage: least share of the dataset's tokens that truncation may leave, in (0, 1]; 1 asks for all that the model
-        can take.
+    coverage: least share of the dataset's tokens that must remain after truncation, in (0, 1]; 1 asks for all tokens
+        that the model can take.
     max_steps: optimizer steps after which training ends; None trains `epochs`.
     lora_target_modules: module names, or ("all-linear",) for PEFT's own choice.
     """

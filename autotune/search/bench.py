@@ -23,7 +23,7 @@ from autotune.search.request import SearchRequest
 from autotune.train.task import Compare, Measure, Task
 from autotune.train.workers import Workers
 
-READ_PER_S = 250e6  # weights of two bytes each: half a GB/s, as from a slow disk or one in the network
+READ_PER_S = 250e6  # weights of two bytes each: half a GB/s, the speed of a slow disk or a network disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from autotune.core.trials.trial import Trial
 from autotune.core.units import format_bytes, format_duration
 
 HEADINGS = ("trial", "why", "useful tokens/s", "memory", "candidate")
-PLAIN = "{:<5}  {:<8}  {:>15}  {:>9}  {:>12}  {}"  # a row where lines are plain; before the candidate the time left
+PLAIN = "{:<5}  {:<8}  {:>15}  {:>9}  {:>12}  {}"  # a plain line: HEADINGS, with the time left before the candidate
 
 
 class SearchDisplay:
@@ -58,8 +58,8 @@ class SearchDisplay:
     def set_most_to_gain(self, share: float | None) -> None:
         """Show what stopping now would cost.
 
-        share: of the best rate; no candidate that is left is believed to exceed it by more. None where that is not
-        known, or no candidate will be tried any more: then nothing is shown.
+        share: no candidate that is left is believed to exceed the best rate by more than this share of it. None shows
+        nothing: the share is not known, or no further candidate will be tried.
         """
         before, self._stopping = self._stopping, "" if share is None else _stopping_cost(share)
         if self._live is None and self._stopping not in ("", before):

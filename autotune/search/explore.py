@@ -20,7 +20,7 @@ from autotune.search.proposer import Proposer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
-    """What is known after it, beside the trials themselves.
+    """What is known after exploring, beside the trials themselves.
 
     believed: rates of the candidates that were not tried, as far as the sampler predicts them.
     ruled_out: how many candidates were passed over because they are predicted not to fit.
@@ -33,7 +33,7 @@ class Exploration:
 def explore(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Exploration:
     """Try candidates until only the reserve of the budget is left, or until no candidate that is left can win."""
     if not bench.has_room() and all(trial.role != "search" for trial in bench.trials):
-        return Exploration(believed={}, ruled_out=0)  # no candidate was tried and none will be: nothing to predict for
+        return Exploration(believed={}, ruled_out=0)  # no candidate was tried, and none will be
     proposer = _proposer(bench, space, baseline, by_hand)
     proposer.tell(bench.tried())
     while bench.has_room():
@@ -48,7 +48,7 @@ def explore(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Expl
 
 
 def in_space(candidate: Candidate, fixed: Mapping[str, Any]) -> Candidate:
-    """A reference as the space has it: with the tuned allocator, and with the values that the user fixed."""
+    """Turn a reference into a candidate of the space: with the tuned allocator and the values that the user fixed."""
     return replace(candidate, **{"tuned_allocator": True, **fixed})
 
 
@@ -77,7 +77,7 @@ def _proposer(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Pr
 def _start(bench: Bench, baseline: Trial, by_hand: Trial) -> Candidate:
     """The candidate that the opening varies: the settings by hand if the space has them, else TRL's defaults.
 
-    Checkpointing is off in it if the settings by hand ran without.
+    It has no checkpointing if the settings by hand ran without it.
     """
     fixed = bench.request.fixed
     candidates = [in_space(trial.candidate, fixed) for trial in (by_hand, baseline)]

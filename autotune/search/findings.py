@@ -30,7 +30,7 @@ class Findings:
 
     defaults: TRL's defaults. The baseline may have had to leave some of them.
     by_hand: what a careful person would set; the baseline's own trial where no settings by hand were tried.
-    estimates: the memory that was predicted for each trial, by its number, as no trial has corrected it.
+    estimates: the memory that was predicted for each trial, by its number. Trials have not corrected it.
     calibrations: what the trials have taught about predicted memory, by method.
     parity: the losses of the winner and the baseline, or why there are none; None where the baseline won.
     known: rates of the candidates that were measured or are predicted.

@@ -81,7 +81,7 @@ class Journal:
 
     @property
     def spent_s(self) -> float:
-        """Seconds that all sittings took: as was written down, and at least as many as the recorded trials took."""
+        """Seconds that all sittings took: as written down, but at least as long as the recorded trials took."""
         file = self.out / SPENT
         written = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
         return max(written, sum(trial.outcome.wall_s for trial in self.trials))

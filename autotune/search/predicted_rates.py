@@ -1,6 +1,7 @@
 """How fast the candidates of a search are predicted to be, for a sampler that can make use of it.
 
-A candidate that cannot be predicted is guessed from the others: a trial will say. Leaves out memory (predictions.py).
+A candidate that cannot be predicted is guessed from the others, until a trial shows its rate. Leaves out memory
+(predictions.py).
 """
 
 import math
@@ -24,7 +25,7 @@ from autotune.predict.time import CalibratedSpeed
 
 Floats = NDArray[np.float64]
 
-# Knobs that the prediction of time leaves out, and the value that stands for all of theirs.
+# Knobs that the prediction of time leaves out. For each, its default stands for all of its values.
 UNTIMED: Mapping[str, Any] = {name: DEFAULTS[name] for name, knob in KNOBS.items() if not knob.changes}
 _UNTIMED_OF, _UNTIMED_VALUES = attrgetter(*UNTIMED), tuple(UNTIMED.values())
 
@@ -35,8 +36,8 @@ class PredictedRates:
 
     rates: useful tokens per second, (n,). step_s: seconds of an optimizer step on average, (n,). shares: of these
     seconds, in the order of SPENT, (n, 4). doubt: standard deviations of the rates' logarithms where they are guessed,
-    0 where they are predicted, (n,). spent: predicted seconds in the order of SPENT, of each candidate of which nothing
-    was left out.
+    0 where they are predicted, (n,). spent: predicted seconds in the order of SPENT, for each candidate that has the
+    values of UNTIMED.
     """
 
     rates: Floats
@@ -58,10 +59,10 @@ def predict_rates(
 ) -> PredictedRates:
     """Predict how fast candidates are. Costs a trace for each kind of step among them, which takes seconds.
 
-    first, until: as in predict_step_seconds. report: is told of each candidate that cannot be traced.
+    first, until: as in predict_step_seconds. report: called for each candidate that cannot be traced.
     """
     timed = list(map(_timed, candidates))
-    examples = dict(zip(reversed(timed), reversed(candidates), strict=True))  # of each, the first that it is taken for
+    examples = dict(zip(reversed(timed), reversed(candidates), strict=True))  # the first candidate that each stands for
     alike = list(dict.fromkeys(timed))
     found = predict_step_seconds(
         alike, first=list(map(_timed, first)), until=until, batches=batches, laws=laws, speed=speed
@@ -89,5 +90,5 @@ def predict_rates(
 
 
 def _timed(candidate: Candidate) -> Candidate:
-    """The candidate that the prediction of time takes this one for."""
+    """The candidate that stands for this one in the prediction of time."""
     return candidate if _UNTIMED_OF(candidate) == _UNTIMED_VALUES else replace(candidate, **UNTIMED)

@@ -1,8 +1,8 @@
 """Predictions of a search: whether a candidate fits in memory, as trials so far have corrected it, and how fast it is.
 
 A prediction counts live tensors. What a process holds beside them is learned from the peaks of trials: a factor and an
-offset for each method (core/memory/calibration.py). A candidate that cannot be predicted counts as fitting: a trial
-will say. Leaves out how rates are predicted (predicted_rates.py).
+offset for each method (core/memory/calibration.py). A candidate that cannot be predicted counts as fitting, until
+a trial shows whether it does. Leaves out how rates are predicted (predicted_rates.py).
 """
 
 import math
@@ -41,9 +41,9 @@ class PredictedMemory:
 class Prediction:
     """Whether a candidate fits, as predicted and corrected by the trials so far.
 
-    needed_bytes: what was compared with the limit, 0 where nothing could be predicted. Of a candidate that fits, this
-    is all that it needs. host_bytes: what it needs of the host's memory, where that is why it does not fit. problem:
-    why something could not be predicted.
+    needed_bytes: what was compared with the limit, 0 where nothing could be predicted. For a candidate that fits, this
+    is all that it needs. host_bytes: what it needs of the host's memory, if that is why it does not fit. problem: why
+    something could not be predicted.
     """
 
     fits: bool
@@ -69,9 +69,9 @@ class Miss:
 
 @dataclass(slots=True, kw_only=True)
 class Predictions:
-    """What a search predicts, at some moment of it.
+    """What a search predicts, corrected by the trials so far.
 
-    speed: of the machine, None where it is unknown. progress: is told what the user should know.
+    speed: of the machine, None where it is unknown. progress: gets lines that the user should read.
     """
 
     memory: MemoryPredictor
@@ -83,7 +83,7 @@ class Predictions:
     _failed_bytes: dict[str, int] = field(default_factory=dict)  # least peak of a method that ran out of memory
     _steps: dict[Candidate, WorstStep | NotPredicted] = field(default_factory=dict)
     _estimates: dict[Candidate, MemoryEstimate | NotPredicted] = field(default_factory=dict)
-    _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)  # as PredictedRates has it
+    _spent: dict[Candidate, tuple[float, ...]] = field(default_factory=dict)  # as in PredictedRates
     _said: set[str] = field(default_factory=set)
 
     @property
@@ -99,7 +99,8 @@ class Predictions:
     def predict(self, candidate: Candidate) -> Prediction:
         """Predict whether a candidate fits. For the first of its kind a step is traced, which takes seconds.
 
-        What cannot be predicted counts as fitting. That, and what asks too much of the host, is reported once.
+        A candidate that cannot be predicted counts as fitting. This is reported once, and so is a candidate that needs
+        too much of the host's memory.
         """
         found = self._judge(candidate)
         if found.problem is not None:
@@ -114,7 +115,7 @@ class Predictions:
         return found
 
     def is_known_to_fit(self, candidate: Candidate) -> bool:
-        """Whether a candidate is predicted to fit, and that without a new trace. Reports nothing."""
+        """Whether a candidate is predicted to fit by a trace that is there already. Reports nothing."""
         return self.memory.is_traced(candidate) and self._judge(candidate).fits
 
     def predict_rates(
@@ -137,7 +138,7 @@ class Predictions:
         return found
 
     def learn(self, trial: Trial) -> None:
-        """Calibrate with a trial, and note it where the prediction missed. Predicts its candidate if nothing did yet.
+        """Calibrate with a trial, and note a miss. Predicts the trial's candidate if that was not done before.
 
         Trials are learned once each, in their order. A miss is judged by what the trials before it had taught, so no
         later one overturns it, and a search that is continued finds the same.
@@ -202,7 +203,7 @@ class Predictions:
             return Prediction(fits=False, needed_bytes=needed)
         if step.host_bytes > room.host_limit_bytes:
             return Prediction(fits=False, needed_bytes=needed, host_bytes=step.host_bytes)
-        if room.on_cpu:  # nothing fragments there, and no other phase is taken to need more
+        if room.on_cpu:  # nothing fragments there, and no other phase is assumed to need more
             return Prediction(fits=True, needed_bytes=needed)
         memory = self._estimate(step)
         if isinstance(memory, NotPredicted):
@@ -211,7 +212,7 @@ class Predictions:
         return Prediction(fits=needed <= self.limit_bytes, needed_bytes=needed)
 
     def _counted(self, peak: Peak) -> int:
-        """A peak as torch's counter of allocated bytes has it: with the workspaces of cuBLAS."""
+        """A peak as torch counts allocated bytes: with the workspaces of cuBLAS."""
         return peak.bytes + self.memory.room.workspace_bytes
 
     def _worst_step(self, candidate: Candidate) -> WorstStep | NotPredicted:

@@ -156,9 +156,10 @@ class Proposer:
         }
 
     def most_to_gain(self) -> float | None:
-        """The share of the best rate so far by which no candidate that is left is believed to exceed it.
+        """The most by which a candidate that is left is believed to exceed the best rate so far, as a share of it.
 
-        With 95 % confidence for each. None where nothing is predicted, or no candidate of the set was measured yet.
+        Each candidate stays below with 95 % confidence. None if nothing is predicted, or no candidate of the set was
+        measured yet.
         """
         if self.roofline is None:
             return None
@@ -171,8 +172,8 @@ class Proposer:
             return "every candidate that fits has been tried"
         tolerance = 100 * self.roofline.current_tolerance(self.study)
         return (
-            f"no further candidate is tried, and {left:,} are left: a gain of less than {tolerance:.0f} % could not be "
-            "told from the error of the best"
+            f"no further candidate is tried: none of the {left:,} that are left is believed to beat the best by more "
+            f"than {tolerance:.0f} %"
         )
 
     def _can_win(self) -> NDArray[np.bool_]:
@@ -210,7 +211,7 @@ class Proposer:
         return int(np.where(self._open(), apart, len(self.knobs) + 1).argmin())
 
     def _padded(self, of_candidates: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The same for all that `roofline` knows: False for the references, which stand behind the candidates."""
+        """Add a False for each reference, because `roofline` knows the candidates and, after them, the references."""
         return np.pad(of_candidates, (0, self._references))
 
     def _open(self) -> NDArray[np.bool_]:

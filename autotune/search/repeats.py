@@ -36,7 +36,7 @@ def measure_again(bench: Bench, contenders: Sequence[Trial], *, leave_s: float) 
     """Measure all contenders in rounds, while there is time.
 
     A contender that fails now is out. A round for which the time does not suffice does not count.
-    leave_s: seconds for what follows. The planned rounds may use them up, since without these rounds nothing follows.
+    leave_s: seconds for what follows. The first ROUNDS[0] rounds may use them up: without these nothing follows.
     """
     left, rounds = list(contenders), list[dict[int, Outcome]]()
     if len(left) < 2:

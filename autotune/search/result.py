@@ -154,5 +154,5 @@ def _once(speedup: Speedup | None) -> Ratio | None:
 
 
 def _interval(speedup: Speedup | None) -> tuple[float, float] | None:
-    """None also where one round of one step each leaves the interval without an end."""
+    """None, too, if the interval has no end: after a single round of a single step."""
     return (speedup.low, speedup.high) if speedup and math.isfinite(speedup.high) else None

@@ -43,7 +43,8 @@ class RooflineSampler(BaseSampler):
     feasible: which candidates may be tried, shape (n,), bool. One that failed or was pruned is not tried again.
     tolerance: a candidate is tried only if it may exceed the best by more than this share. None is the larger of 1 %
         and twice the error of the best.
-    confidence: of the belief that a candidate which is not tried does not exceed the best by the tolerance.
+    confidence: the probability with which a candidate that is not tried is believed not to exceed the best by the
+        tolerance.
     seed: of parameters that no candidate has. Of equally good candidates the first in the list is tried.
 
     The study maximizes rates, or minimizes seconds; `predicted` holds the same. `optimize` ends when no candidate can
@@ -83,7 +84,7 @@ class RooflineSampler(BaseSampler):
         self._places = {self._key(candidate): place for place, candidate in enumerate(self.candidates)}
         self._random = RandomSampler(seed=seed)
         self._asking = Lock()
-        self._believed: tuple[tuple[Any, ...], Belief] | None = None  # the last belief, behind what it follows from
+        self._believed: tuple[tuple[Any, ...], Belief] | None = None  # the last belief, after the key of its trials
         self._asked: dict[int, int] = {}  # places by number of trial; a study knows a trial's parameters only later
 
     # -- what a study calls
@@ -135,7 +136,7 @@ class RooflineSampler(BaseSampler):
         return np.flatnonzero(self._can_win(self._seen(study.get_trials(deepcopy=False), study, *ending)))
 
     def most_to_gain(self, study: Study, allowed: NDArray[np.bool_]) -> float | None:
-        """The share by which no allowed candidate, shape (n,), is believed to exceed the best; None without a best."""
+        """The most by which an allowed candidate is believed to exceed the best, as a share; None without a best."""
         seen = self._seen(study.get_trials(deepcopy=False), study)
         if seen.best is None:
             return None

@@ -58,7 +58,7 @@ def reasons(findings: Findings) -> dict[str, str]:
 
 
 def _reason(knob: str, findings: Findings, fact: str | None, receipt: Receipt | None) -> str:
-    """What is known of a knob, and what it is worth. Of the baseline's value only what can be told apart is said."""
+    """What is known of a knob, and its gain. If the value is the baseline's, only a distinguishable gain is named."""
     value, fixed = getattr(findings.verdict.best.candidate, knob), findings.request.fixed
     if knob in fixed and value == fixed[knob]:
         return "fixed by you"
@@ -101,7 +101,7 @@ def _worth(receipt: Receipt) -> str:
 
 
 def _from_anywhere(name: str) -> str:
-    """A path as a run finds it from any directory; other names as they are."""
+    """Make a path absolute, so that a run finds it from any directory; return other names unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() and name not in NAMED else name
 

@@ -58,7 +58,7 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
             display.line(line)
         predictions = predictions_of(request, workload, hardware, display.line)
         with closing(Journal(request.out, identity_of(request, workload, hardware, facts))) as journal:
-            display.line(f"trials are kept in {request.out}; the same out= goes on from them")
+            display.line(f"trials are kept in {request.out}; a search with the same out= continues from them")
             bench = Bench(
                 request=request,
                 workload=workload,
@@ -221,8 +221,8 @@ def _about_data(workload: Workload) -> Iterator[str]:
         )
     if workload.data.coverage_error:
         yield (
-            f"{lengths.rows:,} of {workload.data.rows_in_file:,} rows were read; the mean length of all is known to "
-            f"{workload.data.coverage_error:.1%}"
+            f"{lengths.rows:,} of {workload.data.rows_in_file:,} rows were tokenized; the mean length of all is known "
+            f"to within {workload.data.coverage_error:.1%}"
         )
 
 

@@ -212,7 +212,7 @@ def test_a_failing_job_does_not_end_the_sweep(work: Work, capsys: pytest.Capture
         (
             KeyboardInterrupt(),
             130,
-            "autotune: interrupted; what was measured and saved is kept (naming the same out= goes on from there)\n",
+            "autotune: interrupted; what was measured and saved is kept (a search with the same out= continues)\n",
         ),
         (ZeroDivisionError("a bug"), 1, "autotune: ZeroDivisionError: a bug (debug=true shows where)\n"),
     ],

@@ -75,8 +75,8 @@ def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path)
     tried = walk(proposer)
     assert tried[0] == max(SPACE, key=rate)
     assert len(tried) < len(SPACE)
-    why = f"and {len(SPACE) - len(tried)} are left: a gain of less than 2 %"  # twice the error of a trial
-    assert why in proposer.why_none_is_left()
+    why = f"none of the {len(SPACE) - len(tried)} that are left is believed to beat the best by more than 2 %"
+    assert why in proposer.why_none_is_left()  # 2 %: twice the error of a trial
 
 
 def test_what_stopping_would_cost_falls_until_nothing_can_win(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ class Context:
         return self._packings[strategy, row_length]
 
     def accumulation(self, candidate: Candidate) -> int | None:
-        """Micro-batches of the candidate's size in one step of the asked samples; None if no whole number gives them.
+        """How many micro-batches of the candidate's size hold the samples of a step; None if no whole number does.
 
-        Packed rows hold several samples each. With packing it is the number, at least 1, that comes nearest.
+        Packed rows hold several samples each. With packing it is the nearest whole number, at least 1.
         """
         samples = self.workload.recipe.effective_batch_size
         rows = candidate.per_device_train_batch_size * candidate.devices

@@ -54,13 +54,13 @@ class Check:
 class Space:
     """The candidates that may be tried.
 
-    candidates: legal and within the fidelity, in a fixed order that begins with the simplest. Of more than
-        MOST_CANDIDATES a part is listed: half of it are the simplest, and half is a seeded, even sample of the others.
+    candidates: legal and within the fidelity, in a fixed order that begins with the simplest. If there are more than
+        MOST_CANDIDATES, that many are listed: one half are the simplest, the other is drawn from the rest with a seed.
     legal: the number of candidates, listed or not.
     enumerated: the number of combinations, legal or not.
     removed: how many combinations each rule removed, by its name; `fidelity` stands for all departures. A combination
         counts under what removed it first.
-    why: the same numbers by the reason.
+    why: how many combinations each reason removed.
     values: the values of each knob that were combined.
     left_out: values that this machine, model or stack cannot have at all, as `knob=value`, with the reason.
     """
@@ -212,7 +212,7 @@ def _checks(fidelity: Fidelity, fixed: Mapping[str, Any]) -> list[Check]:
 
 
 def _decided(checks: Iterable[Check], before: set[str], after: set[str]) -> list[Check]:
-    """The checks that can be made once the knobs of `after` have values, and could not with those of `before`."""
+    """The checks that can be made when the knobs of `after` have values, but not when only those of `before` do."""
     return [check for check in checks if set(check.knobs) <= after and not set(check.knobs) <= before]
 
 

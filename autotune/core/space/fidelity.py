@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.space.context import Context
 
-# A step of packed rows holds whole rows, so it cannot hold exactly the samples that were asked for. This share of them
-# it may miss.
+# A step of packed rows holds whole rows, so it cannot hold exactly the samples that were asked for. It may miss this
+# share of them.
 SAMPLES_TOLERANCE = 0.05
 
 

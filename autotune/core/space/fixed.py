@@ -20,7 +20,8 @@ from autotune.errors import UsageError
 def check_fixed(fixed: Mapping[str, Any], context: Context) -> None:
     """Raise UsageError with every problem of `fixed`, which maps knobs to values.
 
-    First unknown knobs and values of a wrong type. If there are none, then what the recipe or a rule forbids.
+    Unknown knobs and values of a wrong type come first. Only if there are none, what the recipe or a rule forbids is
+    listed.
     """
     problems = [problem for knob, value in fixed.items() for problem in _problems_of(knob, value)]
     problems = problems or _against_recipe(fixed, context) + _against_rules(fixed, context)
@@ -75,11 +76,11 @@ def _against_rules(fixed: Mapping[str, Any], context: Context) -> list[str]:
         "method": recipe.asked_method,
     }
     candidate = Candidate(**{**others, **known})
-    told = set() if candidate.packs else {"samples_per_step"}  # _against_recipe says it better
+    reported = set() if candidate.packs else {"samples_per_step"}  # by _against_recipe, in better words
     return [
         fixed_in_words({knob: fixed[knob] for knob in rule.knobs if knob in fixed}) + f": {rule.reason}"
         for rule in RULES
-        if rule.name not in told
+        if rule.name not in reported
         and known.keys() >= set(rule.knobs)
         and fixed.keys() & set(rule.knobs)
         and rule.broken(candidate, context)

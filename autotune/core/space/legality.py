@@ -16,7 +16,7 @@ QUANTIZED = ("qlora", "lora_int8")
 AMPERE, TURING = (8, 0), (7, 5)
 
 # Model types of transformers 5.23 that keep packed documents apart: each document has the logits and the loss that it
-# has alone. benchmarks/results/documents_apart.jsonl has a row for every type, and this list is what the rows say. The
+# has alone. benchmarks/results/documents_apart.jsonl has a row for every type, and this list follows from the rows. The
 # other types build masks or positions of their own, carry a state from one document into the next, or could not be
 # tried.
 DOCUMENTS_KEPT_APART = frozenset(
@@ -222,7 +222,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         name="every_n_misplaced",
         knobs=("checkpointing", "every_n_layers"),
-        reason="every_n_layers goes with checkpointing=every_n, and is then 2 to less than the layers; else it is 1",
+        reason="with checkpointing=every_n, every_n_layers is at least 2 and below the number of layers; else it is 1",
         broken=_every_n_misplaced,
     ),
     Rule(

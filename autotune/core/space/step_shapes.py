@@ -17,7 +17,7 @@ from autotune.core.space.context import Context
 from autotune.core.space.fidelity import divisors, samples_per_step
 from autotune.core.workload import MULTIPLE, max_length_candidates
 
-LEAST_COVERAGE = 0.95  # of the lengths that are listed although they keep less than the asked coverage
+LEAST_COVERAGE = 0.95  # lengths that keep less than the asked coverage are listed, too, down to this one
 ROW_LENGTHS = 4  # packed lengths to try
 
 SHAPE = knobs_in("step")
@@ -73,8 +73,8 @@ def _row_lengths(candidate: Candidate, fixed: Mapping[str, Any], context: Contex
     """Packed lengths to try, ascending: ROW_LENGTHS multiples of 64, evenly spaced on a logarithmic scale.
 
     The shortest is what the asked coverage needs, and the longest holds the samples of a whole step. Near each place on
-    the scale that multiple is taken whose whole rows come nearest to the asked samples of a step. A packing that cuts
-    samples without losing tokens also tries rows of half the shortest length.
+    the scale, the multiple is taken with which a step of whole rows comes nearest to the asked samples. A packing that
+    cuts samples without losing tokens also tries rows of half the shortest length.
     """
     if length := fixed.get("packed_length", fixed.get("max_length")):
         return [length]

@@ -19,8 +19,8 @@ COMPARISON_SHARE = 0.2  # at most, for comparing losses; if it would take more, 
 TRIAL_S = 60.0  # for one trial where only the number of trials is limited
 REPEAT_STEPS = (2, 8)  # measured steps of one repeat: at least, at most
 REPEAT_STEPS_UNLIMITED = 4  # where only the number of trials is limited
-ROUNDS = (2, 4)  # of the second measurement: planned, at most
-FIRST_STEP = 2  # a training's first step takes as long as so many others; 1 to 2 were seen on two cores
+ROUNDS = (2, 4)  # of the second measurement: as many as time is kept for, and the most
+FIRST_STEP = 2  # a training's first step takes as long as this many other steps; 1 to 2 were seen on two cores
 LEAST_S = 1.0  # no trial has a shorter limit: it would be killed before it could say anything
 
 
@@ -74,7 +74,7 @@ class Budget:
         return self.trials is None or len(tried) < self.trials
 
     def has_room(self, spent_s: float, *, tried: Sequence[Outcome], reserve_s: float) -> bool:
-        """Whether one more trial is allowed, as long as the (lower) median one, with `reserve_s` left after it."""
+        """Whether there is room for one more trial, if it takes as long as the median one. reserve_s: left after it."""
         if not self.allows(tried):
             return False
         left = self.left_s(spent_s)
@@ -82,7 +82,7 @@ class Budget:
         return left is None or left - reserve_s > usual_s
 
     def reserve_s(self, contenders: Sequence[Measured], *, rounds: int = ROUNDS[0]) -> float:
-        """Seconds to keep for the second measurement, at most its share. rounds: how many; by default the planned."""
+        """Seconds to keep for a number of rounds of the second measurement, at most its share of the time."""
         if self.seconds is None:
             return 0.0
         return min(rounds * self.round_s(contenders, REPEAT_STEPS[0]), REPEAT_SHARE * self.seconds)
@@ -94,7 +94,7 @@ class Budget:
     def has_room_for_round(self, spent_s: float, *, missing: Sequence[Measured], number: int, steps: int) -> bool:
         """Whether there is time for the rest of a round.
 
-        number: the round's, from 0. missing: last measurements of the contenders that it still lacks.
+        number: the round's, from 0. missing: the last measurement of each contender that the round still lacks.
         """
         left = self.left_s(spent_s)
         if left is None:
@@ -102,7 +102,7 @@ class Budget:
         return number < ROUNDS[1] and left > self.round_s(missing, steps)
 
     def repeat_steps(self, spent_s: float, contenders: Sequence[Measured]) -> int:
-        """Measured steps of each repeat: as many as the planned rounds have time for."""
+        """Measured steps of each repeat: as many as ROUNDS[0] rounds have time for."""
         left = self.left_s(spent_s)
         if left is None:
             return REPEAT_STEPS_UNLIMITED

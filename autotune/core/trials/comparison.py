@@ -104,7 +104,7 @@ def corrected_rates(outcomes: Sequence[Measured]) -> list[float]:
 
 
 def rates_as_at_first(outcomes: Sequence[Measured]) -> list[float]:
-    """The same, as if the machine had always been as fast as around the first trial. The first rate is unchanged."""
+    """Corrected rates, as if the machine had always been as fast as around the first trial, whose rate stays."""
     rates = corrected_rates(outcomes)
     return [rate * outcomes[0].useful_tokens_per_s / rates[0] for rate in rates]
 
@@ -135,7 +135,7 @@ def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) 
 def _half_widths(outcomes: Sequence[Measured]) -> list[float]:
     """Half the width of the 95 % interval of each trial's log rate; infinite where no trial has two steps.
 
-    The steps of all trials are taken to scatter by the same share, so the few steps of each trial are pooled.
+    The steps of all trials are assumed to scatter by the same share, so the few steps of each trial are pooled.
     """
     known = [(len(each.steps), each.relative_error) for each in outcomes if each.relative_error is not None]
     freedom = sum(n - 1 for n, _ in known)

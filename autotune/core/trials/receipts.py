@@ -41,9 +41,9 @@ class Known:
 class Receipt:
     """A knob of the winner, and the best candidate that has another value of it.
 
-    gain: by what share the winner's rate exceeds the rival's. It is below 0 where the rival is predicted to be faster,
-        or was faster in its trials: because they were lucky, or by less than the second measurement can tell.
-    interval: 95 % interval of the gain; None where one of the two rates has no deviation.
+    gain: by what share the winner's rate exceeds the rival's. It is below 0 if the rival is predicted to be faster, or
+        was faster in its trials, which may be luck, or less than the second measurement can tell.
+    interval: 95 % interval of the gain; None if one of the two rates has no deviation.
     """
 
     knob: str
@@ -68,9 +68,9 @@ def receipts(
     """Make the receipts of a winner, the largest gain first.
 
     known: the candidates that compete, the winner among them. fits: asked of rivals whose rates are only predicted.
-    references: measured candidates from outside the space. One of them is the rival where all of `known` have the
-        winner's value of a knob, and it differs from the winner in that knob alone: else the gain would be of other
-        knobs as well.
+    references: measured candidates from outside the space. If all of `known` have the winner's value of a knob, the
+        rival is a reference that differs from the winner in this knob alone. With any other, the gain would come from
+        other knobs as well.
     A knob without a rival has no receipt. Raises KeyError when the winner is not among `known`.
     """
     ranked = _ranked(known)

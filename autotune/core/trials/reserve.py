@@ -18,9 +18,9 @@ COMPARED_STEPS = 10  # optimizer steps whose losses are compared
 def reserve_s(trials: Sequence[Trial], space: Collection[Candidate], budget: Budget, *, comparison_s: float) -> float:
     """Seconds to keep for the second measurement and the comparison of losses.
 
-    0 until two trials were measured: there is nothing to compare yet. Before the first trial of the role `search` it is
-    one round alone: it is better to have a candidate to compare with, and to know its gain less well.
-    comparison_s: what `comparison_reserve_s` says.
+    It is 0 until two trials were measured, because there is nothing to compare yet. Before the first trial of the role
+    `search` it is one round alone: a candidate whose gain is known less well is better than none.
+    comparison_s: from `comparison_reserve_s`.
     """
     if len(measured(first_measurements(trials))) < 2:
         return 0.0

@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-# Standard deviations of the first three kinds, as logarithms. The likelier a value makes what was measured, the more it
-# counts.
+# Standard deviations of the first three kinds, as logarithms. Each value counts by how likely it makes the
+# measurements.
 OF_FACTORS = (0.1, 0.5)  # of each factor, and of all together: the whole machine may be slower than its probe said
 OF_KNOBS = (0.02, 0.08, 0.3)  # a prediction may be wrong about a kernel
 OF_COMBINATIONS = (0.01, 0.04, 0.15)
-OCTAVES = 2.0  # numbers that are so many octaves apart have deviations of which 1 / e is shared
+OCTAVES = 2.0  # deviations of two numbers that are this many octaves (factors of two) apart correlate by 1 / e
 JITTER = 1e-8
-NEGLIGIBLE = 0.01  # hyperparameters whose share of the weight is below it are left out
+NEGLIGIBLE = 0.01  # hyperparameters with less than this share of the weight are left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,8 @@ class Surrogate:
     """Candidates and what is predicted of them.
 
     predicted: logarithms of the rates, shape (n,).
-    shares: which share of a candidate's predicted seconds each factor has, (f, n). As a factor's logarithm rises, the
-        logarithm of the rate falls by this share of it.
+    shares: the share of a candidate's predicted seconds that each factor has, (f, n). If the logarithm of a factor
+        rises, the logarithm of the rate falls by this share of the rise.
     doubt: standard deviations of the rates that are guessed, 0 for the others, (n,).
     codes: which value each candidate has of each knob, (k, n).
     likeness: for each knob how alike its values are, (values, values): 1 on the diagonal, 0 for values that say nothing
@@ -70,8 +70,8 @@ class Surrogate:
         """Say what to believe after t measurements.
 
         measured: places of the candidates, repeats allowed, (t,). rates: logarithms, (t,). errors: their standard
-        deviations, (t,). Hyperparameters count by how likely they make the measured rates, so that few measurements
-        rule none of them out.
+        deviations, (t,). Hyperparameters are weighted by how likely they make the measured rates, so that a few
+        measurements rule none of them out.
         """
         itself = np.stack([1 + (self.shares**2).sum(axis=0), *np.ones((2, len(self.predicted))), self.doubt**2])
         if not len(measured):
@@ -165,16 +165,17 @@ def expected_improvement(belief: Belief, best: float) -> Floats:
 def can_still_win(belief: Belief, best: float, *, tolerance: float, confidence: float) -> NDArray[np.bool_]:
     """Which candidates may exceed the best rate by more than a share of it, the tolerance; shape (n,).
 
-    confidence: of the belief that one that is ruled out does not exceed it by that much.
+    confidence: the probability with which a candidate that is ruled out is believed not to do so.
     """
     win: NDArray[np.bool_] = _reach(belief, confidence) > best + log(1 + tolerance)
     return win
 
 
 def most_to_gain(belief: Belief, best: float, allowed: NDArray[np.bool_], *, confidence: float) -> float:
-    """The share of the best rate by which no allowed candidate is believed to exceed it; 0 where none is allowed.
+    """The most by which an allowed candidate is believed to exceed the best rate, as a share of it.
 
-    best: a logarithm. allowed: shape (n,). confidence: of that belief, for each candidate.
+    Returns 0 if no candidate is allowed.
+    best: a logarithm. allowed: shape (n,). confidence: the probability that a candidate does not exceed it by more.
     """
     reach = _reach(belief, confidence)[allowed]
     return max(0.0, exp(float(reach.max()) - best) - 1) if len(reach) else 0.0
@@ -187,7 +188,7 @@ def _reach(belief: Belief, confidence: float) -> Floats:
 
 
 def _log_likelihood(root: NDArray[np.floating[Any]], left: Floats) -> float:
-    """The logarithm of a normal density, but for a constant. root: Cholesky factor of the covariance."""
+    """The logarithm of a normal density, without its constant. root: Cholesky factor of the covariance."""
     whitened = np.linalg.solve(root, left)
     return float(-0.5 * whitened @ whitened - np.log(root.diagonal()).sum())
 

@@ -25,7 +25,7 @@ class Verdict:
     """Which trial won, and by how much.
 
     best: the winner's first trial. It is the baseline's own when nothing is really faster.
-    once: the winner's speed-up over the baseline by their first trials, where there was no second measurement.
+    once: the winner's speed-up over the baseline by their first trials, if there was no second measurement.
     speedup, speedup_by_hand: the winner's speed-up over the baseline and over `by_hand`. None where one of the two was
         not measured a second time, or both are the same trial.
     repeats: each contender's rate in every round, by the number of its first trial.

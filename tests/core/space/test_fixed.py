@@ -47,7 +47,7 @@ def space(fixed: dict[str, Any], fidelity: Fidelity = Fidelity.close, **recipe: 
         ({"method": "lora"}, ["candidate.method: got lora, expected recipe.method=full"]),
         ({"weights_dtype": "float16"}, ["fp16 weights train only under", "trained fp16 weights"]),
         ({"checkpointing": "full", "every_n_layers": 2}, ["candidate.checkpointing=full candidate.every_n_layers=2: "]),
-        ({"every_n_layers": 9}, ["candidate.every_n_layers=9: nothing is left to try: every_n_layers goes with"]),
+        ({"every_n_layers": 9}, ["candidate.every_n_layers=9: nothing is left to try: with checkpointing=every_n"]),
         (
             {"batching": "batch_rebalance", "per_device_train_batch_size": 8},
             ["nothing is left to try: batch_rebalance moves samples between"],
