@@ -2,7 +2,8 @@
 
 The type hints of a dataclass are the schema. They may name other dataclasses, `tuple`, `Mapping` with names as keys,
 `Literal`, enums (by their names), `str`, `int`, `float`, `bool` and `Any`, each of them optional, and unions of these.
-A union of dataclasses is told apart by their class variable `kind` where they have one, else by their required fields.
+The dataclasses of a union are told apart by their class variable `kind` if they have one, else by their required
+fields.
 `encode` is the way back. Leaves out where the values come from.
 """
 

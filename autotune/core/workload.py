@@ -22,8 +22,8 @@ class Lengths:
     """Token counts of a dataset's rows.
 
     tokens: in the dataset's order, shape (N,), int64, N >= 1, each >= 1.
-    labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 behind the first
-        position (the first token of a row has nothing that predicts it).
+    labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 after the first position
+        (nothing predicts the first token of a row).
     distinct: the different values of `tokens`, ascending. most_labels: `labels` of the rows, largest first. Both are
         computed once, for thousands of candidates.
     """

@@ -44,7 +44,7 @@ CPU_FIRST_ATTENTION = ((4, 4, 150, 64), (1, 4, 1100, 64))
 KERNELS, KERNELS_SIDE = 1200, 64  # small products, of more shapes than oneDNN keeps (ONEDNN_PRIMITIVE_CACHE_CAPACITY)
 CHAIN = 30  # forward operators: ten times a linear layer, an activation and an addition, and then a small copy
 CHAIN_SIDE = 8  # sides of its tensors: small, so that only Python and the launches take time
-BLOCK = 256  # states that share a scale (bitsandbytes 0.50.2: optim/optimizer.py)
+SCALE_BLOCK = 256  # states that share a scale (bitsandbytes 0.50.2: optim/optimizer.py)
 CPU_STREAMS = (2**18, 2**22, 2**25)  # elements: 1 MiB to 128 MiB of fp32
 CUDA_STREAMS = (2**20, 2**24, 2**27)
 CUDA_TRANSFERS = (2**20, 2**26, 2**28)  # bytes
@@ -351,8 +351,8 @@ class Operations:
 
         states = self._walk("x", point.dtype, *point.shape)
         if point.what == "blockwise_quantize":
-            return lambda: quantize_blockwise(states(), blocksize=BLOCK)
-        quantized, scales = quantize_blockwise(states(), blocksize=BLOCK)
+            return lambda: quantize_blockwise(states(), blocksize=SCALE_BLOCK)
+        quantized, scales = quantize_blockwise(states(), blocksize=SCALE_BLOCK)
         return lambda: dequantize_blockwise(quantized, scales)
 
     def _stream(self, point: Point) -> Callable[[], object]:

@@ -141,7 +141,7 @@ def _workspace_bytes() -> int:
 
 
 def _context_bytes(uuid: str, used_before: int, torch_bytes: int) -> int | None:
-    """Bytes of device memory that this process takes outside torch's allocator; None when that cannot be told.
+    """Bytes of device memory that this process takes outside torch's allocator; None when that is not known.
 
     NVML lists the memory of each process. Where it does not, the growth of the device's used memory stands in.
     """

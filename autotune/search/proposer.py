@@ -36,7 +36,7 @@ STARTING_S = 3.0  # seconds of a trial for building the model and the trainer
 
 
 class Proposer:
-    """Proposes untried candidates of a fixed list, and learns from the trials that it is told.
+    """Proposes untried candidates of a fixed list, and learns from trials.
 
     journal: the file of the Optuna journal; it is made anew. references: other candidates, which are measured but never
     proposed. predicted: how fast the candidates are, followed by the references; only `roofline` needs it.
@@ -69,7 +69,7 @@ class Proposer:
         self._places = {candidate: place for place, candidate in enumerate(self.candidates)}
         self._known, self._references = frozenset(known), len(references)
         self._untried = np.ones(len(self.candidates), dtype=bool)
-        self._measured: list[Measured] = []  # the outcomes of the trials that it was told
+        self._measured: list[Measured] = []  # the outcomes of the trials that it has learned from
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
         journal.unlink(missing_ok=True)
         self.roofline: RooflineSampler | None = None

@@ -107,6 +107,6 @@ def _from_anywhere(name: str) -> str:
 
 
 def _yaml(values: Mapping[str, Any]) -> list[str]:
-    """A line for each key, its value in flow style behind it."""
+    """Write a line for each key, with its value in flow style."""
     texts = {key: yaml.safe_dump(value, default_flow_style=True, width=10_000) for key, value in values.items()}
     return [f"{key}: {text.strip().removesuffix('...').strip()}" for key, text in texts.items()]

@@ -78,7 +78,7 @@ class TimeCalibration:
 def calibrate_time(prior: TimePrior, spent: Floats, measured: Sequence[float]) -> TimeCalibration:
     """Fit the factors to trials: the most likely ones, and their covariance there (Laplace's approximation).
 
-    Misfits are taken to follow Student's distribution, so a trial that is far off the others counts little.
+    Misfits are assumed to follow Student's distribution, so a trial that is far off the others counts little.
     spent: predicted seconds of each trial's step in the order of SPENT, (n, 4). measured: seconds of each step, (n,).
     """
     precision = np.diag([prior.factors[one] ** -2 for one in SPENT])

@@ -32,8 +32,8 @@ NEW_SHAPES = "kernels for new shapes"
 REMEMBERED = 1024  # kernels that oneDNN keeps: the default of ONEDNN_PRIMITIVE_CACHE_CAPACITY
 # Kernels that the backward pass of attention makes for a new length (torch 2.13; ONEDNN_VERBOSE=profile_create lists
 # them): for each of three products one for a whole block of queries, and one for the last block, which is shorter.
-# Above BLOCK positions the keys are divided into blocks, too, and there are twice as many kernels.
-BLOCK_KERNELS, BLOCK = 6, 512
+# Above ATTENTION_BLOCK positions the keys are divided into blocks, too, and there are twice as many kernels.
+ATTENTION_KERNELS, ATTENTION_BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 ITEM_OF_PART: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are one item
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.amount_of)
@@ -231,7 +231,7 @@ def making(law: TimeLaw, speed: MachineSpeed, shapes: Floats) -> tuple[Floats, F
         for length in law.attentions(dtype):
             positions = shapes @ np.array(length, dtype=np.float64)
             making_s += speed.first_attentions_s(dtype, positions)
-            kernels += BLOCK_KERNELS * np.where(positions > BLOCK, 2, 1)
+            kernels += ATTENTION_KERNELS * np.where(positions > ATTENTION_BLOCK, 2, 1)
     return making_s, kernels
 
 

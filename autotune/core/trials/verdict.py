@@ -63,7 +63,7 @@ def decide(
     if failed and not contenders:
         raise TrainingFailed(
             "every candidate that was measured a second time failed, though it ran before: see the logs in out, and "
-            "what else uses the machine; naming the same out measures them again"
+            "what else uses the machine; a search with the same out measures them again"
         )
     places = {trial.number: place for place, trial in enumerate(contenders)} if rounds else {}
 

@@ -11,7 +11,7 @@ from autotune.core.step.profile import MONOMIALS, Profile, monomials
 from autotune.core.step.regime import TILE
 from autotune.core.step.work import Work
 from autotune.core.time.law import (
-    BLOCK_KERNELS,
+    ATTENTION_KERNELS,
     BOOKKEEPING,
     HOST_S,
     NEW_SHAPES,
@@ -180,7 +180,7 @@ def test_kernels_are_made_for_new_shapes() -> None:
     alone = time_law(attends, layers=5, accumulation=1)
     making_s, kernels = making(alone, OF_A_CPU, np.array([monomials(4, S, 0) for S in (128, 362, 1024)], dtype=float))
     assert making_s == pytest.approx([10e-3, 15e-3, 20e-3], rel=0.05)
-    assert list(kernels) == [BLOCK_KERNELS, BLOCK_KERNELS, 2 * BLOCK_KERNELS]
+    assert list(kernels) == [ATTENTION_KERNELS, ATTENTION_KERNELS, 2 * ATTENTION_KERNELS]
 
 
 def test_the_host_runs_each_operator() -> None:
