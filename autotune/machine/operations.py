@@ -1,7 +1,7 @@
 """The operations of a training step that a probe times, as functions on one device.
 
-Products, attention, bitsandbytes' layers, copies and transfers. The device comes in as a `Bench`, so the code that
-runs on a GPU also runs on a CPU. Leaves out when and how often they run (rates.py). Symbols as in
+Products, attention, bitsandbytes' layers, copies and transfers. The device comes in as a `ProbedDevice`, so the code
+that runs on a GPU also runs on a CPU. Leaves out when and how often they run (rates.py). Symbols as in
 core/hardware.py.
 """
 
@@ -66,7 +66,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class ProbedDevice:
     """A device under measurement.
 
     device: torch's name. time: calls a function a number of times and returns the seconds until the device is done.
@@ -118,7 +118,7 @@ def list_points(kind: Device, *, tf32: bool = False) -> tuple[Point, ...]:
     return tuple(sorted(points, key=lambda point: point.amount))
 
 
-def cpu_bench(limit_bytes: int) -> Bench:
+def probed_cpu(limit_bytes: int) -> ProbedDevice:
     """The CPU, timed by the clock of this process."""
 
     def seconds(call: Callable[[], object], count: int) -> float:
@@ -127,10 +127,12 @@ def cpu_bench(limit_bytes: int) -> Bench:
             call()
         return time.perf_counter() - started
 
-    return Bench(device="cpu", time=seconds, repeat_s=CPU_REPEAT_S, limit_bytes=limit_bytes, pin=lambda tensor: tensor)
+    return ProbedDevice(
+        device="cpu", time=seconds, repeat_s=CPU_REPEAT_S, limit_bytes=limit_bytes, pin=lambda tensor: tensor
+    )
 
 
-def cuda_bench(limit_bytes: int) -> Bench:
+def probed_cuda(limit_bytes: int) -> ProbedDevice:
     """The only CUDA device that this process sees, timed by its own events."""
     import torch
 
@@ -145,7 +147,7 @@ def cuda_bench(limit_bytes: int) -> Bench:
         end.synchronize()
         return float(start.elapsed_time(end)) / 1000  # milliseconds
 
-    return Bench(
+    return ProbedDevice(
         device="cuda",
         time=seconds,
         repeat_s=CUDA_REPEAT_S,
@@ -172,10 +174,10 @@ class Operations:
     cache.
     """
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        walked = (CPU_STREAMS if bench.device == "cpu" else CUDA_STREAMS)[-1]
-        self._walked = min(walked, bench.limit_bytes // (3 * 4))  # elements, of which an operation has three tensors
+    def __init__(self, probed: ProbedDevice) -> None:
+        self._probed = probed
+        walked = (CPU_STREAMS if probed.device == "cpu" else CUDA_STREAMS)[-1]
+        self._walked = min(walked, probed.limit_bytes // (3 * 4))  # elements, of which an operation has three tensors
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
         self._kernel_cache_is_full = False
 
@@ -259,9 +261,9 @@ class Operations:
         import torch
         from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-        linear = torch.nn.Linear(CHAIN_SIDE, CHAIN_SIDE, bias=False, device=self._bench.device)
+        linear = torch.nn.Linear(CHAIN_SIDE, CHAIN_SIDE, bias=False, device=self._probed.device)
         activation = torch.nn.SiLU()
-        x = torch.randn(1, CHAIN_SIDE, CHAIN_SIDE, device=self._bench.device, requires_grad=True)
+        x = torch.randn(1, CHAIN_SIDE, CHAIN_SIDE, device=self._probed.device, requires_grad=True)
 
         stream = self._stream(Point(what="copy", dtype="float32", shape=CPU_STREAMS[:1]))
 
@@ -309,8 +311,8 @@ class Operations:
         """Make a causal model's mask of padded rows, (B, 1, S, S). The last row is half as long as the first."""
         import torch
 
-        places = torch.arange(S, device=self._bench.device)
-        lengths = torch.linspace(S, S // 2, B, device=self._bench.device).long()
+        places = torch.arange(S, device=self._probed.device)
+        lengths = torch.linspace(S, S // 2, B, device=self._probed.device).long()
         causal = places[None, :] <= places[:, None]
         return (causal & (places[None, None, :] < lengths[:, None, None]))[:, None]
 
@@ -343,7 +345,7 @@ class Operations:
             )
         else:
             layer = bitsandbytes.nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=INT8_THRESHOLD)
-        return layer.to(getattr(torch, dtype)).to(self._bench.device)  # moving quantizes
+        return layer.to(getattr(torch, dtype)).to(self._probed.device)  # moving quantizes
 
     def _blockwise(self, point: Point) -> Callable[[], object]:
         """Quantize other numbers at each call, as a step does. Dequantize the same ones: their bytes are a fifth."""
@@ -367,8 +369,8 @@ class Operations:
         host = torch.ones(point.shape, dtype=torch.uint8)  # written once, so that its pages exist
         pinned = point.what.endswith("pinned")
         if pinned:
-            host = self._bench.pin(host)
-        device = torch.ones(point.shape, dtype=torch.uint8, device=self._bench.device)
+            host = self._probed.pin(host)
+        device = torch.ones(point.shape, dtype=torch.uint8, device=self._probed.device)
         if point.what.startswith("host"):
             return lambda: device.copy_(host, non_blocking=pinned)
         return lambda: host.copy_(device, non_blocking=pinned)
@@ -386,6 +388,6 @@ class Operations:
         size, key = math.prod(shape), (name, "float32" if dtype == "tf32" else dtype)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
-            buffer = torch.randn(size, dtype=getattr(torch, key[1]), device=self._bench.device)
+            buffer = torch.randn(size, dtype=getattr(torch, key[1]), device=self._probed.device)
             self._buffers[key] = buffer
         return buffer[:size].view(shape)

@@ -15,7 +15,7 @@ from autotune.child import Unanswered, ask
 from autotune.errors import AutotuneError
 from autotune.machine import nvml
 from autotune.machine.malloc import keep_pages
-from autotune.machine.operations import cpu_bench, cuda_bench, list_points
+from autotune.machine.operations import list_points, probed_cpu, probed_cuda
 from autotune.machine.rates import Rates, measure, prepare_points
 
 BUDGET_S = 45.0
@@ -77,23 +77,23 @@ def _measure(request: Request, *, started: float, progress: Callable[[str], None
     if request.uuid is None:
         keep_pages()  # so that operators are timed without the kernel's zeroing of memory
         torch.set_num_threads(min(torch.get_num_threads(), request.cores))
-        bench, points, used_before = cpu_bench(request.free_bytes // MEMORY_SHARE), list_points("cpu"), 0
+        probed, points, used_before = probed_cpu(request.free_bytes // MEMORY_SHARE), list_points("cpu"), 0
     else:
         used_before = nvml.read_memory(request.uuid).used
         torch.cuda.init()  # type: ignore[no-untyped-call]
         free, total = torch.cuda.mem_get_info()
         capability = torch.cuda.get_device_capability()
         workspace_bytes = _workspace_bytes()
-        bench, points = cuda_bench(free // MEMORY_SHARE), list_points("cuda", tf32=capability >= (8, 0))
+        probed, points = probed_cuda(free // MEMORY_SHARE), list_points("cuda", tf32=capability >= (8, 0))
     with suppress(ImportError, RuntimeError):  # it takes seconds; if it fails, so will its layers, which say why
         import bitsandbytes  # noqa: F401
     deadline = started + request.budget_s
     until = time.perf_counter() + PREPARE_SHARE * (deadline - time.perf_counter())
-    timed = prepare_points(points, bench, until=until, progress=progress)
+    timed = prepare_points(points, probed, until=until, progress=progress)
     if request.uuid is not None:
         torch.cuda.synchronize()
         context_bytes = _context_bytes(request.uuid, used_before, torch.cuda.memory_reserved())
-    rates = measure(timed, bench, deadline=deadline, progress=progress)
+    rates = measure(timed, probed, deadline=deadline, progress=progress)
     return Measurement(
         memory_bytes=total,
         compute_capability=capability,

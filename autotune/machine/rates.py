@@ -14,7 +14,7 @@ from statistics import mean, median, stdev
 
 from autotune.core.hardware import RateDtype, RatePoint, What
 from autotune.errors import first_line
-from autotune.machine.operations import Bench, Operations, Point, largest_bytes
+from autotune.machine.operations import Operations, Point, ProbedDevice, largest_bytes
 
 ROUNDS = 5
 LEAST_ROUNDS = 2  # a spread needs two
@@ -46,14 +46,14 @@ class Rates:
 
 
 def prepare_points(
-    points: Sequence[Point], bench: Bench, *, until: float, progress: Callable[[str], None]
+    points: Sequence[Point], probed: ProbedDevice, *, until: float, progress: Callable[[str], None]
 ) -> list[TimedPoint]:
     """Run every point once and choose how many calls make a repeat. Points that cannot run here are left out.
 
     until: as time.perf_counter() counts; points that would begin after it are left out.
     Raises RuntimeError when the device broke, and not the point alone.
     """
-    operations = Operations(bench)
+    operations = Operations(probed)
     timed: list[TimedPoint] = []
     fastest: dict[tuple[What, RateDtype], float] = {}  # work per second, the best of the curve so far
     left_out: Counter[str] = Counter()
@@ -62,7 +62,7 @@ def prepare_points(
             left_out["too slow to try them all"] += 1
             continue
         curve = (point.what, point.dtype)
-        if largest_bytes(point) > bench.limit_bytes:
+        if largest_bytes(point) > probed.limit_bytes:
             left_out["too little free memory"] += 1
             continue
         if curve in fastest and point.amount / fastest[curve] > SLOWEST_S:
@@ -71,10 +71,10 @@ def prepare_points(
         try:
             with _precision(point.dtype):
                 call = operations.prepare(point)
-                bench.time(call, 1)  # this call loads kernels and fills caches
-                seconds = min(bench.time(call, 1) for _ in range(2))
+                probed.time(call, 1)  # this call loads kernels and fills caches
+                seconds = min(probed.time(call, 1) for _ in range(2))
         except (ImportError, NotImplementedError, RuntimeError) as error:
-            bench.time(operations.launch(), 1)  # raises when the device broke
+            probed.time(operations.launch(), 1)  # raises when the device broke
             left_out[f"{point.what} in {point.dtype}: {first_line(error):.120}"] += 1
             continue
         fastest[curve] = max(fastest.get(curve, 0.0), point.amount / seconds)
@@ -82,18 +82,20 @@ def prepare_points(
             left_out[TOO_LONG] += 1
         else:
             most = MOST_FIRST if point.what.startswith("first") else LAUNCHES
-            timed.append(TimedPoint(point, call, max(1, min(most, math.ceil(bench.repeat_s / seconds)))))
+            timed.append(TimedPoint(point, call, max(1, min(most, math.ceil(probed.repeat_s / seconds)))))
     for reason, count in left_out.items():
         progress(f"not measured, {count} of {len(points)} rates: {reason}")
     return timed
 
 
-def measure(timed: Sequence[TimedPoint], bench: Bench, *, deadline: float, progress: Callable[[str], None]) -> Rates:
+def measure(
+    timed: Sequence[TimedPoint], probed: ProbedDevice, *, deadline: float, progress: Callable[[str], None]
+) -> Rates:
     """Time the points round by round.
 
     deadline: as time.perf_counter() counts; after two rounds, none begins that would end later.
     """
-    launch = Operations(bench).launch()
+    launch = Operations(probed).launch()
     launches: list[float] = []
     shares: list[float] = []
     round_s = 0.0
@@ -103,10 +105,10 @@ def measure(timed: Sequence[TimedPoint], bench: Bench, *, deadline: float, progr
             progress(f"time is up after {number - 1} of {ROUNDS} rounds")
             break
         progress(f"round {number} of {ROUNDS}, {len(timed)} rates")
-        launches.append(bench.time(launch, LAUNCHES) / LAUNCHES)
+        launches.append(probed.time(launch, LAUNCHES) / LAUNCHES)
         for each in timed:
-            with _precision(each.point.dtype), _cpu_share(each.point, bench, shares):
-                each.seconds.append(bench.time(each.call, each.count) / each.count)
+            with _precision(each.point.dtype), _cpu_share(each.point, probed, shares):
+                each.seconds.append(probed.time(each.call, each.count) / each.count)
         round_s = time.perf_counter() - started
     return Rates(
         points=tuple(_rate(each) for each in timed),
@@ -127,7 +129,7 @@ def _precision(dtype: RateDtype) -> Iterator[None]:
 
 
 @contextmanager
-def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None]:
+def _cpu_share(point: Point, probed: ProbedDevice, shares: list[float]) -> Iterator[None]:
     """Note the share of the cores' time that a large product got.
 
     OpenMP's threads never sleep while they compute, so what they did not get went to other processes. Without this, a
@@ -138,7 +140,7 @@ def _cpu_share(point: Point, bench: Bench, shares: list[float]) -> Iterator[None
 
     wall, processor = time.perf_counter(), time.process_time()
     yield
-    if bench.device == "cpu" and len(point.shape) == 3 and min(point.shape) >= LARGE_SIDE:
+    if probed.device == "cpu" and len(point.shape) == 3 and min(point.shape) >= LARGE_SIDE:
         wall = time.perf_counter() - wall
         shares.append((time.process_time() - processor) / (wall * torch.get_num_threads()))
 

@@ -1,6 +1,7 @@
 """docs/architecture.md shows the code as it is: its folders, its picture of the imports, and its words."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from tests.test_imports import MODULES, ORDER, imported
@@ -56,3 +57,13 @@ def test_every_word_is_used() -> None:
     words = re.findall(r"^\| ([\w ]+) \| (?!what it is for|meaning)", PAGE, flags=re.MULTILINE)
     assert len(words) > 30
     assert [word for word in words if not re.search(rf"\b{word.replace(' ', '[ _]')}\b", CODE, re.IGNORECASE)] == []
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    """One word for one idea: no two modules define a class of the same name."""
+    names = Counter(
+        name
+        for path in MODULES.values()
+        for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M)
+    )
+    assert [name for name, count in names.items() if count > 1] == []

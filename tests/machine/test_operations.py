@@ -9,7 +9,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autotune.core.hardware import RateDtype, What
-from autotune.machine.operations import Bench, Operations, Point, cpu_bench, cuda_bench, largest_bytes, list_points
+from autotune.machine.operations import (
+    Operations,
+    Point,
+    ProbedDevice,
+    largest_bytes,
+    list_points,
+    probed_cpu,
+    probed_cuda,
+)
 
 SMALL = {2: (64, 128), 3: (8, 64, 128), 1: (1000,)}
 THREE_TENSORS = 3 * 4  # bytes of one element in fp32, of three tensors: how `limit_bytes` is counted
@@ -18,7 +26,7 @@ THREE_TENSORS = 3 * 4  # bytes of one element in fp32, of three tensors: how `li
 @pytest.fixture(scope="module")
 def operations() -> Operations:
     """Operations on buffers of 4 MiB. One for all tests: filling the cache of kernels takes more than a second."""
-    return Operations(cpu_bench(2**22))
+    return Operations(probed_cpu(2**22))
 
 
 def small(what: What, dtype: RateDtype) -> Point:
@@ -46,7 +54,7 @@ class Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("what", get_args(What))
 def test_every_operation_runs(operations: Operations, what: What) -> None:
-    """Each kind of rate in bf16 (transfers in bytes), on the device that the bench names."""
+    """Each kind of rate in bf16 (transfers in bytes), on the device that is probed."""
     transfer = what.startswith(("host_to", "device_to"))
     result = operations.prepare(small(what, "uint8" if transfer else "bfloat16"))()
     found = result[0] if isinstance(result, tuple) else result
@@ -94,7 +102,7 @@ def test_a_quantized_product_wants_the_input_s_gradient(operations: Operations) 
 
 def test_numbers_to_eight_bits_and_back() -> None:
     """In blocks of 256, each with its scale, which bound the error: the largest of 256 values are 1 % apart or more."""
-    operations = Operations(cpu_bench(1000 * THREE_TENSORS))  # room for one place: every call takes the same numbers
+    operations = Operations(probed_cpu(1000 * THREE_TENSORS))  # room for one place: every call takes the same numbers
     quantize, dequantize = (
         operations.prepare(Point(what=what, dtype="float32", shape=(1000,)))
         for what in ("blockwise_quantize", "blockwise_dequantize")
@@ -157,7 +165,7 @@ def test_a_mask_hides_what_comes_later_and_what_is_padding(operations: Operation
 
 def test_streams_walk_through_memory() -> None:
     """Each call copies what the one before left, until all was walked through."""
-    operations = Operations(cpu_bench(3 * 1000 * THREE_TENSORS))
+    operations = Operations(probed_cpu(3 * 1000 * THREE_TENSORS))
     work = operations.prepare(Point(what="copy", dtype="float32", shape=(1000,)))
     places = [result.storage_offset() for result in (work() for _ in range(5)) if isinstance(result, torch.Tensor)]
     assert places == [0, 1000, 2000, 0, 1000]
@@ -165,7 +173,7 @@ def test_streams_walk_through_memory() -> None:
 
 def test_products_read_other_weights_each_time() -> None:
     """A layer of a model has other weights than the one before it."""
-    operations = Operations(cpu_bench(2 * 64 * 64 * THREE_TENSORS))
+    operations = Operations(probed_cpu(2 * 64 * 64 * THREE_TENSORS))
     work = operations.prepare(Point(what="matmul_grad_weight", dtype="float32", shape=(8, 64, 64)))
     results = [result for result in (work() for _ in range(3)) if isinstance(result, torch.Tensor)]
     assert len({result.data_ptr() for result in results}) == 2
@@ -180,7 +188,7 @@ def test_bytes_by_hand() -> None:
 def test_the_cpu_s_timer() -> None:
     """Seconds of all calls together."""
     calls: list[int] = []
-    assert 0 <= cpu_bench(1).time(lambda: calls.append(1), 5) < 1
+    assert 0 <= probed_cpu(1).time(lambda: calls.append(1), 5) < 1
     assert len(calls) == 5
 
 
@@ -203,11 +211,11 @@ def test_the_gpu_s_timer(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("sync"))
-    bench = cuda_bench(1)
-    assert bench.time(lambda: log.append("work"), 2) == 0.25
+    probed = probed_cuda(1)
+    assert probed.time(lambda: log.append("work"), 2) == 0.25
     assert log == ["sync", "record", "work", "work", "record", "wait"]
     pinned = SimpleNamespace(pin_memory=lambda: "pinned")
-    assert (bench.device, bench.pin(pinned)) == ("cuda", "pinned")  # type: ignore[arg-type, comparison-overlap]
+    assert (probed.device, probed.pin(pinned)) == ("cuda", "pinned")  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_pinned_transfers_do_not_wait() -> None:
@@ -218,7 +226,7 @@ def test_pinned_transfers_do_not_wait() -> None:
         pinned.append(tensor.numel())
         return tensor
 
-    bench = Bench(device="cpu", time=lambda work, count: 0.0, repeat_s=0.01, limit_bytes=2**30, pin=pin)
+    probed = ProbedDevice(device="cpu", time=lambda work, count: 0.0, repeat_s=0.01, limit_bytes=2**30, pin=pin)
     for what in ("host_to_device_pinned", "device_to_host_pageable", "device_to_host_pinned"):
-        Operations(bench).prepare(Point(what=what, dtype="uint8", shape=(10,)))()
+        Operations(probed).prepare(Point(what=what, dtype="uint8", shape=(10,)))()
     assert pinned == [10, 10]

@@ -12,7 +12,7 @@ import torch
 
 from autotune.errors import AutotuneError
 from autotune.machine import process
-from autotune.machine.operations import Point, cpu_bench
+from autotune.machine.operations import Point, probed_cpu
 from autotune.machine.process import (
     Measurement,
     Request,
@@ -147,7 +147,7 @@ def test_a_context_that_cannot_be_told_is_unknown(gpu: FakeGpu) -> None:
 
 
 def test_the_gpu_s_side_with_torch_s_calls_faked(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> None:
-    """What CUDA says reaches the measurement; the timing code is the CPU's, behind the same bench."""
+    """What CUDA says reaches the measurement; the timing code is the CPU's, behind the same interface."""
     asked: dict[str, Any] = {}
 
     def fake_init() -> None:
@@ -163,7 +163,7 @@ def test_the_gpu_s_side_with_torch_s_calls_faked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     monkeypatch.setattr(process, "_workspace_bytes", lambda: 8)
-    monkeypatch.setattr(process, "cuda_bench", lambda limit: asked.update(limit=limit) or cpu_bench(limit))
+    monkeypatch.setattr(process, "probed_cuda", lambda limit: asked.update(limit=limit) or probed_cpu(limit))
     monkeypatch.setattr(process, "list_points", fake_points)
     request = Request(uuid="GPU-a", cores=1, free_bytes=1)
     measured = _measure(request, started=time.perf_counter(), progress=ignore)

@@ -35,7 +35,7 @@ def monomials(rows: int, positions: int, labels: int) -> Size:
     the labels that do not fit in the first tile, up to a whole tile. Later tiles reuse the memory of the second one.
     """
     B, S, N = rows, positions, labels
-    T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, clipped to 0 and TILE; this form takes arrays, too
+    T = (abs(N - TILE) - abs(N - 2 * TILE) + TILE) // 2  # N - TILE, kept within 0 and TILE; this form takes arrays, too
     U, V = (-(-S // multiple) * multiple for multiple in (ALIGNMENT, SUMS_ALIGNMENT))
     return (1, B, S, B * S, S * S, B * S * S, N, T, B * V, B * S * U)
 

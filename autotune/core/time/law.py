@@ -37,7 +37,7 @@ ATTENTION_KERNELS, ATTENTION_BLOCK = 6, 512
 LOSS, CLIPPING, OPTIMIZER = "loss", "gradient clipping", "optimizer"
 ITEM_OF_PART: Mapping[str, str] = {"loss": LOSS, "clip": CLIPPING, "optimizer": OPTIMIZER}  # parts that are one item
 ATTENTION_BACKWARD_SHARE = 5 / 7  # of forward and backward together: five products of seven (hardware.amount_of)
-HOST_S = 2e-3  # seconds of a micro-step beside its operators: to load, collate and move data, and in the trainer
+HOST_S = 2e-3  # seconds of a micro-step beside its operators: to load, collate and move data, and for the trainer
 Spent = Bound | Literal["host"]
 SPENT: tuple[Spent, ...] = (*BOUNDS, "host")  # what seconds are spent on, in this order everywhere
 
