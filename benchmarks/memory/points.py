@@ -43,19 +43,6 @@ from autotune.train import sft
 from benchmarks.machines import catalogued_gpus
 
 ABOUT_THE_MODEL = ("n_params_computed", "n_params_note", "input_embedding_params", "source", "notes")
-RTX_4080 = GpuSpec(  # the catalogue has none
-    name="NVIDIA GeForce RTX 4080",
-    compute_capability="8.9",
-    memory_gib=16,
-    memory_is_reported=False,
-    bandwidth_gb_s=716.8,
-    sm_count=76,
-    fp32_tflops=48.7,
-    tf32_tflops=48.7,
-    fp16_tflops=97.5,
-    bf16_tflops=97.5,
-    sources=("https://www.nvidia.com/en-us/geforce/graphics-cards/40-series/rtx-4080-family/",),
-)
 VENDORS = {"nvidia", "geforce", "tesla", "gpu"}  # words of a name that do not tell one GPU from another
 NEEDED = (
     *("model", "gpu", "method", "seq_len", "micro_batch"),
@@ -195,7 +182,7 @@ def gpu(name: str) -> GpuSpec:
     Several GPUs may fit, if they have the same kernels and workspaces. Raises Skipped.
     """
     words = gpu_words(name)
-    named = [*catalogued_gpus().items(), ("", RTX_4080)]
+    named = catalogued_gpus().items()
     found = [spec for stem, spec in named if words and words <= gpu_words(f"{stem} {spec.name}")]
     if not found:
         raise Skipped(f"{name} is not in the catalogue")

@@ -2,7 +2,6 @@
 
     python -m benchmarks.search.planner_speed --json
 
-- `memory_s`, `time_s`: the peaks and the step times of 100,000 candidates, with tables made anew.
 - `space`: a whole space as a search plans it, from the enumeration to a prediction of each candidate, with every kind
   of step traced before.
 - `decision_s`: one decision of `RooflineSampler` behind 200 trials.
@@ -32,18 +31,12 @@ import numpy as np
 import optuna
 import psutil
 
-from autotune.core.batches.batches import Epoch
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
-from autotune.core.memory.law import law_from_dict, peaks
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Installed
 from autotune.core.space.enumerate import enumerate_space
-from autotune.core.step.profile import monomials
 from autotune.core.time.law import TimeLaw, time_law_from_dict
-from autotune.core.time.many_candidates import length_grid, spread, step_seconds, tabulate
-from autotune.core.time.published import published_speed
-from autotune.core.time.speed import MachineSpeed
 from autotune.core.units import MIB
 from autotune.core.workload import Lengths, ModelFacts, Workload
 from autotune.machine.installed import installed
@@ -63,9 +56,7 @@ from benchmarks.rows import now
 GPU = "a100_80gb"
 MODEL, HUB_ID = "llama_3_1_8b", "meta-llama/Llama-3.1-8B"
 ESTIMATE = (f"model={MODEL}", f"hardware={GPU}", "recipe.method=lora", "format=json")
-CANDIDATES = 100_000
 TOKENS, ROWS_OF_DATA = (20, 2000), 10_000  # of the dataset whose space is planned
-ROWS, EPOCHS, STEPS, LONGEST = (1, 2, 4, 8, 16, 32, 64), 20, 1000, 8192  # of the candidates; LONGEST in positions
 SPACE, TRIALS = {"a": 10, "b": 10, "c": 5, "d": 4}, 200  # a sampler decides among 2000 candidates
 REPEATS = 20
 EVERY_S = 0.05  # between looks at the processes; what one does after the last look is not seen
@@ -76,15 +67,11 @@ def answer(arguments: argparse.Namespace) -> Answer:
     with tempfile.TemporaryDirectory() as home:
         words = [sys.executable, "-m", "autotune", "estimate", *ESTIMATE, f"home={home}"]
         cold, warm = watched(words), watched(words)
-        laws = [min((Path(home) / "profiles" / kind).iterdir()) for kind in ("laws", "time")]  # any of them
-        memory, seconds = (json.loads(file.read_text(encoding="utf-8"))["answer"] for file in laws)
+        any_law = min((Path(home) / "profiles" / "time").iterdir()).read_text(encoding="utf-8")
         config, facts = resolve_architecture(HUB_ID, None, home=Path(home), progress=say)
-    gpu, law = catalogued_gpus()[GPU], time_law_from_dict(seconds)
+    law, hardware = time_law_from_dict(json.loads(any_law)["answer"]), catalogued_gpus()[GPU].hardware(cores=8)
     return {
-        "candidates": CANDIDATES,
-        "memory_s": memory_s(memory),
-        "time_s": time_s(law, published_speed(gpu.peaks)),
-        "space": plan_space(law, config, facts, gpu.hardware(cores=8)),
+        "space": plan_space(law, config, facts, hardware),
         "decision_s": decision_s(),
         "cold": cold,
         "warm": warm,
@@ -125,40 +112,6 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         return [psutil.Process(root.pid), *root.children(recursive=True)]
     return []
-
-
-def memory_s(values: dict[str, Any]) -> float:
-    """Time the peaks of many micro-batches of one law, in seconds."""
-    law = law_from_dict(values)
-    rng = np.random.default_rng(0)
-    rows, lengths = rng.integers(1, 65, CANDIDATES), rng.integers(16, LONGEST, CANDIDATES)
-    shapes = np.stack([np.broadcast_to(m, rows.shape) for m in monomials(rows, lengths, rows * (lengths - 1))], axis=1)
-    shapes = shapes.astype(np.float64)
-    return median(repeat(lambda: peaks(law, shapes), number=1, repeat=REPEATS))
-
-
-def time_s(law: TimeLaw, speed: MachineSpeed) -> float:
-    """Time the step times of as many candidates, which have a few sizes of micro-batch and a few epochs, in seconds."""
-    rng = np.random.default_rng(0)
-    epochs = [
-        Epoch(rows=np.full(STEPS, 8), positions=lengths, labels=8 * (lengths - 1))
-        for lengths in rng.integers(16, LONGEST, (EPOCHS, STEPS))
-    ]
-    table_of, epoch_of = rng.integers(len(ROWS), size=CANDIDATES), rng.integers(EPOCHS, size=CANDIDATES)
-    accumulation = rng.integers(1, 17, CANDIDATES)
-
-    def plan() -> None:
-        grid = length_grid(LONGEST)
-        step_seconds(
-            [tabulate(law, speed, rows, grid) for rows in ROWS],
-            table_of,
-            np.stack([spread(epoch, grid) for epoch in epochs]),
-            epoch_of,
-            new_shapes=np.zeros(CANDIDATES),
-            accumulation=accumulation,
-        )
-
-    return median(repeat(plan, number=1, repeat=REPEATS))
 
 
 def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware: Hardware) -> dict[str, Any]:
