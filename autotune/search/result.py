@@ -150,6 +150,7 @@ def _rate(candidate: Candidate, known: Known) -> dict[str, Any]:
 
 
 def _once(speedup: Speedup | None) -> Ratio | None:
+    """Its interval has two ends: without them the winner would not be far ahead (core/trials/verdict.py)."""
     return None if speedup is None else Ratio(ratio=speedup.ratio, low=speedup.low, high=speedup.high)
 
 

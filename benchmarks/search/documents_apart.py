@@ -62,9 +62,11 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SET: Mapping[str, Any] = {"sliding_window": WINDOW, "use_sliding_window": True, "head_dim": HEAD_DIM}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 BOTH = ["full_attention", "sliding_attention"]
-CONVOLUTION = ["conv", "full_attention"]
+WITHOUT_WINDOWS = ("laguna", "mellum", "ministral", "qwen2", "qwen2_moe", "qwen3", "smollm3")  # by default
 # What single types need: kinds of layers that their defaults lack, and values that their class cannot do without.
 SPECIAL: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"layer_types": BOTH} for name in WITHOUT_WINDOWS},
+    **{name: {"layer_types": ["conv", "full_attention"]} for name in ("lfm2", "lfm2_moe")},
     "cohere_compass_text": {"layer_types": BOTH, "rope_parameters": dict.fromkeys(BOTH, ROPE)},
     "dbrx": {
         "attn_config": {"rope_theta": 10000.0, "kv_n_heads": KV_HEADS, "clip_qkv": 8.0},
@@ -74,17 +76,8 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "dots1": {"n_routed_experts": EXPERTS, "num_experts_per_tok": CHOSEN, "n_shared_experts": 1},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "laguna": {"layer_types": BOTH},
-    "lfm2": {"layer_types": CONVOLUTION},
-    "lfm2_moe": {"layer_types": CONVOLUTION},
     "mamba2": {"head_dim": 2 * HEAD_DIM},
-    "mellum": {"layer_types": BOTH},
-    "ministral": {"layer_types": BOTH},
     "nemotron": {"num_key_value_heads": KV_HEADS},
-    "qwen2": {"layer_types": BOTH},
-    "qwen2_moe": {"layer_types": BOTH},
-    "qwen3": {"layer_types": BOTH},
-    "smollm3": {"layer_types": BOTH},
     "xmod": {"default_language": "en_XX"},
 }
 

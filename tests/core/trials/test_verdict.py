@@ -15,7 +15,7 @@ from tests.stand_ins import STEP, measured
 BASELINE, FOUND = candidate(checkpointing="full"), candidate(checkpointing="off")
 
 
-def trial(number: int, asked: Candidate, rate: float, error: float = 0.02) -> Trial:
+def trial(number: int, asked: Candidate, rate: float, error: float | None = 0.02) -> Trial:
     outcome = replace(measured(), useful_tokens_per_s=rate, relative_error=error, steps=(STEP,) * 12)
     return Trial(number=number, role="search" if number else "baseline", candidate=asked, outcome=outcome)
 
@@ -46,6 +46,14 @@ def test_without_a_second_measurement_only_one_that_is_far_ahead_wins(rate: floa
     assert verdict.speedup is None
     if verdict.once is not None:
         assert verdict.once.ratio == pytest.approx(rate / 100)
+
+
+def test_trials_of_one_step_each_are_never_far_ahead() -> None:
+    """Their interval has no end, so no such speed-up is reported, however large it is."""
+    baseline, found = trial(0, BASELINE, 100, None), trial(1, FOUND, 1000, None)
+    verdict = verdict_of(baseline, found, [])
+    assert verdict.best is baseline
+    assert verdict.once is None
 
 
 def test_what_may_not_win_does_not_win_at_once() -> None:
