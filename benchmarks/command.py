@@ -13,6 +13,7 @@ from pprint import pformat
 from typing import Any
 
 from autotune.errors import AutotuneError
+from benchmarks.rows import plain
 
 Answer = Mapping[str, Any]
 Main = Callable[..., int]
@@ -42,7 +43,7 @@ def command(
         except KeyboardInterrupt:
             print("interrupted; the rows so far are kept, and the same command goes on", file=sys.stderr)
             return 130
-        print(json.dumps(found) if arguments.json else in_short(found))
+        print(json.dumps(plain(found)) if arguments.json else in_short(found))
         return 0
 
     return main
@@ -51,7 +52,7 @@ def command(
 def in_short(found: Answer) -> str:
     """Return an answer for people: its rows are counted and not listed, and numbers have four digits."""
     counted = {name: len(value) if name == "rows" else value for name, value in found.items()}
-    rounded = json.loads(json.dumps(counted), parse_float=lambda digits: float(f"{float(digits):.4g}"))
+    rounded = plain(counted, lambda digits: float(f"{float(digits):.4g}"))
     return pformat(rounded, width=120, compact=True, sort_dicts=False)
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -37,7 +37,7 @@ class RowFile:
 
     def add(self, row: Mapping[str, Any]) -> Row:
         """Append a row with its time and its origin, and return it whole."""
-        whole = {"at": now(), **row, **self.about}
+        whole: Row = plain({"at": now(), **row, **self.about})
         append(self.path, whole)
         return whole
 
@@ -57,6 +57,11 @@ def read(file: Path) -> list[Row]:
         except ValueError:
             continue
     return rows
+
+
+def plain(value: Any, parse_float: Callable[[str], float] = float) -> Any:
+    """Return a value as JSON has it. NaN and infinity become None, because JSON has no such numbers."""
+    return json.loads(json.dumps(value), parse_float=parse_float, parse_constant=lambda name: None)
 
 
 def append(file: Path, row: Mapping[str, Any]) -> None:

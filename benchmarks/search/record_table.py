@@ -18,7 +18,6 @@ trial begins: stopped or killed, the same command goes on.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ from autotune.machine.installed import installed
 from autotune.search.request import workload_of
 from autotune.train.task import Measure, Task
 from benchmarks.command import Answer, command, say
-from benchmarks.rows import RESULTS, Row, append, now, read
+from benchmarks.rows import RESULTS, Row, append, now, plain, read
 from benchmarks.search.commands import hardware_of, request_of
 from benchmarks.search.table import References, Table, TableRow, load, next_trial, summarize
 from benchmarks.trainings import workers_on
@@ -141,7 +140,7 @@ def _record(arguments: argparse.Namespace) -> Path:
 
         whole = record(
             out,
-            json.loads(json.dumps(header)),
+            plain(header),
             candidates=candidates,
             references=(("baseline", baseline(**here)), ("by_hand", by_hand(**here))),
             attempt=attempt,
@@ -188,8 +187,8 @@ def record(
 
 def _plain(row: TableRow) -> Row:
     values = {**asdict(row), "candidate": row.candidate.to_dict(), "outcome": outcome_to_dict(row.outcome)}
-    plain: Row = json.loads(json.dumps(values), parse_float=lambda digits: float(f"{float(digits):.{DIGITS}g}"))
-    return plain
+    row: Row = plain(values, lambda digits: float(f"{float(digits):.{DIGITS}g}"))
+    return row
 
 
 main = command(__doc__, answer, options)

@@ -1,5 +1,6 @@
 """benchmarks/rows.py: rows say when and with what they were made, and are found again by that."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:
     second = file.add({"name": "second"})
     assert read(file.path) == [first, second]
     assert read(tmp_path / "none.jsonl") == []
+
+
+def test_a_row_has_no_numbers_that_json_has_not(tmp_path: Path) -> None:
+    """Other programs could not read the file; what is no number is null."""
+    file = RowFile(path=tmp_path / "rows.jsonl", about={})
+    assert file.add({"high": math.inf, "losses": (math.nan, 1.0)})["losses"] == [None, 1.0]
+    assert "NaN" not in (text := file.path.read_text())
+    assert '"high": null' in text
 
 
 def test_errors_are_summed_up_by_their_size() -> None:
