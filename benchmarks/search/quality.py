@@ -31,7 +31,6 @@ from autotune.core.hardware import Hardware
 from autotune.core.space.enumerate import enumerate_space
 from autotune.core.space.opening import opening
 from autotune.core.space.references import baseline
-from autotune.core.trials.trial import Trial
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.request import predictions_of, workload_of
@@ -147,11 +146,7 @@ def world_of(table: Table, data: Mapping[str, str]) -> World:
         raise UsageError(f"{name}: {len(outcomes) - len(candidates)} of its candidates are not in this version's space")
     start = replace(baseline(**here)[0], tuned_allocator=True, **request.fixed)
     first = opening(candidates, replace(start, checkpointing="off"), workload.data.lengths.tokens, seed=request.seed)
-    references = [
-        Trial(number=row.order, role=row.role, candidate=row.candidate, outcome=row.outcome)
-        for row in table.steady()
-        if row.role != "search"
-    ]
+    references = [row for row in table.steady() if row.role != "search"]
     outside = [c for c in dict.fromkeys(trial.candidate for trial in references) if c not in outcomes]
     predictions = predictions_of(request, workload, hardware, say)
     started = time.monotonic()

@@ -36,9 +36,9 @@ from autotune.machine.installed import installed
 from autotune.search.request import workload_of
 from autotune.train.task import Measure, Task
 from benchmarks.command import Answer, command, say
-from benchmarks.rows import RESULTS, Row, append, now, plain, read
+from benchmarks.rows import RESULTS, append, now, plain, read
 from benchmarks.search.commands import hardware_of, request_of
-from benchmarks.search.table import References, Table, TableRow, load, next_trial, summarize
+from benchmarks.search.table import References, Table, load, next_trial, summarize
 from benchmarks.trainings import workers_on
 
 OF_THE_BEGINNING = ("begun", "probed")  # keys of a header that may change when a table goes on
@@ -175,20 +175,19 @@ def record(
             return False
         number, role, candidate = trial
         outcome = attempt(candidate, number, table)
-        row = TableRow(
-            order=len(table.rows), round=number, role=role, candidate=candidate, outcome=outcome, measured_at=now()
-        )
-        append(file, _plain(row))
+        row = {
+            "order": len(table.rows),
+            "round": number,
+            "role": role,
+            "candidate": candidate.to_dict(),
+            "outcome": outcome_to_dict(outcome),
+            "measured_at": now(),
+        }
+        append(file, plain(row, lambda digits: float(f"{float(digits):.{DIGITS}g}")))
         rate = f"{outcome.useful_tokens_per_s:.1f} tokens/s " if isinstance(outcome, Measured) else ""
-        say(f"{row.order}: round {number} {outcome.kind} {rate}in {outcome.wall_s:.1f} s {short_name(candidate)}")
+        say(f"{row['order']}: round {number} {outcome.kind} {rate}in {outcome.wall_s:.1f} s {short_name(candidate)}")
         table = load(file)
     return True
-
-
-def _plain(row: TableRow) -> Row:
-    values = {**asdict(row), "candidate": row.candidate.to_dict(), "outcome": outcome_to_dict(row.outcome)}
-    row: Row = plain(values, lambda digits: float(f"{float(digits):.{DIGITS}g}"))
-    return row
 
 
 main = command(__doc__, answer, options)

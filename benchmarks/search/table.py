@@ -27,7 +27,7 @@ import numpy as np
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.outcome import Measured, Outcome, OutOfMemory, outcome_from_dict
 from autotune.core.trials.comparison import corrected_rates, drift, reference
-from autotune.core.trials.trial import Role
+from autotune.core.trials.trial import Role, Trial
 from autotune.errors import UsageError, first_line
 from benchmarks.rows import read
 
@@ -41,23 +41,15 @@ Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableRow:
-    """One trial. order: place in the table, from 0. role: `search` for a candidate of the space, else a reference's."""
-
-    order: int
-    round: int
-    role: Role
-    candidate: Candidate
-    outcome: Outcome
-    measured_at: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table as far as it is written. header: the space, the machine and the versions."""
+    """A table as far as it is written.
+
+    header: the space, the machine and the versions. rows: trials, with their round; the role of a candidate of the
+    space is `search`.
+    """
 
     header: Mapping[str, Any]
-    rows: tuple[TableRow, ...]
+    rows: tuple[Trial, ...]
 
     @property
     def exhaustive_s(self) -> float:
@@ -85,7 +77,7 @@ class Table:
                 outcomes.setdefault(row.candidate, []).append(row.outcome)
         return outcomes
 
-    def steady(self) -> tuple[TableRow, ...]:
+    def steady(self) -> tuple[Trial, ...]:
         """Return the trials as if the machine had always been as fast as in round 0.
 
         A search takes minutes, a table hours. So rates are corrected for drift (core/trials/comparison.py) and for
@@ -258,7 +250,7 @@ def floor(rates: Rates) -> float:
     return fmean(1 - 1 / (1 - regret) for regret in ahead)
 
 
-def _round_effects(found: Sequence[tuple[TableRow, float]]) -> dict[int, float]:
+def _round_effects(found: Sequence[tuple[Trial, float]]) -> dict[int, float]:
     """Return by how much each later round was faster than round 0, as logarithms; without rounds that are too small.
 
     found: rows and rates of the candidates. Candidates are random effects around their mean. The leaders were lucky in
@@ -305,11 +297,11 @@ def _known_best(rates: Rates) -> list[Candidate]:
     return [candidate for candidate, repeats in rates.items() if len(repeats) >= enough]
 
 
-def _row(values: Mapping[str, Any]) -> TableRow:
-    return TableRow(
-        **{
-            **values,
-            "candidate": Candidate(**values["candidate"]),
-            "outcome": outcome_from_dict(values["outcome"]),
-        }
+def _row(values: Mapping[str, Any]) -> Trial:
+    return Trial(
+        number=values["order"],
+        round=values["round"],
+        role=values["role"],
+        candidate=Candidate(**values["candidate"]),
+        outcome=outcome_from_dict(values["outcome"]),
     )

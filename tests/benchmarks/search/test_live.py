@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 
 from autotune.core.recipe import Recipe
-from autotune.core.trials.trial import Role
+from autotune.core.trials.trial import Role, Trial
 from autotune.errors import UsageError
 from autotune.search.document import Result
 from autotune.search.result import result_of
 from benchmarks.search.commands import request_of, words_of
 from benchmarks.search.live import score
-from benchmarks.search.table import Table, TableRow, load
+from benchmarks.search.table import Table, load
 from tests.benchmarks.search.test_quality import DEFAULT, RATES, SPACE, ran
 from tests.search.examples import findings
 
@@ -22,7 +22,7 @@ HARDWARE: dict[str, Any] = {"name": "a machine", "cores": 2}
 TABLE = Table(
     header={"name": "made up", "hardware": HARDWARE, "data_fingerprint": "f"},
     rows=tuple(
-        TableRow(order=order, round=0, role="search", candidate=candidate, outcome=ran(rate), measured_at="now")
+        Trial(number=order, round=0, role="search", candidate=candidate, outcome=ran(rate))
         for order, (candidate, rate) in enumerate(RATES.items())
     ),
 )

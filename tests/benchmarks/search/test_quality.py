@@ -16,7 +16,7 @@ from autotune.core.outcome import Measured, Outcome, OutOfMemory
 from autotune.core.trials.trial import Trial
 from benchmarks.search.quality import COLOURS, LEAST, MOST, draw
 from benchmarks.search.replays import DEFAULTS, FALLING, LARGEST, Found, World, regret_after, replay, seconds_to
-from benchmarks.search.table import Table, TableRow
+from benchmarks.search.table import Table
 from tests import stand_ins
 
 BASE = Candidate(max_length=64, per_device_train_batch_size=8, gradient_accumulation_steps=1, method="full")
@@ -124,7 +124,7 @@ def test_outcomes_are_the_tables_own() -> None:
     trials = [("baseline", START, ran(5.0)), ("search", SPACE[0], ran(60.0)), ("search", SPACE[1], ran(90.0))]
     trials += [("search", SPACE[0], ran(62.0)), ("search", SPACE[1], failed)]  # type: ignore[list-item]
     rows = tuple(
-        TableRow(order=place, round=place // 3, role=role, candidate=candidate, outcome=outcome, measured_at="now")  # type: ignore[arg-type]
+        Trial(number=place, round=place // 3, role=role, candidate=candidate, outcome=outcome)  # type: ignore[arg-type]
         for place, (role, candidate, outcome) in enumerate(trials)
     )
     found = Table(header={}, rows=rows).outcomes()
@@ -136,13 +136,12 @@ def test_outcomes_are_the_tables_own() -> None:
 def test_outcomes_are_as_if_no_round_had_been_faster() -> None:
     """The machine was a tenth faster in one, and slower in another: that is no candidate's."""
     rows = [
-        TableRow(
-            order=0,
+        Trial(
+            number=0,
             round=number,
             role="search",
             candidate=candidate,
             outcome=ran(RATES[candidate] * speed),
-            measured_at="now",
         )
         for number, speed in enumerate((1.0, 1.1, 0.9))
         for candidate in SPACE

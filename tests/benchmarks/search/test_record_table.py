@@ -95,7 +95,7 @@ def test_each_candidate_once_at_random_then_the_leaders_until_they_are_known(tab
     orders = [[row.candidate for row in table.rows if row.round == number] for number in (1, 2, 3)]
     assert all(len(set(order)) == len(order) == 4 for order in orders)
     assert len({tuple(order) for order in orders}) > 1
-    assert [row.order for row in table.rows] == list(range(len(table.rows)))
+    assert [row.number for row in table.rows] == list(range(len(table.rows)))
 
 
 @pytest.mark.parametrize("dies_after", [0, 1, 17, 43])

@@ -9,7 +9,8 @@ from statistics import fmean
 import pytest
 
 from autotune.core.candidate import Candidate
-from benchmarks.search.table import Table, TableRow, best, deviation, half_of, regrets, summarize, unsettled
+from autotune.core.trials.trial import Trial
+from benchmarks.search.table import Table, best, deviation, half_of, regrets, summarize, unsettled
 from tests.benchmarks.search.test_record_table import HEADER, SPACE, Machine, rated, recorded
 
 
@@ -22,7 +23,7 @@ def test_drift_is_taken_out() -> None:
     """A machine at half its speed halves the rate and the reference: corrected, the repeats agree."""
     speeds = (1.0,) * 8 + (0.5,) * 8
     rows = [
-        TableRow(order=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed), measured_at="")
+        Trial(number=n, round=n, role="search", candidate=SPACE[0], outcome=rated(80, speed))
         for n, speed in enumerate(speeds)
     ]
     table = Table(header=HEADER, rows=tuple(rows))
@@ -36,7 +37,7 @@ def test_what_a_whole_round_was_faster_by_is_taken_out() -> None:
     """A fifth, which no reference product told; a round of two is too small to tell."""
     for size, expected in ((5, 100.0), (2, 120.0)):
         rows = [
-            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(100 * speed), measured_at="")
+            Trial(number=0, round=number, role="search", candidate=each, outcome=rated(100 * speed))
             for number, speed in enumerate((1.0, 1.2, 1.0))
             for each in SPACE[: 8 if number == 0 else size]
         ]
@@ -55,7 +56,7 @@ def test_luck_that_made_leaders_is_no_change_of_the_machine() -> None:
         fastest = sorted(SPACE, key=lambda each: -first[each])[:6]
         again = [{each: truth[each] * luck.lognormvariate(0, 0.05) for each in fastest} for _ in range(4)]
         rows = [
-            TableRow(order=0, round=number, role="search", candidate=each, outcome=rated(rate), measured_at="")
+            Trial(number=0, round=number, role="search", candidate=each, outcome=rated(rate))
             for number, rates in enumerate((first, *again))
             for each, rate in rates.items()
         ]

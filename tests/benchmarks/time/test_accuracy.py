@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from autotune.core.candidate import Candidate
+from autotune.core.trials.trial import Trial
 from benchmarks.search.replays import World
-from benchmarks.search.table import Table, TableRow
+from benchmarks.search.table import Table
 from benchmarks.time import accuracy as time_accuracy
 from benchmarks.time.accuracy import PASSES, as_trained, errors_and_share, judge, of_table, spearman, summary
 from tests.stand_ins import measured, predicted_rates
@@ -104,10 +105,10 @@ def test_a_table_is_scored_before_and_after_three_rows(monkeypatch: pytest.Monke
                   predicting_s=0.0, outcomes=outcomes)  # fmt: skip
     monkeypatch.setattr(time_accuracy, "world_of", lambda table, data: world)
     rows = tuple(
-        TableRow(order=place, round=0, role="search", candidate=c, outcome=outcomes[c][0], measured_at="now")
+        Trial(number=place, round=0, role="search", candidate=c, outcome=outcomes[c][0])
         for place, c in enumerate(reversed(candidates))
     )
-    rows += tuple(replace(rows[-1], order=order, round=order - 7) for order in (8, 9))
+    rows += tuple(replace(rows[-1], number=order, round=order - 7) for order in (8, 9))
     found = of_table(Table(header={"name": "made up"}, rows=rows), {})
     assert (found["candidates"], found["spearman"]) == (8, pytest.approx(1.0))
     assert (found["before"]["count"], found["after"]["count"]) == (8, 2 * 5)
