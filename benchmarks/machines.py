@@ -5,7 +5,7 @@ from functools import cache
 
 import yaml
 
-from autotune.core.gpu_specs import GpuSpec, read_gpu_spec
+from autotune.core.gpu_spec import GpuSpec, read_gpu_spec
 from autotune.core.hardware import Hardware
 from autotune.models.catalogue import CONF
 

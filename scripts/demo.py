@@ -13,7 +13,7 @@ from typing import Any
 from autotune.core.candidate import short_name
 from autotune.core.outcome import Measured
 from autotune.core.units import format_bytes
-from autotune.search.document import Result, read_result
+from autotune.search.result import Result, read_result
 
 STEPS = 24  # optimizer steps of the run: enough for the loss to fall visibly
 

@@ -17,7 +17,7 @@ ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
         "": "errors formats files cache child",
-        "core": "units decode recipe knobs candidate outcome hardware gpu_specs workload",
+        "core": "units decode recipe knobs candidate outcome hardware gpu_spec workload",
         "core.step": "work regime profile deepening",
         "core.batches": "packing batches",
         "core.space": "context legality fidelity fixed step_shapes references enumerate opening",
@@ -34,8 +34,8 @@ ORDER = tuple(
         "predict": "training micro_batches laws memory alternatives experience time step_seconds completion estimate "
         "report",
         "search": "samplers journal predicted_rates predictions request roofline proposer display bench explore "
-        "repeats losses document findings run_file result summary search",
-        "cli": "limits settings requests keys commands schema judge usage run_file jobs exits application main",
+        "repeats losses result findings run_file run_directory summary search",
+        "cli": "limits settings requests keys help schema judge usage run_file commands exits application main",
     }.items()
     for name in names.split()
 )

@@ -1,6 +1,6 @@
 """The commands as Hydra applications: read Hydra's flags, compose the settings, run the jobs, complete words.
 
-Only main.py and this file print on stdout. Leaves out judging the words (usage.py) and the work (jobs.py).
+Only main.py and this file print on stdout. Leaves out judging the words (usage.py) and the work (commands.py).
 """
 
 import contextlib
@@ -11,9 +11,9 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autotune.cli.commands import COMMANDS
+from autotune.cli.commands import JOBS, Job, say
 from autotune.cli.exits import JobFailed, report_error
-from autotune.cli.jobs import JOBS, Job, say
+from autotune.cli.help import COMMANDS
 from autotune.cli.settings import find_problems, store_configs
 from autotune.errors import UsageError
 from autotune.models.catalogue import CONF

@@ -1,125 +1,143 @@
-"""The commands, and the help that lists their keys.
+"""What each command does: its settings become a request, the work is done, and its result becomes text for stdout.
 
-The help is made of the settings (keys.py) and of the files of conf/. Imports no Hydra, because that alone would take a
-quarter of a second.
+The work is imported when a job runs, so that help stays fast. Leaves out who calls the jobs (application.py).
 """
 
 import json
-import textwrap
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from autotune.cli.keys import Key, keys_of
-from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, group_words
+from autotune.cli.requests import build_estimate, build_home, build_run, build_search, directory_name
+from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
+from autotune.errors import UsageError
 
-WIDTH = 120  # columns of the help
+if TYPE_CHECKING:
+    from autotune.core.hardware import Hardware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """One command. groups: the groups of conf/ that it takes an option from."""
+class Job:
+    """One job of a command line. number: its place in a multirun, None without -m.
 
-    settings: type[ProbeSettings]
-    arguments: str
-    summary: str
-    groups: tuple[str, ...] = ()
+    overrides: the words of the command line, with this job's values. is_first: no job has printed its result yet.
+    """
 
-
-COMMANDS: Mapping[str, Command] = {
-    "probe": Command(
-        settings=ProbeSettings,
-        arguments="",
-        summary="measures this machine and keeps the result in the cache",
-    ),
-    "estimate": Command(
-        settings=EstimateSettings,
-        arguments="model=...",
-        summary="predicts memory and time of one configuration on any machine; needs no GPU and no weights",
-        groups=("model", "data", "hardware", "recipe"),
-    ),
-    "search": Command(
-        settings=SearchSettings,
-        arguments="model=... data=...",
-        summary="finds the fastest configuration that trains as asked; writes run.yaml and result.json",
-        groups=("model", "data", "hardware", "recipe", "budget", "sampler", "experiment"),
-    ),
-    "run": Command(
-        settings=RunSettings,
-        arguments="FILE",
-        summary="trains with FILE: the run.yaml of a search, or its directory; the command line wins over the file",
-        groups=("model", "data", "hardware", "recipe"),
-    ),
-}
-
-HYDRA = """\
-Each command is a Hydra application:
-  -m              one job for each combination of values: -m recipe.method=full,lora
-  --cfg job       print the configuration instead of using it
-  --info          where the configuration comes from
-  --config-dir D  a folder with options and presets of your own, laid out like conf/
-  --hydra-help    all other flags; tab completion: eval "$(autotune -sc install=bash)"
-
-Results go to stdout, progress and problems to stderr. Exit codes: 0 done; 1 could not be done; 2 the input is wrong;
-130 after Ctrl-C.
-"""
+    number: int | None
+    overrides: Sequence[str]
+    is_first: bool
 
 
-def help_text(command: str | None = None) -> str:
-    """Write the help of a command, or of autotune itself."""
-    if command is None:
-        return "\n".join(
-            (
-                "autotune COMMAND [FILE] [group=option ...] [key=value ...] [-m] [--cfg job] [--help]",
-                "",
-                "Finds the fastest safe fine-tuning configuration for one model, one dataset and one machine.",
-                "",
-                *_columns((name, found.summary) for name, found in COMMANDS.items()),
-                "",
-                "autotune COMMAND --help lists the keys of a command; autotune --version prints the version.",
-                "",
-                HYDRA,
-            )
+def say(line: str) -> None:
+    """Print a line of progress, or of a problem, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def probe(settings: ProbeSettings, job: Job) -> str:
+    """Measure this machine."""
+    from autotune.machine.probe import probe, summary_lines
+
+    hardware = _doubted(probe(home=build_home(settings), refresh=settings.refresh, progress=say))
+    return _shown(settings, hardware.to_dict(), summary_lines(hardware))
+
+
+def estimate(settings: EstimateSettings, job: Job) -> str:
+    """Predict the memory and the time of one configuration."""
+    from autotune.predict import report
+    from autotune.predict.estimate import estimate
+
+    hardware, at_hand = _asked_hardware(settings)
+    found = estimate(build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=say)
+    if job.number is None:
+        return _shown(settings, report.document(found), report.summary_lines(found))
+    return _shown(settings, report.document(found), report.table_lines(found, with_heading=job.is_first))
+
+
+def search(settings: SearchSettings, job: Job) -> str:
+    """Find the fastest configuration."""
+    from rich.console import Console
+
+    from autotune.core.decode import encode
+    from autotune.search.display import SearchDisplay
+    from autotune.search.request import workload_of
+    from autotune.search.search import search
+    from autotune.search.summary import summary_lines
+
+    _refuse_catalogue_gpu(settings)
+    request = build_search(settings, new=Path("runs") / _new_name(settings, job))
+    workload = workload_of(request, progress=say)  # what the files say is judged before a probe, which takes a minute
+    result = search(request, workload, _hardware(settings), display=SearchDisplay(Console(stderr=True)))
+    return _shown(settings, encode(result), summary_lines(result))
+
+
+def run(settings: RunSettings, job: Job) -> str:
+    """Train with a run file."""
+    from rich.console import Console
+
+    from autotune.train.display import RunDisplay
+    from autotune.train.run import run, summary_lines, workload_of
+
+    _refuse_catalogue_gpu(settings)
+    request = build_run(settings, overrides=job.overrides)
+    workload = workload_of(request, progress=say)
+    result = run(request, workload, _hardware(settings), display=RunDisplay(Console(stderr=True)))
+    return _shown(settings, result, summary_lines(result))
+
+
+JOBS: Mapping[str, Callable[[Any, Job], str]] = {"probe": probe, "estimate": estimate, "search": search, "run": run}
+
+
+def _new_name(settings: SearchSettings, job: Job) -> str:
+    """Name a new run directory by the time, the model and the data."""
+    paths = (settings.model.path, settings.data.path)
+    parts = [f"{datetime.now():%Y%m%d-%H%M%S}", *(directory_name(path or "") for path in paths)]
+    if job.number is not None:
+        parts.append(str(job.number))  # a launcher may start several jobs in one second
+    return "-".join(parts)
+
+
+def _asked_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
+    """The machine that is asked about, and whether it is the one at hand."""
+    from autotune.core.gpu_spec import read_gpu_spec
+
+    if settings.hardware.gpu:
+        return read_gpu_spec(settings.hardware.gpu).hardware(cores=os.cpu_count() or 1), False
+    from autotune.machine.probe import load_hardware, probe
+
+    if settings.hardware.file is not None:
+        return load_hardware(Path(settings.hardware.file).expanduser()), False
+    use_gpu = settings.hardware.device != "cpu"
+    return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say), True
+
+
+def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
+    if settings.hardware.gpu:
+        raise UsageError(
+            f"hardware={settings.hardware.gpu.get('name')}: is a GPU of the catalogue, for `autotune estimate`; search "
+            "and run train on the machine at hand: expected hardware=auto, hardware=cpu or its own probe"
         )
-    found = COMMANDS[command]
-    words = ("autotune", command, found.arguments, "[group=option ...]" if found.groups else "", "[key=value ...]")
-    groups = ((group, group_words(group)) for group in found.groups)
-    keys = ((f"{key.name}={_shown(key.default)}", _described(key)) for key in keys_of(found.settings).values())
-    return "\n".join(
-        (
-            " ".join((*filter(None, words), "[-m] [--cfg job]")),
-            "",
-            f"{found.summary[0].upper()}{found.summary[1:]}.",
-            "",
-            *(("Groups:", *_columns(groups), "") if found.groups else ()),
-            "Keys, with their defaults:",
-            *_columns(keys),
-            "",
-            HYDRA,
-        )
-    )
 
 
-def _columns(rows: Iterable[tuple[str, str]]) -> list[str]:
-    rows = list(rows)
-    left = max(len(name) for name, _ in rows) + 4
-    lines = []
-    for name, words in rows:
-        first, *rest = textwrap.wrap(words, WIDTH - left)
-        lines += [f"  {name:{left - 2}}{first}", *(f"{'':{left}}{line}" for line in rest)]
-    return lines
+def _hardware(settings: TrainingSettings) -> "Hardware":
+    """Probe the machine that trains, or read its probe from a file."""
+    from autotune.machine.probe import load_own_probe, probe
+
+    if settings.hardware.file is not None:
+        return load_own_probe(Path(settings.hardware.file).expanduser(), progress=say)
+    use_gpu = settings.hardware.device != "cpu"
+    return _doubted(probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say))
 
 
-def _described(key: Key) -> str:
-    return f"{key.doc} ({', '.join(key.choices)})" if key.choices else key.doc
+def _doubted(hardware: "Hardware") -> "Hardware":
+    """Say why the rates of `hardware` cannot be trusted, if they cannot."""
+    for doubt in hardware.doubts:
+        say(f"do not trust these rates: {doubt}")
+    return hardware
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, str) and "${" in value:
-        return "DIR"  # people would not understand the interpolation; the docstring explains it
-    if isinstance(value, list):
-        return f"[{','.join(value)}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+def _shown(settings: ProbeSettings, result: Any, lines: Sequence[str]) -> str:
+    return json.dumps(result) if settings.format == "json" else "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import traceback
 
-from autotune.cli.jobs import say
+from autotune.cli.commands import say
 from autotune.errors import AutotuneError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

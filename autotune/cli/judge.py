@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from autotune.cli.commands import COMMANDS
+from autotune.cli.help import COMMANDS
 from autotune.cli.keys import Key, keys_of
 from autotune.cli.settings import ProbeSettings
 

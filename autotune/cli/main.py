@@ -1,8 +1,8 @@
 """The command line: read the words, let Hydra compose them, do the work, and turn errors into exit codes.
 
 The work and Hydra are imported only when they are needed, so help imports neither Hydra nor torch. Results go to
-stdout, progress and problems to stderr. commands.py lists the commands, usage.py judges the words, application.py
-calls Hydra, and jobs.py does the work.
+stdout, progress and problems to stderr. help.py lists the commands, usage.py judges the words, application.py calls
+Hydra, and commands.py does the work.
 """
 
 import sys
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from autotune import __version__
 from autotune.cli.application import call_hydra, complete, parse_flags
-from autotune.cli.commands import COMMANDS, help_text
+from autotune.cli.commands import say
 from autotune.cli.exits import INTERRUPTED, JobFailed, report_error
-from autotune.cli.jobs import say
+from autotune.cli.help import COMMANDS, help_text
 from autotune.cli.judge import nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs

@@ -19,7 +19,7 @@ from autotune.cli.settings import RunSettings
 from autotune.core.decode import kind_of
 from autotune.files import write_json
 from autotune.formats import RESULT_FORMAT, RUN_FORMAT
-from autotune.search.document import Result
+from autotune.search.result import Result
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 PLAIN: Mapping[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}

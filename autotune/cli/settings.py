@@ -1,7 +1,7 @@
 """The keys of each command: their types, units, defaults and limits.
 
 The files of `conf/` choose values, these dataclasses give types and defaults, and Hydra composes both. requests.py then
-turns the settings into core types. The docstring under a field is its help text: commands.py reads it from this file.
+turns the settings into core types. The docstring under a field is its help text: keys.py reads it from this file.
 `candidate.*` is made from core/knobs.py. `recipe.*` has the names and defaults of core/recipe.py; a test compares them.
 
 Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):

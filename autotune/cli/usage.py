@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import data
-from autotune.cli.commands import COMMANDS
+from autotune.cli.help import COMMANDS
 from autotune.cli.judge import Judge, hint_at, nearest, shown
 from autotune.cli.settings import FREE_FORM, find_problems
 from autotune.errors import UsageError

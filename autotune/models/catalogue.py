@@ -1,6 +1,6 @@
 """The catalogue in `conf/`: facts of models and GPUs that need neither the hub nor the machine.
 
-Leaves out what the entries mean (architectures.py, core/gpu_specs.py).
+Leaves out what the entries mean (architectures.py, core/gpu_spec.py).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """Findings: all that a search knows at its end, and its answer in one sentence.
 
-Leaves out how it was found (search.py), and its files and words (result.py, run_file.py, summary.py).
+Leaves out how it was found (search.py), and its files and words (run_directory.py, run_file.py, summary.py).
 """
 
 import math

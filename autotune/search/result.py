@@ -1,159 +1,240 @@
-"""result.json, made of a search's findings and written beside run.yaml.
+"""result.json, key by key: what a search found, for other programs.
 
-Leaves out how the result was found (search.py), what each key means (document.py), and the words that a person reads
-(summary.py).
+run_directory.py fills these dataclasses from the findings of a search, and `read_result` reads a file back. The
+published schema (cli/schema.py) is written from them. A rate is in useful tokens per second.
 """
 
-import math
-from typing import Any
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from autotune.core.candidate import Candidate
-from autotune.core.decode import encode
-from autotune.core.trials.comparison import Speedup
-from autotune.core.trials.parity import Parity
-from autotune.core.trials.receipts import Known, Receipt
-from autotune.core.trials.trial import Trial
-from autotune.files import write_json, write_text
-from autotune.formats import RESULT_FORMAT
-from autotune.search.document import (
-    DataResult,
-    KnownRate,
-    Losses,
-    NotCompared,
-    Ratio,
-    ReceiptResult,
-    Result,
-    Rival,
-    SpaceResult,
-    TrialResult,
-    WorkloadResult,
-)
-from autotune.search.findings import Findings
-from autotune.search.run_file import run_document
+from autotune.core.candidate import Candidate, Fidelity
+from autotune.core.decode import decode
+from autotune.core.hardware import Hardware
+from autotune.core.memory.calibration import MemoryCalibration
+from autotune.core.outcome import Outcome
+from autotune.core.recipe import Recipe
+from autotune.core.trials.trial import Role
+from autotune.core.workload import ModelFacts
+from autotune.errors import UsageError
+from autotune.formats import RESULT_FORMAT, format_problem
+from autotune.search.predictions import Miss, PredictedMemory
+
+Value = bool | int | str | None  # of a knob
 
 
-def write_result(findings: Findings) -> Result:
-    """Write result.json and run.yaml into the run directory, and return what is in result.json."""
-    out, result = findings.request.out, result_of(findings)
-    write_text(out / "run.yaml", run_document(findings))
-    write_json(out / "result.json", encode(result))
-    return result
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """One trial."""
+
+    number: int
+    """place among all trials of the search, from 0"""
+    role: Role
+    """why it was tried"""
+    of: int | None
+    """the trial that a repeat repeats"""
+    round: int | None
+    """round of the second measurement that a repeat belongs to"""
+    candidate: Candidate
+    estimate: PredictedMemory | None
+    """null if the step of the candidate could not be traced"""
+    outcome: Outcome
 
 
-def result_of(findings: Findings) -> Result:
-    """Make the result of a search's findings."""
-    request, verdict, space, rival = findings.request, findings.verdict, findings.space, findings.runner_up
-    return Result(
-        format=RESULT_FORMAT,
-        answer=findings.answer,
-        best=_trial(verdict.best, findings),
-        baseline=_trial(findings.baseline, findings),
-        baseline_differs=findings.fallback,
-        by_hand=_trial(findings.by_hand, findings),
-        speedup=verdict.speedup.ratio if verdict.speedup else None,
-        speedup_interval=_interval(verdict.speedup),
-        speedup_by_hand=verdict.speedup_by_hand.ratio if verdict.speedup_by_hand else None,
-        speedup_by_hand_interval=_interval(verdict.speedup_by_hand),
-        speedup_once=_once(verdict.once),
-        second_measurement={str(number): tuple(rates) for number, rates in verdict.repeats.items()},
-        trials=tuple(_trial(trial, findings) for trial in findings.trials),
-        losses=_losses(findings),
-        receipts=tuple(_receipt(receipt, verdict.best.candidate) for receipt in findings.receipts),
-        without_receipt=findings.without_receipt,
-        runner_up=None if rival is None else KnownRate(**_rate(rival, findings.known[rival])),
-        calibration=findings.calibrations,
-        misses=tuple(findings.misses),
-        space=SpaceResult(
-            enumerated=space.enumerated,
-            legal=space.legal,
-            fitting=space.legal - findings.ruled_out,
-            removed=space.why,
-            left_out=space.left_out,
-        ),
-        wall_s=findings.wall_s,
-        hardware=findings.hardware,
-        workload=_workload(findings),
-        versions=findings.versions,
-        seed=request.seed,
-        out=str(request.out),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """How many times as fast one candidate is as another."""
+
+    ratio: float
+    low: float
+    """lower end of the 95 % interval"""
+    high: float
+    """upper end of the 95 % interval"""
 
 
-def _workload(findings: Findings) -> WorkloadResult:
-    request, data = findings.request, findings.workload.data
-    return WorkloadResult(
-        model=findings.workload.model,
-        data=DataResult(
-            path=request.data,
-            name=data.name,
-            form=data.form,
-            rows=data.lengths.rows,
-            tokens=data.lengths.total,
-            useful_tokens=int(data.lengths.labels.sum()),
-            longest=data.lengths.longest,
-            fingerprint=data.fingerprint,
-        ),
-        recipe=findings.workload.recipe,
-        fidelity=request.fidelity,
-        fixed=request.fixed,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """The first optimizer steps of the baseline and the winner, from the same weights and on the same samples."""
+
+    baseline: tuple[float, ...]
+    """loss of each step"""
+    best: tuple[float, ...]
+    """loss of each step"""
+    reordered: tuple[float, ...]
+    """loss of each step of the baseline, with the same samples in another order"""
+    difference: float
+    """distance between the losses of the winner and the baseline, on average over the steps"""
+    between_orders: float
+    """distance between the mean losses of the two orders"""
+    allowed: float | None
+    """largest difference that the fidelity permits; null: any"""
+    as_asked: bool
+    """whether the difference is permitted"""
 
 
-def _trial(trial: Trial, findings: Findings) -> TrialResult:
-    return TrialResult(
-        number=trial.number,
-        role=trial.role,
-        of=trial.of,
-        round=trial.round,
-        candidate=trial.candidate,
-        estimate=findings.estimates.get(trial.number),
-        outcome=trial.outcome,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotCompared:
+    """The losses were not compared."""
+
+    not_compared: str
+    """why"""
 
 
-def _losses(findings: Findings) -> Losses | NotCompared | None:
-    parity = findings.parity
-    if not isinstance(parity, Parity):
-        return None if parity is None else NotCompared(not_compared=parity)
-    allowed = parity.allowed(findings.request.fidelity)
-    return Losses(
-        baseline=tuple(parity.baseline),
-        best=tuple(parity.best),
-        reordered=tuple(parity.reordered),
-        difference=parity.difference,
-        between_orders=parity.between_orders,
-        allowed=allowed,
-        as_asked=allowed is None or parity.difference <= allowed,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRate:
+    """What is known about the rate of a candidate, as if the machine were as fast as around the first trial."""
+
+    candidate: Candidate
+    source: Literal["measured", "predicted"]
+    trial: int | None
+    """the trial that measured it; null: predicted"""
+    useful_tokens_per_s: float
+    deviation: float | None
+    """standard deviation of the logarithm of the rate; null if a single step was measured"""
 
 
-def _receipt(receipt: Receipt, best: Candidate) -> ReceiptResult:
-    knob, rival = receipt.knob, receipt.rival
-    return ReceiptResult(
-        knob=knob,
-        value=getattr(best, knob),
-        gain=receipt.gain,
-        gain_interval=receipt.interval,
-        without=Rival(value=getattr(rival, knob), **_rate(rival, receipt.known)),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival(KnownRate):
+    """The fastest candidate with another value of a knob."""
+
+    value: Value
+    """its value of the knob"""
 
 
-def _rate(candidate: Candidate, known: Known) -> dict[str, Any]:
-    """The fields of a KnownRate."""
-    return {
-        "candidate": candidate,
-        "source": "predicted" if known.trial is None else "measured",
-        "trial": known.trial,
-        "useful_tokens_per_s": known.rate,
-        "deviation": known.deviation,
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptResult:
+    """What the winner's value of one knob brings, compared with the best candidate that has another value."""
+
+    knob: str
+    value: Value
+    """the winner's value"""
+    gain: float
+    """share by which the winner is faster than the rival"""
+    gain_interval: tuple[float, float] | None
+    """95 % interval of the gain; null if it is not known"""
+    without: Rival
 
 
-def _once(speedup: Speedup | None) -> Ratio | None:
-    """Its interval has two ends: without them the winner would not be far ahead (core/trials/verdict.py)."""
-    return None if speedup is None else Ratio(ratio=speedup.ratio, low=speedup.low, high=speedup.high)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceResult:
+    """How many candidates there are."""
+
+    enumerated: int
+    """combinations of values"""
+    legal: int
+    """combinations that the installed libraries take"""
+    fitting: int
+    """legal candidates that no prediction has ruled out"""
+    removed: Mapping[str, int]
+    """how many combinations each rule has removed, by its reason"""
+    left_out: Mapping[str, str]
+    """values that this machine, model or stack cannot have, such as `attention=flash_attention_2`, and why"""
 
 
-def _interval(speedup: Speedup | None) -> tuple[float, float] | None:
-    """None, too, if the interval has no end: after a single round of a single step."""
-    return (speedup.low, speedup.high) if speedup and math.isfinite(speedup.high) else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataResult:
+    """The dataset."""
+
+    path: str
+    """as it was asked for"""
+    name: str
+    form: str
+    rows: int
+    """rows that were tokenized"""
+    tokens: int
+    useful_tokens: int
+    """tokens that count for the loss"""
+    longest: int
+    """tokens of the longest row"""
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadResult:
+    """What was to be trained on what."""
+
+    model: ModelFacts
+    data: DataResult
+    recipe: Recipe
+    fidelity: Fidelity
+    fixed: Mapping[str, Value]
+    """knobs that the user fixed"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a search found."""
+
+    format: int = 1
+    """number of this file's format; files without it have 1"""
+    answer: str
+    """the result in one sentence"""
+    best: TrialResult
+    """the winner"""
+    baseline: TrialResult
+    """TRL's defaults, at the effective batch and the coverage of the recipe"""
+    baseline_differs: Mapping[str, tuple[Value, Value]]
+    """knobs in which the baseline had to leave TRL's defaults: TRL's value and the baseline's"""
+    by_hand: TrialResult
+    """what a careful person would set; the baseline if no settings by hand were tried"""
+    speedup: float | None
+    """rate of the winner as a multiple of the baseline's; null if it was not measured twice"""
+    speedup_interval: tuple[float, float] | None
+    """95 % interval of the speed-up"""
+    speedup_by_hand: float | None
+    """rate of the winner as a multiple of that of by_hand; null if it was not measured twice"""
+    speedup_by_hand_interval: tuple[float, float] | None
+    """95 % interval of the speed-up over by_hand"""
+    speedup_once: Ratio | None
+    """speed-up by the first measurement alone, if no time was left for a second and the winner is far ahead"""
+    second_measurement: Mapping[str, tuple[float, ...]]
+    """rate in each round, by the number of the trial that was repeated"""
+    trials: tuple[TrialResult, ...]
+    """all trials, in their order"""
+    losses: Losses | NotCompared | None
+    """null if the baseline won"""
+    receipts: tuple[ReceiptResult, ...]
+    """what the winner's value of each knob brings"""
+    without_receipt: tuple[str, ...]
+    """knobs in which the winner differs from the baseline and for which no other value is known"""
+    runner_up: KnownRate | None
+    """the fastest of all other candidates"""
+    calibration: Mapping[str, MemoryCalibration]
+    """what measured peaks have taught about predicted memory, by method"""
+    misses: tuple[Miss, ...]
+    """trials that ran out of memory although they were predicted to fit"""
+    space: SpaceResult
+    wall_s: Mapping[str, float]
+    """seconds of all sittings together, by what they were spent on"""
+    hardware: Hardware
+    workload: WorkloadResult
+    versions: Mapping[str, str]
+    """versions of the installed packages"""
+    seed: int
+    out: str
+    """the run directory"""
+
+
+def read_result(file: Path) -> Result:
+    """Read a result.json. Raises UsageError when it is missing, is no result, or has a newer format."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from error
+    return parse_result(text, where=str(file))
+
+
+def parse_result(text: str, *, where: str = "result") -> Result:
+    """Read a result from JSON, as in result.json or as `autotune search format=json` prints it.
+
+    Keys that this version does not know are ignored. Raises UsageError as `read_result` does. where: for the messages.
+    """
+    try:
+        values: Any = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{where}: is not JSON: {error}") from error
+    if isinstance(values, Mapping) and (problem := format_problem(values, newest=RESULT_FORMAT, where=where)):
+        raise UsageError(problem)
+    return decode(values, Result, where=where, closed=False)

@@ -27,14 +27,14 @@ from autotune.machine.installed import Installed, installed
 from autotune.predict import experience
 from autotune.search.bench import Bench
 from autotune.search.display import SearchDisplay
-from autotune.search.document import Result
 from autotune.search.explore import Exploration, explore, in_space
 from autotune.search.findings import Findings
 from autotune.search.journal import Journal
 from autotune.search.losses import compare_losses
 from autotune.search.repeats import REPEAT, measure_again
 from autotune.search.request import SearchRequest, identity_of, predictions_of
-from autotune.search.result import write_result
+from autotune.search.result import Result
+from autotune.search.run_directory import write_result
 from autotune.train.workers import Workers
 
 

@@ -29,7 +29,7 @@ from transformers.integrations.flex_attention import repeat_kv
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
-from autotune.core.gpu_specs import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
+from autotune.core.gpu_spec import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
 from autotune.core.step.regime import ALIGNMENT
 from autotune.trace import attention_operators
 

@@ -22,7 +22,7 @@ from autotune.trace.assembly import TraceError
 MARK = re.compile(r"use_kernel_\w+_from_hub\w*\(\s*\"(\w+)\"")
 NORM = "RMSNorm"
 WITHOUT_EFFECT = ("rotary_pos_emb",)  # in training
-MULTIPROCESSORS = 192  # the most of any GPU in the catalogue; each makes its own gradient of the weight
+MULTIPROCESSORS = 192  # more than any GPU in the catalogue has; each makes its own gradient of the weight
 
 
 def use_hub_kernels(model: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
-from autotune.core.gpu_specs import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
+from autotune.core.gpu_spec import CUDNN_WIDTHS, LITTLE_SHARED_MEMORY
 from autotune.core.knobs import DEFAULTS, KNOBS, knobs_that_change
 from autotune.core.recipe import Recipe
 from autotune.core.step.regime import keeps_documents_apart, regime_of

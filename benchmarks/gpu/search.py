@@ -30,10 +30,10 @@ from autotune.machine.installed import installed
 from autotune.machine.probe import probe
 from autotune.models.find import resolve_architecture
 from autotune.search.display import SearchDisplay
-from autotune.search.document import Result, read_result
 from autotune.search.journal import Journal
 from autotune.search.predictions import Predictions
 from autotune.search.request import SearchRequest, identity_of, predictions_of, workload_of
+from autotune.search.result import Result, read_result
 from autotune.search.search import search
 from autotune.train.task import Task
 from autotune.train.workers import Workers

@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
-from autotune.core.gpu_specs import GpuSpec
+from autotune.core.gpu_spec import GpuSpec
 from autotune.core.knobs import VALUES, Optimizer
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile

@@ -12,8 +12,8 @@ from autotune.cli.settings import SearchSettings, store_configs
 from autotune.core.hardware import Hardware
 from autotune.machine.probe import probe
 from autotune.models.catalogue import CONF
-from autotune.search.document import Result, parse_result
 from autotune.search.request import SearchRequest
+from autotune.search.result import Result, parse_result
 from benchmarks.command import say
 from benchmarks.rows import RESULTS
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from autotune.core.candidate import Candidate, short_name
 from autotune.errors import UsageError
-from autotune.search.document import Result
+from autotune.search.result import Result
 from benchmarks.command import Answer, add_out, command
 from benchmarks.rows import RESULTS, RowFile
 from benchmarks.search.commands import search, words_of

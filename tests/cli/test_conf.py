@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from autotune.cli.commands import COMMANDS
+from autotune.cli.help import COMMANDS
 from autotune.cli.requests import build_home
 from autotune.cli.settings import RunSettings, SearchSettings, find_problems, options, store_configs
 from autotune.models.catalogue import CONF

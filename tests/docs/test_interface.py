@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.commands import COMMANDS
+from autotune.cli.help import COMMANDS
 from autotune.cli.keys import keys_of
 
 ROOT = Path(__file__).parents[2]

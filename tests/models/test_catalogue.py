@@ -5,7 +5,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from autotune.core.gpu_specs import UNKNOWN_CONTEXT_BYTES, read_gpu_spec
+from autotune.core.gpu_spec import UNKNOWN_CONTEXT_BYTES, read_gpu_spec
 from autotune.core.units import GIB, MIB
 from autotune.errors import UsageError
 from autotune.models.catalogue import CONF, catalogued_config

@@ -11,7 +11,7 @@ import pytest
 from transformers import LlamaConfig
 
 from autotune.cli.main import main
-from autotune.core.gpu_specs import GpuSpec
+from autotune.core.gpu_spec import GpuSpec
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autotune.core.gpu_specs import GpuSpec
+from autotune.core.gpu_spec import GpuSpec
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile

@@ -29,8 +29,8 @@ from autotune.core.workload import Workload
 from autotune.errors import NothingFits, TrainingFailed, UsageError
 from autotune.predict.experience import recall
 from autotune.search.display import SearchDisplay
-from autotune.search.document import read_result
 from autotune.search.request import SearchRequest, workload_of
+from autotune.search.result import read_result
 from autotune.search.search import search
 from autotune.search.summary import summary_lines
 from tests import stand_ins

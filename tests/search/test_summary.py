@@ -6,7 +6,7 @@ from typing import Any
 
 from autotune.core.outcome import OutOfMemory
 from autotune.core.trials.parity import Parity
-from autotune.search.result import write_result
+from autotune.search.run_directory import write_result
 from autotune.search.summary import summary_lines
 from tests.search.examples import BASELINE, DEFAULTS, VERDICT, findings, speedup
 

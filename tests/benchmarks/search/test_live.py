@@ -9,8 +9,8 @@ import pytest
 from autotune.core.recipe import Recipe
 from autotune.core.trials.trial import Role, Trial
 from autotune.errors import UsageError
-from autotune.search.document import Result
-from autotune.search.result import result_of
+from autotune.search.result import Result
+from autotune.search.run_directory import result_of
 from benchmarks.search.commands import request_of, words_of
 from benchmarks.search.live import score
 from benchmarks.search.table import Table, load

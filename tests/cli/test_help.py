@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli.commands import COMMANDS, HYDRA, help_text
+from autotune.cli.help import COMMANDS, HYDRA, help_text
 from autotune.cli.keys import keys_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
