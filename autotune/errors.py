@@ -1,7 +1,7 @@
 """Exceptions for what the user asked and cannot have. Each lists every problem at once.
 
 Leaves out the failures that a trial may meet (out of memory, a timeout): those are values, in core/outcome.py. Only the
-command line (cli/main.py) prints these exceptions and turns them into exit codes.
+command line (cli/exits.py) prints these exceptions and turns them into exit codes.
 """
 
 from collections.abc import Sequence

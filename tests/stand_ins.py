@@ -228,7 +228,7 @@ def predict_seconds(
 
 
 def predict_seconds_by_formula(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """As the formula has it, so many times as slow."""
+    """Predict what the formula gives, multiplied by `factor`."""
     predict_seconds(monkeypatch, lambda candidate: factor * 1000 / formula_rate(candidate), lambda candidate: 1000)
 
 

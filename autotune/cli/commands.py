@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.cli.requests import build_estimate, build_home, build_run, build_search, directory_name
-from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, TrainingSettings
+from autotune.cli.settings import (
+    EstimateSettings,
+    ProbeSettings,
+    RunSettings,
+    SearchSettings,
+    TrainingSettings,
+    WorkloadSettings,
+)
 from autotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,10 +55,14 @@ def probe(settings: ProbeSettings, job: Job) -> str:
 def estimate(settings: EstimateSettings, job: Job) -> str:
     """Predict the memory and the time of one configuration."""
     from autotune.predict import report
-    from autotune.predict.estimate import estimate
+    from autotune.predict.estimate import estimate, workload_of
+    from autotune.trace.tracer import start_tracer
 
-    hardware, at_hand = _asked_hardware(settings)
-    found = estimate(build_estimate(settings, hardware=hardware, at_hand=at_hand), progress=say)
+    request, given = build_estimate(settings), _given_hardware(settings)
+    meanwhile = (lambda: None) if given is None else start_tracer  # beside a probe nothing else may run
+    config, workload = workload_of(request, progress=say, meanwhile=meanwhile)
+    hardware = given or _probed(settings)
+    found = estimate(request, config, workload, hardware, at_hand=given is None, progress=say)
     if job.number is None:
         return _shown(settings, report.document(found), report.summary_lines(found))
     return _shown(settings, report.document(found), report.table_lines(found, with_heading=job.is_first))
@@ -100,18 +111,17 @@ def _new_name(settings: SearchSettings, job: Job) -> str:
     return "-".join(parts)
 
 
-def _asked_hardware(settings: EstimateSettings) -> tuple["Hardware", bool]:
-    """The machine that is asked about, and whether it is the one at hand."""
-    from autotune.core.gpu_spec import read_gpu_spec
-
+def _given_hardware(settings: EstimateSettings) -> "Hardware | None":
+    """A GPU of the catalogue, or a probe in a file. None for the machine at hand, which a probe must look at."""
     if settings.hardware.gpu:
-        return read_gpu_spec(settings.hardware.gpu).hardware(cores=os.cpu_count() or 1), False
-    from autotune.machine.probe import load_hardware, probe
+        from autotune.core.gpu_spec import read_gpu_spec
 
+        return read_gpu_spec(settings.hardware.gpu).hardware(cores=os.cpu_count() or 1)
     if settings.hardware.file is not None:
-        return load_hardware(Path(settings.hardware.file).expanduser()), False
-    use_gpu = settings.hardware.device != "cpu"
-    return probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say), True
+        from autotune.machine.probe import load_hardware
+
+        return _doubted(load_hardware(Path(settings.hardware.file).expanduser()))
+    return None
 
 
 def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
@@ -124,10 +134,17 @@ def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
 
 def _hardware(settings: TrainingSettings) -> "Hardware":
     """Probe the machine that trains, or read its probe from a file."""
-    from autotune.machine.probe import load_own_probe, probe
+    from autotune.machine.probe import load_own_probe
 
     if settings.hardware.file is not None:
-        return load_own_probe(Path(settings.hardware.file).expanduser(), progress=say)
+        return _doubted(load_own_probe(Path(settings.hardware.file).expanduser(), progress=say))
+    return _probed(settings)
+
+
+def _probed(settings: WorkloadSettings) -> "Hardware":
+    """Probe the machine at hand, or look up its probe."""
+    from autotune.machine.probe import probe
+
     use_gpu = settings.hardware.device != "cpu"
     return _doubted(probe(home=build_home(settings), refresh=settings.refresh, use_gpu=use_gpu, progress=say))
 

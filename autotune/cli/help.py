@@ -4,14 +4,13 @@ The help is made of the settings (keys.py) and of the files of conf/. Imports no
 quarter of a second.
 """
 
-import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from autotune.cli.keys import Key, keys_of
+from autotune.cli.keys import Key, keys_of, shown
 from autotune.cli.settings import EstimateSettings, ProbeSettings, RunSettings, SearchSettings, group_words
 
 WIDTH = 120  # columns of the help
@@ -122,4 +121,4 @@ def _shown(value: Any) -> str:
         return "DIR"  # people would not understand the interpolation; the docstring explains it
     if isinstance(value, list):
         return f"[{','.join(value)}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return shown(value)

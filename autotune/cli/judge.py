@@ -1,12 +1,11 @@
 """Judge single values by the types and limits of a command's settings, and find the name that a wrong one means."""
 
 import difflib
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from autotune.cli.help import COMMANDS
-from autotune.cli.keys import Key, keys_of
+from autotune.cli.keys import Key, keys_of, shown
 from autotune.cli.settings import ProbeSettings
 
 _REFUSED = object()
@@ -32,11 +31,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def hint_at(name: str | None) -> str:
     """Name the nearest right name at the end of a message."""
     return f"; the nearest is {name}" if name else ""
-
-
-def shown(value: Any) -> str:
-    """Write a value as a command line has it."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 class Judge:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -98,3 +99,8 @@ def _keys(settings: type[Any], prefix: str) -> Iterator[Key]:
 def default_of(item: "Field[Any]") -> Any:
     """The default of a field, or MISSING."""
     return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def shown(value: Any) -> str:
+    """Write a value as a command line has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -13,7 +13,7 @@ from autotune.cli.application import call_hydra, complete, parse_flags
 from autotune.cli.commands import say
 from autotune.cli.exits import INTERRUPTED, JobFailed, report_error
 from autotune.cli.help import COMMANDS, help_text
-from autotune.cli.judge import nearest
+from autotune.cli.judge import hint_at, nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs
 from autotune.cli.usage import check
@@ -50,8 +50,7 @@ def _dispatch(words: Sequence[str]) -> int:
     elif first in COMMANDS:
         _compose_and_call(first, rest)
     else:
-        close = nearest(first, COMMANDS)
-        hint = f"; the nearest is {close}" if close else ""
+        hint = hint_at(nearest(first, COMMANDS))
         raise UsageError(f"{first}: no such command, expected one of {', '.join(COMMANDS)}{hint}")
     return 0
 

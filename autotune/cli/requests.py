@@ -19,9 +19,9 @@ from autotune.cli.settings import (
 )
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
+from autotune.data import SUFFIXES
 
 if TYPE_CHECKING:
-    from autotune.core.hardware import Hardware
     from autotune.predict.estimate import EstimateRequest
     from autotune.search.request import SearchRequest
     from autotune.train.run import RunRequest
@@ -42,8 +42,8 @@ def build_fixed(settings: CandidateSettings) -> dict[str, Any]:
     return {knob: value for knob, value in vars(settings).items() if value is not None}
 
 
-def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand: bool) -> "EstimateRequest":
-    """Build the request of an estimate. at_hand: whether `hardware` is this machine."""
+def build_estimate(settings: EstimateSettings) -> "EstimateRequest":
+    """Build the request of an estimate."""
     from autotune.predict.estimate import EstimateRequest
 
     return EstimateRequest(
@@ -54,8 +54,6 @@ def build_estimate(settings: EstimateSettings, *, hardware: "Hardware", at_hand:
         recipe=build_recipe(settings.recipe),
         fixed=build_fixed(settings.candidate),
         loss="full_logits" if settings.loss == "full_logits" else "fused",
-        hardware=hardware,
-        at_hand=at_hand,
         seed=settings.seed,
         price_per_hour=settings.price_per_hour,
         home=build_home(settings),
@@ -105,7 +103,7 @@ def build_run(settings: RunSettings, *, overrides: Sequence[str]) -> "RunRequest
 def directory_name(path: str) -> str:
     """Shorten the path or hub id of a model or dataset to its last part, with only characters that suit a directory."""
     last = Path(path).resolve().name if path in (".", "..") else Path(path).name
-    for suffix in (".jsonl", ".json", ".csv", ".parquet"):
+    for suffix in SUFFIXES:
         last = last.removesuffix(suffix)
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in last)
 

@@ -12,6 +12,7 @@ Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from importlib.util import find_spec
 from typing import Any, get_args
 
 from autotune.cli.limits import Limit, number, one_of
@@ -159,14 +160,20 @@ class SamplerSettings:
 
 
 @dataclass(kw_only=True)
-class TrainingSettings(ProbeSettings):
-    """Keys of the commands that train."""
+class WorkloadSettings(ProbeSettings):
+    """Keys of the commands that are asked about a training."""
 
     hardware: HardwareSettings = field(default_factory=HardwareSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     recipe: RecipeSettings = field(default_factory=RecipeSettings)
     candidate: CandidateSettings = field(default_factory=CandidateSettings)
+
+
+@dataclass(kw_only=True)
+class TrainingSettings(WorkloadSettings):
+    """Keys of the commands that train."""
+
     seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
     """seed for the order of the samples, for new weights, and for the sampler"""
     out: str | None = None
@@ -199,14 +206,9 @@ class RunSettings(TrainingSettings):
 
 
 @dataclass(kw_only=True)
-class EstimateSettings(ProbeSettings):
+class EstimateSettings(WorkloadSettings):
     """Keys of `autotune estimate`. Knobs of `candidate.*` that are not set have TRL's defaults."""
 
-    hardware: HardwareSettings = field(default_factory=HardwareSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    recipe: RecipeSettings = field(default_factory=RecipeSettings)
-    candidate: CandidateSettings = field(default_factory=CandidateSettings)
     loss: str = one_of(("fused", "full_logits"), "fused")
     """fused: TRL's head, which never holds all logits; full_logits: a head that keeps them, as in other trainers"""
     seed: int = number(42, at_least=0, at_most=LARGEST_SEED)
@@ -242,6 +244,8 @@ def find_problems(settings: ProbeSettings) -> list[str]:
         ]
     if isinstance(settings, SearchSettings) and settings.budget.minutes is None and settings.budget.trials is None:
         found.append("budget.minutes and budget.trials are both null: a search needs one of them to end")
+    if isinstance(settings, SearchSettings) and settings.sampler.name == "gp" and find_spec("scipy") is None:
+        found.append("sampler=gp: needs scipy, which is not installed; `pip install 'autotune-sft[gp]'` brings it")
     if isinstance(settings, RunSettings):
         found += [
             f"candidate.{knob} is missing: a run needs a complete candidate, as in the run.yaml of a search"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from autotune import data
 from autotune.cli.help import COMMANDS
-from autotune.cli.judge import Judge, hint_at, nearest, shown
+from autotune.cli.judge import Judge, hint_at, nearest
+from autotune.cli.keys import shown
 from autotune.cli.settings import FREE_FORM, find_problems
 from autotune.errors import UsageError
 from autotune.models.catalogue import CONF

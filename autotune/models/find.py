@@ -135,8 +135,8 @@ def _config_of(name: str, home: Path, progress: Callable[[str], None]) -> dict[s
         directory = path.resolve()
     elif path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
         raise UsageError(
-            f"model={name}: no such directory; expected an option of the group, a directory with a config.json, or a "
-            "hub id like owner/name"
+            f"model={name}: {'is a file' if path.is_file() else 'no such directory'}; expected an option of the group, "
+            "a directory with a config.json, or a hub id like owner/name"
         )
     else:
         directory = _snapshot(name, CONFIGURATION)

@@ -29,17 +29,16 @@ from autotune.predict.memory import MemoryPredictor
 from autotune.predict.time import CalibratedTime, calibrated_speed, predict_time
 from autotune.predict.training import Training
 from autotune.trace.request import Loss
-from autotune.trace.tracer import start_tracer
 
 LENGTH = 1024  # tokens of a row if neither data nor candidate.max_length is given (TRL's default max_length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateRequest:
-    """What an estimate is asked for.
+    """What an estimate is asked for, on any machine.
 
     model, config: as resolve_architecture takes them. data: None for rows as long as the candidate allows. fixed: the
-    knobs that the user set. at_hand: whether the hardware is this machine; then only its installed kernels can be used.
+    knobs that the user set.
     """
 
     model: str
@@ -49,8 +48,6 @@ class EstimateRequest:
     recipe: Recipe
     fixed: Mapping[str, Any]
     loss: Loss
-    hardware: Hardware
-    at_hand: bool
     seed: int
     price_per_hour: float | None
     home: Path
@@ -88,28 +85,54 @@ class Estimate:
     versions: Mapping[str, str]
 
 
-def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Estimate:
-    """Predict the memory and the time of a candidate. Takes seconds when a step must be traced, else a moment.
+def workload_of(
+    request: EstimateRequest, *, progress: Callable[[str], None], meanwhile: Callable[[], None] = lambda: None
+) -> tuple[dict[str, Any], Workload]:
+    """Read the model's configuration, and the data if there is any. Needs no hardware.
 
-    Raises UsageError listing all that is wrong, and NotPredicted when the candidate's step cannot be traced.
+    Returns the configuration, in the keys of config.json, and the workload. Without data its rows are as long as the
+    candidate allows. meanwhile: as resolve_architecture takes it. Raises UsageError listing what is wrong with them.
     """
     home = request.home.absolute()
     config, facts = resolve_architecture(
-        request.model, request.config, home=home, progress=progress, meanwhile=start_tracer
+        request.model, request.config, home=home, progress=progress, meanwhile=meanwhile
     )
-    data = None if request.data is None else _describe(request, facts, progress)
-    length = request.fixed.get("packed_length") or request.fixed.get("max_length") or min(LENGTH, facts.limit or LENGTH)
-    workload = Workload(model=facts, data=data or stand_in_data(length), recipe=request.recipe)
-    stack = installed() if request.at_hand else _any_kernel(installed(), request.hardware)
-    context = Context(installed=stack, hardware=request.hardware, workload=workload)
-    candidate = complete(request.fixed, context, lengths_known=data is not None)
+    if request.data is None:
+        fixed = request.fixed
+        data = stand_in_data(
+            fixed.get("packed_length") or fixed.get("max_length") or min(LENGTH, facts.limit or LENGTH)
+        )
+    else:
+        data = _describe(request, facts, progress)
+    return config, Workload(model=facts, data=data, recipe=request.recipe)
+
+
+def estimate(
+    request: EstimateRequest,
+    config: dict[str, Any],
+    workload: Workload,
+    hardware: Hardware,
+    *,
+    at_hand: bool,
+    progress: Callable[[str], None],
+) -> Estimate:
+    """Predict the memory and the time of a candidate. Takes seconds when a step must be traced, else a moment.
+
+    config, workload: as `workload_of` returns them. at_hand: whether the hardware is this machine; then only its
+    installed kernels can be used. Raises UsageError listing all that is wrong with the candidate, and NotPredicted when
+    its step cannot be traced.
+    """
+    home, lengths_known = request.home.absolute(), request.data is not None
+    stack = installed() if at_hand else _any_kernel(installed(), hardware)
+    context = Context(installed=stack, hardware=hardware, workload=workload)
+    candidate = complete(request.fixed, context, lengths_known=lengths_known)
     training = Training(
         config=config,
-        facts=facts,
-        lengths=None if data is None else data.lengths,
+        facts=workload.model,
+        lengths=workload.data.lengths if lengths_known else None,
         recipe=request.recipe,
         loss=request.loss,
-        hardware=request.hardware,
+        hardware=hardware,
         seed=request.seed,
     )
     predictor = MemoryPredictor.of(training, home=home, progress=progress)
@@ -117,25 +140,25 @@ def estimate(request: EstimateRequest, *, progress: Callable[[str], None]) -> Es
     memory = predictor.estimate(worst)
     others = Alternatives(
         memory=predictor,
-        is_legal=lambda changed: not broken_rules(changed, context, lengths_known=data is not None),
+        is_legal=lambda changed: not broken_rules(changed, context, lengths_known=lengths_known),
         progress=progress,
     )
     rows, positions = others.largest_rows(candidate, memory), others.largest_length(candidate, memory)
     time = None
     try:
-        speed = calibrated_speed(request.hardware, recall(home, request.hardware))
+        speed = calibrated_speed(hardware, recall(home, hardware))
         time = predict_time(candidate, batches=predictor.batches, laws=predictor.laws, speed=speed)
     except NotPredicted as error:
         progress(f"time is not predicted: {error}")
     steps = None if time is None else time.steps(request.recipe)
     run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Estimate(
-        model=facts,
-        hardware=request.hardware,
+        model=workload.model,
+        hardware=hardware,
         candidate=candidate,
         asked_samples=request.recipe.effective_batch_size,
         loss=request.loss,
-        data=None if data is None else data.name,
+        data=workload.data.name if lengths_known else None,
         batch=worst.batch,
         memory=memory,
         time=time,

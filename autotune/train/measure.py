@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -115,6 +115,28 @@ def _measured(clock: "StepClock", *, started: float, **rest: Any) -> Measured:
     )
 
 
+def why_stop(
+    goal: Measure, steps: Sequence[Step], *, spent_s: float, epoch_positions: int, epoch_useful: int
+) -> str | None:
+    """Say why a trial ends after these steps: `precision`, `outpaced`, `steps` or `budget`; None when it goes on.
+
+    spent_s: seconds since the trial began. epoch_positions, epoch_useful: of the whole epoch.
+    """
+    n = len(steps)
+    if n < 2:  # one step has no standard error
+        return None
+    whole = {"epoch_positions": epoch_positions, "epoch_useful": epoch_useful}
+    error = epoch_rate(steps, **whole).relative_error
+    seconds = sum(step.seconds for step in steps)
+    if n >= goal.least_steps and seconds >= goal.least_s and error is not None and error <= goal.precision:
+        return "precision"
+    if goal.pace is not None and is_outpaced(goal.pace, steps, **whole):
+        return "outpaced"
+    if n >= goal.most_steps:
+        return "steps"
+    return "budget" if spent_s + seconds / n > goal.budget_s else None
+
+
 class StepClock(TrainerCallback):  # type: ignore[misc]
     """Time each optimizer step from the end of the one before, so that loading its data counts. End a trial in time."""
 
@@ -192,22 +214,10 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.send({"event": "saved", "global_step": state.global_step})
 
     def _why_stop(self, goal: Measure) -> str | None:
-        """Say why the trial ends: `precision`, `outpaced`, `steps` or `budget`; None when it goes on."""
-        n = len(self.steps)
-        if n < 2:  # one step has no standard error
-            return None
         epoch = self.trainer.epoch
         assert epoch is not None  # a trial always has one
         whole = {"epoch_positions": int(epoch.positions.sum()), "epoch_useful": int(epoch.useful.sum())}
-        error = epoch_rate(self.steps, **whole).relative_error
-        seconds = sum(step.seconds for step in self.steps)
-        if n >= goal.least_steps and seconds >= goal.least_s and error is not None and error <= goal.precision:
-            return "precision"
-        if goal.pace is not None and is_outpaced(goal.pace, self.steps, **whole):
-            return "outpaced"
-        if n >= goal.most_steps:
-            return "steps"
-        return "budget" if time.perf_counter() - self.started + seconds / n > goal.budget_s else None
+        return why_stop(goal, self.steps, spent_s=time.perf_counter() - self.started, **whole)
 
     def _mark(self) -> Any:
         if self.task.device == "cpu":

@@ -144,6 +144,8 @@ SHORT = '{"text": "one row"}\n'
         (["search", "model=tiny"], SHORT, "the data has 1 rows, fewer than one optimizer step"),
         (["search", "model=."], SHORT, "has no config.json"),
         (["run", "run.yaml"], FORMLESS, "fits no form"),
+        (["estimate", "model=tiny"], FORMLESS, "fits no form"),
+        (["estimate", "model=."], SHORT, "has no config.json"),
     ],
 )
 def test_what_the_files_tell_is_judged_before_the_machine_is_probed(

@@ -15,6 +15,7 @@ from autotune.cli.settings import (
     ModelSettings,
     RecipeSettings,
     RunSettings,
+    SamplerSettings,
     SearchSettings,
     find_problems,
     group_words,
@@ -88,3 +89,12 @@ def test_a_run_needs_a_complete_candidate() -> None:
     required = [field.name for field in fields(Candidate) if field.default is MISSING]
     found = find_problems(RunSettings(**GIVEN))
     assert [problem.split()[0] for problem in found] == [f"candidate.{knob}" for knob in required]
+
+
+def test_a_sampler_whose_library_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna would look for it after several trials."""
+    settings = SearchSettings(sampler=SamplerSettings(name="gp"))
+    there = "sampler=gp: needs scipy, which is not installed; `pip install 'autotune-sft[gp]'` brings it"
+    assert there not in find_problems(settings)
+    monkeypatch.setattr("autotune.cli.settings.find_spec", lambda name: None)
+    assert there in find_problems(settings)

@@ -1,4 +1,4 @@
-"""Finding models: what is told of them, and why one cannot be trained."""
+"""Finding models: the facts that are read, and why a model cannot be trained."""
 
 import json
 import os

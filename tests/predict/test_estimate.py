@@ -16,7 +16,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
 from autotune.errors import UsageError
 from autotune.predict.completion import complete
-from autotune.predict.estimate import Estimate, EstimateRequest, estimate
+from autotune.predict.estimate import Estimate, EstimateRequest, estimate, workload_of
 from autotune.predict.report import document, summary_lines
 from tests.core.examples import CPU, PLAIN, SLOW_IN_BF16, context, workload
 from tests.core.time.test_law import MACHINE
@@ -55,7 +55,7 @@ def model(home: Path) -> Path:
     return directory
 
 
-def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: Any) -> Estimate:
+def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, at_hand: bool = False, **changes: Any) -> Estimate:
     values: dict[str, Any] = {
         "model": "mine",
         "config": CONFIG,
@@ -64,13 +64,13 @@ def ask(home: Path, hardware: Hardware = GPU, progress: Any = print, **changes: 
         "recipe": Recipe(),
         "fixed": FIXED,
         "loss": "fused",
-        "hardware": hardware,
-        "at_hand": False,
         "seed": 0,
         "price_per_hour": None,
         "home": home,
     }
-    return estimate(EstimateRequest(**{**values, **changes}), progress=progress)
+    request = EstimateRequest(**{**values, **changes})
+    config, workload = workload_of(request, progress=progress)
+    return estimate(request, config, workload, hardware, at_hand=at_hand, progress=progress)
 
 
 def with_memory(count: int) -> Hardware:

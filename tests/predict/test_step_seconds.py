@@ -55,7 +55,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[TraceRequest]:
 
 
 def test_kinds_of_steps_are_traced_together(traced: list[TraceRequest]) -> None:
-    """Each once, in the order of who has it; one that there was no time for is not predicted, nor traced after all.
+    """Each once, in the order of the candidates. A kind without time left is neither predicted nor traced later.
 
     Recomputing some layers has no kind of its own.
     """

@@ -138,7 +138,7 @@ def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("sampler", ["roofline", "tpe"])
 def test_a_reference_counts_with_its_own_knobs(sampler: str, tmp_path: Path) -> None:
-    """The allocator that no candidate has is told of it; one that nobody spoke of is not told at all."""
+    """A reference with another allocator teaches the sampler. A trial that is outside of the set teaches nothing."""
     reference = replace(BASE, tuned_allocator=False)
     proposer = Proposer(
         SPACE,

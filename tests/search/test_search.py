@@ -106,7 +106,9 @@ def test_the_roofline_tries_the_best_at_once_and_ends(request_: SearchRequest, m
     assert len(recall(request_.home, HARDWARE)) == len(tried)  # the references lack the tuned allocator
 
 
-def test_a_reference_that_breaks_the_pins_sets_no_bar(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_without_the_fixed_values_sets_no_bar(
+    request_: SearchRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By hand one would not checkpoint; where it is fixed, candidates compete with one another."""
     stand_ins.predict_seconds_by_formula(monkeypatch, factor=1.0)
     result = run(replace(request_, sampler="roofline", trials=20, fixed={"checkpointing": "full"}))

@@ -15,6 +15,7 @@ from autotune.train.measure import (
     _measured,
     limit_allocator,
     reference_flops_per_s,
+    why_stop,
 )
 from autotune.train.sft import Counts
 from autotune.train.task import Measure, Train
@@ -33,14 +34,8 @@ def test_a_smaller_gpu_is_imitated_and_taken_back(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("seconds", "reason"), [(0.5, None), (1.5, "precision")])
 def test_steps_that_agree_end_a_trial_when_they_took_long_enough(seconds: float, reason: str | None) -> None:
     """Three that took half a second each may agree by chance."""
-    positions = np.array([100, 100])
-    whole: Any = SimpleNamespace(epoch=SimpleNamespace(positions=positions, useful=positions))
-    clock: Any = SimpleNamespace(
-        trainer=whole,
-        started=float("inf"),
-        steps=[Step(number=n, seconds=seconds, rows=1, positions=100, useful=90, loss=1.0) for n in range(3)],
-    )
-    assert StepClock._why_stop(clock, Measure(budget_s=600)) == reason
+    steps = [Step(number=n, seconds=seconds, rows=1, positions=100, useful=90, loss=1.0) for n in range(3)]
+    assert why_stop(Measure(budget_s=600), steps, spent_s=9.0, epoch_positions=200, epoch_useful=180) == reason
 
 
 @pytest.mark.parametrize(("steps", "padding"), [(1, 0.25), (2, 0.5)])

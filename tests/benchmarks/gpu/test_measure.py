@@ -30,7 +30,7 @@ def rows_in(folder: Path) -> RowFile:
 
 
 def estimate(needed: int, limit: int = 100 * GIB) -> MemoryEstimate:
-    """A prediction of so many bytes, without a context."""
+    """A prediction that a candidate needs `needed` bytes, without a context."""
     peak = Peak(bytes=needed, phase="backward", op="mm", items={"weights": needed})
     demand = Demand(peak=peak, phases={"training": needed, "loading": 1}, reserved_bytes=needed, allowance_bytes=0,
                     host_items={})  # fmt: skip

@@ -15,7 +15,7 @@ NO_SDPA = workload(model={"attention": ("eager",)})
 FIXED = workload(model={"supports_checkpointing": False})
 OPT = workload(model={"model_type": "opt"})
 SHORT = workload(tokens=[50] * 6)  # fewer rows than the eight of a step
-# Rows of 896 tokens hold four samples of 219.5 in the mean, so two rows make a step of eight.
+# Rows of 896 tokens hold four samples of 219.5 on average, so two rows make a step of eight.
 STEP = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
 PACKED = {"batching": "pack_bfd", "max_length": 896, "packed_length": 896, **STEP}
 

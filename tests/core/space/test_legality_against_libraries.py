@@ -30,7 +30,7 @@ from autotune.core.workload import Workload
 from autotune.machine.installed import installed
 from autotune.train.sft import build_trainer
 from autotune.train.task import Measure, Task
-from benchmarks.rows import read
+from benchmarks.rows import RESULTS, read
 from benchmarks.search import documents_apart
 from tests.core.examples import CPU, candidate
 
@@ -163,7 +163,7 @@ def test_paging_on_a_cpu_is_silently_none() -> None:
 
 def test_the_types_that_keep_documents_apart_are_those_of_the_rows() -> None:
     """The list claims what was measured with the installed transformers, for every type that it has."""
-    rows = {row["model_type"]: row for row in read(documents_apart.FILE)}
+    rows = {row["model_type"]: row for row in read(RESULTS / "documents_apart.jsonl")}
     assert {model_type for model_type, row in rows.items() if row["apart"]} == DOCUMENTS_KEPT_APART
     assert rows.keys() == {*documents_apart.model_types()}
     assert {row["versions"]["transformers"] for row in rows.values()} == {version("transformers")}
