@@ -66,7 +66,7 @@ class Bench:
         """Show the trials of earlier sittings, and let the predictions learn from them."""
         for trial in self.trials:
             self.display.end(trial)
-            self.predictions.learn(trial)
+            self.predictions.learn(trial, self.predictions.predict(trial.candidate))
 
     # -- the clock
 
@@ -122,7 +122,7 @@ class Bench:
         self, candidate: Candidate, role: Role, goal: Measure, *, of: int | None = None, round: int | None = None
     ) -> Trial:
         """Measure a candidate, write its outcome down, show it and learn from it."""
-        self.predictions.predict(candidate)  # a prediction is made before the trial
+        prediction = self.predictions.predict(candidate)
         number = self.journal.begin(candidate, role, of=of, round=round)
         self.display.begin(number, role, candidate)
         self.display.set_end(self.left_s())
@@ -136,7 +136,7 @@ class Bench:
             self.journal.spend(self.spent_s())
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
-        self.predictions.learn(trial)
+        self.predictions.learn(trial, prediction)
         for miss in self.predictions.misses:
             if miss.number == number:
                 self.display.line(miss_line(miss))

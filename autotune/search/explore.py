@@ -68,7 +68,7 @@ def _proposer(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Pr
         begin,
         sampler=request.sampler,
         seed=request.seed,
-        journal=request.out / "study.journal",
+        study_file=request.out / "study.journal",
         predicted=predicted,
         references=references,
     )

@@ -1,4 +1,4 @@
-"""Findings: all that a search knows at its end, and its answer in one sentence.
+"""Findings: all that a search knows at its end, and its answer in one sentence, or why there is none.
 
 Leaves out how it was found (search.py), and its files and words (run_directory.py, run_file.py, summary.py).
 """
@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.candidate import Candidate, differences
+from autotune.core.candidate import Candidate, differences, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import DERIVED
 from autotune.core.memory.calibration import MemoryCalibration
-from autotune.core.outcome import Measured, OutOfMemory
+from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
 from autotune.core.space.enumerate import Space
 from autotune.core.trials.comparison import Speedup
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
 from autotune.core.workload import Workload
+from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.search.predictions import Miss, PredictedMemory
 from autotune.search.request import SearchRequest
 
@@ -49,7 +50,7 @@ class Findings:
     baseline: Trial
     by_hand: Trial
     verdict: Verdict
-    parity: Parity | str | None
+    parity: Parity | NotCompared | None
     estimates: Mapping[int, PredictedMemory | None]
     calibrations: Mapping[str, MemoryCalibration]
     misses: Sequence[Miss]
@@ -60,7 +61,7 @@ class Findings:
     wall_s: Mapping[str, float]
 
     @property
-    def fallback(self) -> Mapping[str, tuple[Any, Any]]:
+    def baseline_differs(self) -> Mapping[str, tuple[Any, Any]]:
         """Knobs in which the baseline had to leave TRL's defaults: (TRL's value, the baseline's)."""
         return differences(self.defaults, self.baseline.candidate)
 
@@ -106,3 +107,26 @@ def _compared(speedup: Speedup) -> str:
     if speedup.is_distinguishable:
         return f"{times} TRL's defaults in useful tokens per second ({interval})"
     return f"not distinguishable from TRL's defaults: {times} their useful tokens per second ({interval})"
+
+
+def cannot_start(trial: Trial) -> AutotuneError:
+    """Make the error that says why not even the baseline could be measured, and what to try."""
+    outcome = trial.outcome
+    name = short_name(trial.candidate)
+    if isinstance(outcome, OutOfMemory):
+        return NothingFits(
+            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
+            "a smaller recipe.coverage, or a smaller model"
+        )
+    if isinstance(outcome, TimedOut):
+        return TrainingFailed(
+            f"the baseline was not measured after {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
+            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
+        )
+    if isinstance(outcome, Diverged):
+        return TrainingFailed(
+            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
+        )
+    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
+    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
+    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())

@@ -18,14 +18,14 @@ from autotune.core.trials.trial import Role, Trial
 from autotune.errors import UsageError
 from autotune.files import lock, write_json
 
-SPENT = "spent_s.json"
+SPENT_FILE = "spent_s.json"
 
 
 class Journal:
     """The record of one search. Opening it locks the directory for this process; `close` unlocks it.
 
     identity: what must not change between two sittings of a search (model, data, recipe, machine ...), plain values.
-    Raises UsageError when the directory belongs to another search, or is in use.
+    Raises UsageError when the directory belongs to another search, holds a damaged trial, or is in use.
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
@@ -34,10 +34,10 @@ class Journal:
         self._lock = lock(out)
         try:
             self._check_identity(identity)
+            self.trials: list[Trial] = self._read()
         except BaseException:
             self._lock.close()
             raise
-        self.trials: list[Trial] = self._read()
 
     def close(self) -> None:
         """Unlock the directory."""
@@ -82,13 +82,13 @@ class Journal:
     @property
     def spent_s(self) -> float:
         """Seconds that all sittings took: as written down, but at least as long as the recorded trials took."""
-        file = self.out / SPENT
+        file = self.out / SPENT_FILE
         written = float(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 0.0
         return max(written, sum(trial.outcome.wall_s for trial in self.trials))
 
     def spend(self, seconds: float) -> None:
         """Write down the seconds that all sittings have taken so far, this one among them."""
-        write_json(self.out / SPENT, seconds)
+        write_json(self.out / SPENT_FILE, seconds)
 
     def folder(self, number: int) -> Path:
         """The folder of a trial."""

@@ -12,7 +12,7 @@ from typing import Any
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.outcome import Crashed, Measured, OutOfMemory
 from autotune.core.trials.budget import LEAST_S
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.reserve import COMPARED_STEPS, comparison_s
 from autotune.core.trials.trial import Trial
 from autotune.core.units import format_duration
@@ -25,7 +25,7 @@ ANOTHER_ORDER = 1
 LONGEST = 2  # times the seconds that are expected; trainings that are not done then are killed
 
 
-def compare_losses(bench: Bench, baseline: Trial, best: Trial) -> Parity | str:
+def compare_losses(bench: Bench, baseline: Trial, best: Trial) -> Parity | NotCompared:
     """Compare the losses of two trials' candidates, or say why they are not compared.
 
     What an earlier sitting found is not trained again.
@@ -33,18 +33,19 @@ def compare_losses(bench: Bench, baseline: Trial, best: Trial) -> Parity | str:
     if (kept := _kept(baseline.candidate, best.candidate, bench.request.out)) is not None:
         return kept
     if not isinstance(baseline.outcome, Measured) or not isinstance(best.outcome, Measured):
-        return "the baseline was not measured"
+        return NotCompared(not_compared="the baseline was not measured")
     needed_s = comparison_s(baseline.outcome, best.outcome, reading_s=bench.reading_s)
     if not bench.budget.has_room_for_comparison(needed_s):
-        return f"it would have taken {format_duration(needed_s)}; raise budget.minutes"
+        return NotCompared(not_compared=f"it would have taken {format_duration(needed_s)}; raise budget.minutes")
     left_s = bench.left_s()
     if left_s is not None and left_s < needed_s:
-        return f"{format_duration(max(0.0, left_s))} were left, and it takes {format_duration(needed_s)}"
+        left = format_duration(max(0.0, left_s))
+        return NotCompared(not_compared=f"{left} were left, and it takes {format_duration(needed_s)}")
     bench.display.line("comparing the losses of the first steps with the baseline's")
     return _train(bench, baseline.candidate, best.candidate, deadline=bench.now() + LONGEST * needed_s)
 
 
-def _train(bench: Bench, baseline: Candidate, best: Candidate, *, deadline: float) -> Parity | str:
+def _train(bench: Bench, baseline: Candidate, best: Candidate, *, deadline: float) -> Parity | NotCompared:
     """Train the first steps of both, and the baseline's once more in another order; keep what is found in the run
     directory."""
     folder = bench.request.out / "losses"
@@ -56,10 +57,10 @@ def _train(bench: Bench, baseline: Candidate, best: Candidate, *, deadline: floa
         outcome = bench.train(candidate, goal, folder, limit_s=limit_s)
         if not isinstance(outcome, Measured):
             why = outcome.message if isinstance(outcome, Crashed | OutOfMemory) else outcome.kind.replace("_", " ")
-            return f"{short_name(candidate)}: {why}"
+            return NotCompared(not_compared=f"{short_name(candidate)}: {why}")
         losses[name] = [step.loss for step in (*outcome.warmup_steps, *outcome.steps)]
     if not all(losses.values()):
-        return "no step reported a loss"
+        return NotCompared(not_compared="no step reported a loss")
     parity = Parity(**losses)
     write_json(bench.request.out / FILE, {"of": _question(baseline, best), "losses": asdict(parity)})
     return parity

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.memory.calibration import MemoryCalibration, calibrate_memory
 from autotune.core.memory.estimate import MemoryEstimate
-from autotune.core.memory.law import Peak
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.trials.trial import Trial
 from autotune.core.units import format_bytes
@@ -41,12 +40,14 @@ class PredictedMemory:
 class Prediction:
     """Whether a candidate fits, as predicted and corrected by the trials so far.
 
+    peak_bytes: the peak of its worst step as it was traced, without any correction; None where it cannot be traced.
     needed_bytes: what was compared with the limit, 0 where nothing could be predicted. For a candidate that fits, this
     is all that it needs. host_bytes: what it needs of the host's memory, if that is why it does not fit. problem: why
     something could not be predicted.
     """
 
     fits: bool
+    peak_bytes: int | None = None
     needed_bytes: int = 0
     host_bytes: int | None = None
     problem: NotPredicted | None = None
@@ -137,32 +138,31 @@ class Predictions:
         self._spent |= found.spent
         return found
 
-    def learn(self, trial: Trial) -> None:
-        """Calibrate with a trial, and note a miss. Predicts the trial's candidate if that was not done before.
+    def learn(self, trial: Trial, prediction: Prediction) -> None:
+        """Calibrate with a trial, and note a miss. prediction: what `predict` said before the trial.
 
         Trials are learned once each, in their order. A miss is judged by what the trials before it had taught, so no
         later one overturns it, and a search that is continued finds the same.
         """
-        step, method = self._worst_step(trial.candidate), trial.candidate.method
-        if isinstance(step, NotPredicted) or trial.role == "repeat":  # a repeat need not meet the worst batch
+        peak_bytes, method = prediction.peak_bytes, trial.candidate.method
+        if peak_bytes is None or trial.role == "repeat":  # a repeat need not meet the worst batch
             return
         if isinstance(trial.outcome, Measured):
             pairs = self._measured.setdefault(method, [])
-            pairs.append((float(self._counted(step.peak)), float(trial.outcome.peak_bytes)))
+            pairs.append((float(self._counted(peak_bytes)), float(trial.outcome.peak_bytes)))
             self._calibrations[method] = calibrate_memory(pairs)
         elif isinstance(trial.outcome, OutOfMemory):
-            predicted = self._judge(trial.candidate)
-            if predicted.fits:
+            if prediction.fits:
                 self.misses.append(
                     Miss(
                         number=trial.number,
-                        predicted_bytes=predicted.needed_bytes,
+                        predicted_bytes=prediction.needed_bytes,
                         limit_bytes=self.limit_bytes,
                         peak_bytes=trial.outcome.peak_bytes,
                         message=trial.outcome.message,
                     )
                 )
-            self._failed_bytes[method] = min(self._failed_bytes.get(method, step.peak.bytes), step.peak.bytes)
+            self._failed_bytes[method] = min(self._failed_bytes.get(method, peak_bytes), peak_bytes)
 
     def taught(self, trials: Iterable[Trial], *, data: str) -> list[Taught]:
         """List what trials teach about predicted seconds: those that were measured and whose seconds were predicted.
@@ -196,24 +196,25 @@ class Predictions:
         step, room = self._worst_step(candidate), self.memory.room
         if isinstance(step, NotPredicted):
             return Prediction(fits=True, problem=step)
+        peak_bytes = step.peak.bytes
         calibration = self._calibrations.get(candidate.method, MemoryCalibration())
-        needed = round(calibration.at_most(self._counted(step.peak))) + room.context_bytes
-        failed = step.peak.bytes >= self._failed_bytes.get(candidate.method, step.peak.bytes + 1)
+        needed = round(calibration.at_most(self._counted(peak_bytes))) + room.context_bytes
+        failed = peak_bytes >= self._failed_bytes.get(candidate.method, peak_bytes + 1)
         if failed or needed > self.limit_bytes:
-            return Prediction(fits=False, needed_bytes=needed)
+            return Prediction(fits=False, peak_bytes=peak_bytes, needed_bytes=needed)
         if step.host_bytes > room.host_limit_bytes:
-            return Prediction(fits=False, needed_bytes=needed, host_bytes=step.host_bytes)
+            return Prediction(fits=False, peak_bytes=peak_bytes, needed_bytes=needed, host_bytes=step.host_bytes)
         if room.on_cpu:  # nothing fragments there, and no other phase is assumed to need more
-            return Prediction(fits=True, needed_bytes=needed)
+            return Prediction(fits=True, peak_bytes=peak_bytes, needed_bytes=needed)
         memory = self._estimate(step)
         if isinstance(memory, NotPredicted):
-            return Prediction(fits=True, needed_bytes=needed, problem=memory)
+            return Prediction(fits=True, peak_bytes=peak_bytes, needed_bytes=needed, problem=memory)
         needed += memory.peak_bytes - memory.peak.bytes + memory.demand.allowance_bytes  # other phases, fragmentation
-        return Prediction(fits=needed <= self.limit_bytes, needed_bytes=needed)
+        return Prediction(fits=needed <= self.limit_bytes, peak_bytes=peak_bytes, needed_bytes=needed)
 
-    def _counted(self, peak: Peak) -> int:
+    def _counted(self, peak_bytes: int) -> int:
         """A peak as torch counts allocated bytes: with the workspaces of cuBLAS."""
-        return peak.bytes + self.memory.room.workspace_bytes
+        return peak_bytes + self.memory.room.workspace_bytes
 
     def _worst_step(self, candidate: Candidate) -> WorstStep | NotPredicted:
         if candidate not in self._steps:

@@ -38,8 +38,8 @@ STARTING_S = 3.0  # seconds of a trial for building the model and the trainer
 class Proposer:
     """Proposes untried candidates of a fixed list, and learns from trials.
 
-    journal: the file of the Optuna journal; it is made anew. references: other candidates, which are measured but never
-    proposed. predicted: how fast the candidates are, followed by the references; only `roofline` needs it.
+    study_file: Optuna's record of the study; it is made anew. references: other candidates, which are measured but
+    never proposed. predicted: how fast the candidates are, followed by the references; only `roofline` needs it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Proposer:
         *,
         sampler: str,
         seed: int,
-        journal: Path,
+        study_file: Path,
         predicted: PredictedRates | None = None,
         references: Sequence[Candidate] = (),
     ) -> None:
@@ -71,7 +71,7 @@ class Proposer:
         self._untried = np.ones(len(self.candidates), dtype=bool)
         self._measured: list[Measured] = []  # the outcomes of the trials that it has learned from
         self.ruled_out: set[Candidate] = set()  # untried, and predicted not to fit
-        journal.unlink(missing_ok=True)
+        study_file.unlink(missing_ok=True)
         self.roofline: RooflineSampler | None = None
         if sampler == "roofline":
             if predicted is None:
@@ -86,7 +86,7 @@ class Proposer:
                 seed=seed,
             )
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=JournalStorage(JournalFileBackend(str(study_file))),
             sampler=self.roofline or _optuna_sampler(sampler, seed),
             direction="maximize",
             study_name="autotune",

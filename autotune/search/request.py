@@ -82,7 +82,7 @@ def predictions_of(
     return Predictions(memory=memory, speed=calibrated_speed(hardware), progress=progress)
 
 
-def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, facts: Installed) -> dict[str, Any]:
+def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, stack: Installed) -> dict[str, Any]:
     """List what must stay the same when a search is continued."""
     return {
         "model": workload.model.fingerprint,
@@ -92,5 +92,5 @@ def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, 
         "fixed": dict(request.fixed),
         "hardware": hardware.uuid,
         "seed": request.seed,
-        "versions": dict(facts.versions),
+        "versions": dict(stack.versions),
     }

@@ -16,6 +16,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.memory.calibration import MemoryCalibration
 from autotune.core.outcome import Outcome
 from autotune.core.recipe import Recipe
+from autotune.core.trials.parity import NotCompared
 from autotune.core.trials.trial import Role
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError
@@ -72,14 +73,6 @@ class Losses:
     """largest difference that the fidelity permits; null: any"""
     as_asked: bool
     """whether the difference is permitted"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotCompared:
-    """The losses were not compared."""
-
-    not_compared: str
-    """why"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

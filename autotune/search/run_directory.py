@@ -11,7 +11,7 @@ from typing import Any
 from autotune.core.candidate import Candidate
 from autotune.core.decode import encode
 from autotune.core.trials.comparison import Speedup
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared
 from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.files import write_json, write_text
@@ -21,7 +21,6 @@ from autotune.search.result import (
     DataResult,
     KnownRate,
     Losses,
-    NotCompared,
     Ratio,
     ReceiptResult,
     Result,
@@ -49,7 +48,7 @@ def result_of(findings: Findings) -> Result:
         answer=findings.answer,
         best=_trial(verdict.best, findings),
         baseline=_trial(findings.baseline, findings),
-        baseline_differs=findings.fallback,
+        baseline_differs=findings.baseline_differs,
         by_hand=_trial(findings.by_hand, findings),
         speedup=verdict.speedup.ratio if verdict.speedup else None,
         speedup_interval=_interval(verdict.speedup),
@@ -114,8 +113,8 @@ def _trial(trial: Trial, findings: Findings) -> TrialResult:
 
 def _losses(findings: Findings) -> Losses | NotCompared | None:
     parity = findings.parity
-    if not isinstance(parity, Parity):
-        return None if parity is None else NotCompared(not_compared=parity)
+    if parity is None or isinstance(parity, NotCompared):
+        return parity
     allowed = parity.allowed(findings.request.fidelity)
     return Losses(
         baseline=tuple(parity.baseline),

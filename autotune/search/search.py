@@ -5,7 +5,7 @@ is reported: the best of many noisy trials looks better than it is.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
@@ -14,13 +14,13 @@ from autotune.core.hardware import Device, Hardware
 from autotune.core.memory.estimate import room_of
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.space import references
-from autotune.core.space.enumerate import Space, enumerate_space, explain
+from autotune.core.space.enumerate import Space, enumerate_space
 from autotune.core.trials.budget import Budget
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.receipts import receipts, runner_up
 from autotune.core.trials.standings import contenders, first_measurements, measured, measured_rates
 from autotune.core.trials.trial import Role, Trial
-from autotune.core.trials.verdict import Verdict, cannot_start, decide
+from autotune.core.trials.verdict import Verdict, decide
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError
 from autotune.machine.installed import Installed, installed
@@ -28,7 +28,8 @@ from autotune.predict import experience
 from autotune.search.bench import Bench
 from autotune.search.display import SearchDisplay
 from autotune.search.explore import Exploration, explore, in_space
-from autotune.search.findings import Findings
+from autotune.search.findings import Findings, cannot_start
+from autotune.search.introduction import introduction
 from autotune.search.journal import Journal
 from autotune.search.losses import compare_losses
 from autotune.search.repeats import REPEAT, measure_again
@@ -48,16 +49,14 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
     device: Device = "cuda" if hardware.kind == "cuda" else "cpu"
     limit = room_of(hardware).limit_bytes if device == "cpu" else None
     with Workers(device=device, device_uuid=hardware.uuid, memory_limit_bytes=limit) as workers, display:
-        for line in _about_hardware(hardware):
-            display.line(line)
-        facts = installed()
+        stack = installed()
         space = enumerate_space(
-            workload=workload, hardware=hardware, installed=facts, fidelity=request.fidelity, fixed=request.fixed
+            workload=workload, hardware=hardware, installed=stack, fidelity=request.fidelity, fixed=request.fixed
         )
-        for line in (*_about_data(workload), *_about_space(space, in_full=request.explain)):
+        for line in introduction(workload, hardware, space, explains=request.explain):
             display.line(line)
         predictions = predictions_of(request, workload, hardware, display.line)
-        with closing(Journal(request.out, identity_of(request, workload, hardware, facts))) as journal:
+        with closing(Journal(request.out, identity_of(request, workload, hardware, stack))) as journal:
             display.line(f"trials are kept in {request.out}; a search with the same out= continues from them")
             bench = Bench(
                 request=request,
@@ -76,7 +75,7 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
                 started_at=started_at,
                 spent_before_s=journal.spent_s,
             )
-            result = write_result(find_fastest(bench, space, facts))
+            result = write_result(find_fastest(bench, space, stack))
             try:
                 taught = predictions.taught(first_measurements(bench.trials), data=workload.data.fingerprint)
                 experience.keep(request.home, hardware, taught)
@@ -85,16 +84,16 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
             return result
 
 
-def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
+def find_fastest(bench: Bench, space: Space, stack: Installed) -> Findings:
     """Try candidates, measure the best ones again, and decide. Raises as `search` does."""
     workload, hardware = bench.workload, bench.hardware
     bench.recall()
-    baselines = references.baseline(workload=workload, hardware=hardware, installed=facts)
+    baselines = references.baseline(workload=workload, hardware=hardware, installed=stack)
     baseline = _first_that_runs(bench, "baseline", baselines)
     assert baseline is not None
     if not isinstance(baseline.outcome, Measured | OutOfMemory):  # other candidates would fail in the same way
         raise cannot_start(baseline)
-    settings_by_hand = references.by_hand(workload=workload, hardware=hardware, installed=facts)
+    settings_by_hand = references.by_hand(workload=workload, hardware=hardware, installed=stack)
     by_hand = _first_that_runs(bench, "by_hand", settings_by_hand) or baseline
     exploration = explore(bench, space, baseline, by_hand)
     if not measured(first_measurements(bench.trials)):
@@ -118,7 +117,7 @@ def find_fastest(bench: Bench, space: Space, facts: Installed) -> Findings:
     return _findings(
         bench,
         space,
-        facts,
+        stack,
         baseline=baseline,
         by_hand=by_hand,
         exploration=exploration,
@@ -164,13 +163,13 @@ def _may_win(bench: Bench, candidate: Candidate) -> bool:
 def _findings(
     bench: Bench,
     space: Space,
-    facts: Installed,
+    stack: Installed,
     *,
     baseline: Trial,
     by_hand: Trial,
     exploration: Exploration,
     verdict: Verdict,
-    parity: Parity | str | None,
+    parity: Parity | NotCompared | None,
 ) -> Findings:
     """Put together what the search knows, with the receipts of its winner."""
     workload, predictions, trials = bench.workload, bench.predictions, bench.trials
@@ -183,9 +182,9 @@ def _findings(
         workload=workload,
         hardware=bench.hardware,
         space=space,
-        versions=dict(facts.versions),
+        versions=dict(stack.versions),
         trials=tuple(trials),
-        defaults=references.defaults(workload=workload, hardware=bench.hardware, installed=facts),
+        defaults=references.defaults(workload=workload, hardware=bench.hardware, installed=stack),
         baseline=baseline,
         by_hand=by_hand,
         verdict=verdict,
@@ -203,33 +202,3 @@ def _findings(
             "total": bench.spent_s(),
         },
     )
-
-
-def _about_hardware(hardware: Hardware) -> Iterator[str]:
-    if hardware.other_devices:
-        yield f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}"
-    if hardware.is_slow_in_bf16:
-        yield f"{hardware.name} is slow in bf16: TRL's defaults are measured without it"
-
-
-def _about_data(workload: Workload) -> Iterator[str]:
-    lengths, limit = workload.data.lengths, workload.model.limit
-    if limit is not None and lengths.longest > limit:
-        yield (
-            f"the longest row has {lengths.longest} tokens, the model takes {limit}: {1 - lengths.coverage(limit):.2%} "
-            "of all tokens are beyond that and are cut off"
-        )
-    if workload.data.coverage_error:
-        yield (
-            f"{lengths.rows:,} of {workload.data.rows_in_file:,} rows were tokenized; the mean length of all is known "
-            f"to within {workload.data.coverage_error:.1%}"
-        )
-
-
-def _about_space(space: Space, *, in_full: bool) -> Iterator[str]:
-    counts = f"{space.legal:,} candidates of {space.enumerated:,} combinations are legal"
-    if not in_full:
-        yield f"{counts}; explain=true lists why the others are not"
-        return
-    yield counts
-    yield from explain(space)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from autotune.core.candidate import Fidelity, differences, short_name
 from autotune.core.outcome import Measured
+from autotune.core.trials.parity import NotCompared
 from autotune.core.units import format_bytes, format_duration
-from autotune.search.result import Losses, NotCompared, ReceiptResult, Result
+from autotune.search.result import Losses, ReceiptResult, Result
 
 
 def summary_lines(result: Result) -> list[str]:

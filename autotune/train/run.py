@@ -77,8 +77,6 @@ def run(request: RunRequest, workload: Workload, hardware: Hardware, *, display:
             f"device={request.device}: the configuration was made for another device than this one ({hardware.kind}, "
             f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
         )
-    if hardware.other_devices:
-        display.line(f"one GPU is used, {hardware.name}; not used: {', '.join(hardware.other_devices)}")
     on_cuda = hardware.kind == "cuda"
     uuid = hardware.uuid if on_cuda else None
     with Workers(device="cuda" if on_cuda else "cpu", device_uuid=uuid, memory_limit_bytes=None) as workers:

@@ -89,7 +89,7 @@ def replay(world: World, rule: str, *, seed: int, most: int, journal: Path) -> l
             () if rule in ALONE else world.opening,
             sampler=sampler,
             seed=seed,
-            journal=journal,
+            study_file=journal,
             predicted=world.predicted,
             references=() if rule in ALONE else world.outside,
         )

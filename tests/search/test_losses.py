@@ -7,7 +7,7 @@ import pytest
 
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Crashed, Measured
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.reserve import COMPARED_STEPS
 from autotune.core.trials.trial import Trial
 from autotune.search.losses import compare_losses
@@ -105,8 +105,8 @@ def test_what_fails_is_said(make_bench: MakeBench) -> None:
     """In a word, with the candidate that failed; nothing is kept."""
     bench = make_bench(Crashed(message="no such kernel", log_tail="", wall_s=0.0))
     found = compare_losses(bench, BASELINE, BEST)
-    assert isinstance(found, str)
-    assert found.endswith("no such kernel")
+    assert isinstance(found, NotCompared)
+    assert found.not_compared.endswith("no such kernel")
     assert isinstance(compare_losses(bench, BASELINE, BEST), Parity)
 
 
@@ -117,7 +117,9 @@ def test_what_fails_is_said(make_bench: MakeBench) -> None:
 def test_without_time_it_is_not_done(make_bench: MakeBench, seconds: float, spent_s: float, why: str) -> None:
     """It may take a fifth of the budget, and what is left of it; the result says what was missing."""
     bench = replace(make_bench(seconds=seconds), spent_before_s=spent_s)
-    assert why in str(compare_losses(bench, BASELINE, BEST))
+    found = compare_losses(bench, BASELINE, BEST)
+    assert isinstance(found, NotCompared)
+    assert why in found.not_compared
 
 
 def test_a_training_that_hangs_is_given_up(make_bench: MakeBench) -> None:

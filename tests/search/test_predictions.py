@@ -13,6 +13,7 @@ from autotune.core.outcome import Outcome, OutOfMemory
 from autotune.core.trials.trial import Trial
 from autotune.errors import NotPredicted
 from autotune.predict.memory import MemoryPredictor, WorstStep
+from autotune.search.predictions import Predictions
 from tests.core.examples import A100, CPU, candidate
 from tests.stand_ins import measured, predict_seconds, predictions, worst_step
 
@@ -89,26 +90,31 @@ def trial(number: int, outcome: Outcome, **changes: Any) -> Trial:
     return Trial(number=number, role="search", candidate=candidate(**changes), outcome=outcome)
 
 
+def learn(found: Predictions, trial: Trial) -> None:
+    """Predict, then learn from the trial, as a bench does."""
+    found.learn(trial, found.predict(trial.candidate))
+
+
 def test_a_miss_stays_as_it_was_found(replayed: list[Candidate]) -> None:
     """A later peak that would have ruled the failed trial out does not overturn it, nor when both are learned again."""
     found, again = predictions(A100), predictions(A100)
     failed = trial(0, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0))
     large = trial(1, replace(measured(), peak_bytes=2 * found.limit_bytes), per_device_train_batch_size=2)
-    found.learn(failed)
+    learn(found, failed)
     [miss] = found.misses
     needed = OTHER_PHASES["loading"] + 2**20
     assert (miss.number, miss.predicted_bytes, miss.limit_bytes) == (0, needed, found.limit_bytes)
-    found.learn(large)
+    learn(found, large)
     for each in (failed, large):
-        again.learn(each)
+        learn(again, each)
     assert found.misses == again.misses == [miss]
 
 
 def test_what_was_ruled_out_is_no_miss(replayed: list[Candidate]) -> None:
     """The last of the fallbacks is tried although it is predicted not to fit."""
     found = predictions(A100)
-    found.learn(trial(0, replace(measured(), peak_bytes=2 * found.limit_bytes)))
-    found.learn(trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
+    learn(found, trial(0, replace(measured(), peak_bytes=2 * found.limit_bytes)))
+    learn(found, trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
     assert found.misses == []
 
 

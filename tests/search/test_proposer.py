@@ -53,7 +53,7 @@ def walk(proposer: Proposer) -> list[Candidate]:
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "roofline"])
 def test_every_candidate_once_and_only_legal_ones(sampler: str, tmp_path: Path) -> None:
     """Whatever a sampler dreams up, what is tried is legal and new, until everything was tried."""
-    tried = walk(Proposer(SPACE, [], sampler=sampler, seed=0, journal=tmp_path / "journal"))
+    tried = walk(Proposer(SPACE, [], sampler=sampler, seed=0, study_file=tmp_path / "study"))
     assert sorted(map(str, tried)) == sorted(map(str, SPACE))
 
 
@@ -61,7 +61,7 @@ def test_every_candidate_once_and_only_legal_ones(sampler: str, tmp_path: Path) 
 def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
     """A search can be repeated."""
     first, second = [
-        walk(Proposer(SPACE, SPACE[3:5], sampler=sampler, seed=7, journal=tmp_path / name, predicted=predicted(3.0)))
+        walk(Proposer(SPACE, SPACE[3:5], sampler=sampler, seed=7, study_file=tmp_path / name, predicted=predicted(3.0)))
         for name in "ab"
     ]
     assert first == second
@@ -70,7 +70,7 @@ def test_same_seed_same_proposals(sampler: str, tmp_path: Path) -> None:
 def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path) -> None:
     """A prediction that is right but for a factor: the best at once, and an end long before everything was tried."""
     proposer = Proposer(
-        SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted(factor=3.0)
+        SPACE, [], sampler="roofline", seed=0, study_file=tmp_path / "study", predicted=predicted(factor=3.0)
     )
     tried = walk(proposer)
     assert tried[0] == max(SPACE, key=rate)
@@ -81,7 +81,7 @@ def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path)
 
 def test_what_stopping_would_cost_falls_until_nothing_can_win(tmp_path: Path) -> None:
     """It is not known before a candidate was tried. At the end it is within the tolerance: twice the error of 1 %."""
-    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted(3.0))
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, study_file=tmp_path / "study", predicted=predicted(3.0))
     assert proposer.most_to_gain() is None
     slow = min(SPACE, key=rate)
     proposer.tell([trial(0, slow)])
@@ -92,14 +92,14 @@ def test_what_stopping_would_cost_falls_until_nothing_can_win(tmp_path: Path) ->
     assert after is not None
     assert before > rate(max(SPACE, key=rate)) / rate(slow) - 1
     assert after <= 0.02
-    tpe = Proposer(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "another")
+    tpe = Proposer(SPACE, [], sampler="tpe", seed=0, study_file=tmp_path / "another")
     tpe.tell([trial(0, slow)])
     assert tpe.most_to_gain() is None  # it predicts nothing
 
 
 def test_what_does_not_fit_is_passed_over_until_it_does(tmp_path: Path) -> None:
     """By the roofline too: the best that fits, and the best of all once it does."""
-    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, study_file=tmp_path / "study", predicted=predicted())
     best, *others = sorted(SPACE, key=rate, reverse=True)
     first = proposer.propose(lambda candidate: rate(candidate) < rate(best))
     assert first is not None
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_passed_over_until_it_does(tmp_path: Path) -> None:
 
 def test_a_reference_that_only_looks_like_a_candidate_takes_nobodys_place(tmp_path: Path) -> None:
     """The fixed knob of the space is not among the knobs that a study sees."""
-    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal", predicted=predicted())
+    proposer = Proposer(SPACE, [], sampler="roofline", seed=0, study_file=tmp_path / "study", predicted=predicted())
     best = max(SPACE, key=rate)
     proposer.tell([trial(0, replace(best, optimizer="adafactor"))])
     assert proposer.propose() == best
@@ -126,7 +126,7 @@ def test_references_teach_though_they_are_never_proposed(tmp_path: Path) -> None
         [],
         sampler="roofline",
         seed=0,
-        journal=tmp_path / "journal",
+        study_file=tmp_path / "study",
         predicted=blind,
         references=references,
     )
@@ -145,7 +145,7 @@ def test_a_reference_counts_with_its_own_knobs(sampler: str, tmp_path: Path) -> 
         [],
         sampler=sampler,
         seed=0,
-        journal=tmp_path / "journal",
+        study_file=tmp_path / "study",
         predicted=predicted(references=[reference]),
         references=[reference],
     )
@@ -158,7 +158,7 @@ def test_a_reference_counts_with_its_own_knobs(sampler: str, tmp_path: Path) -> 
 
 def test_a_trial_counts_as_if_the_machine_had_not_drifted(tmp_path: Path) -> None:
     """At half its speed it measures half the rate."""
-    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, study_file=tmp_path / "study")
     first = trial(0, SPACE[0])
     assert isinstance(first.outcome, Measured)
     before, after = first.outcome.reference_flops_per_s
@@ -176,13 +176,13 @@ def test_a_trial_counts_as_if_the_machine_had_not_drifted(tmp_path: Path) -> Non
 def test_the_roofline_needs_predictions(tmp_path: Path) -> None:
     """Without them there is no prior to learn from."""
     with pytest.raises(ValueError, match="needs predicted rates"):
-        Proposer(SPACE, [], sampler="roofline", seed=0, journal=tmp_path / "journal")
+        Proposer(SPACE, [], sampler="roofline", seed=0, study_file=tmp_path / "study")
 
 
 def test_the_opening_comes_first_and_is_not_repeated(tmp_path: Path) -> None:
     """What was measured already, or is not legal, is passed over."""
     illegal = replace(BASE, optimizer="adafactor")
-    proposer = Proposer(SPACE, [SPACE[1], illegal, SPACE[2]], sampler="tpe", seed=0, journal=tmp_path / "journal")
+    proposer = Proposer(SPACE, [SPACE[1], illegal, SPACE[2]], sampler="tpe", seed=0, study_file=tmp_path / "study")
     proposer.tell([trial(0, SPACE[1])])
     assert proposer.propose() == SPACE[2]
 
@@ -191,7 +191,7 @@ def test_the_journal_holds_every_trial_with_its_constraint(tmp_path: Path) -> No
     """Optuna's own tools read the study: what ran out of memory is there as infeasible, proposer as failed."""
     path = tmp_path / "journal"
     path.write_text("a torn li")
-    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, journal=path)
+    proposer = Proposer(SPACE, [], sampler="tpe", seed=0, study_file=path)
     no_memory = OutOfMemory(message="no", peak_bytes=None, wall_s=1.0)
     proposer.tell([trial(0, SPACE[0]), Trial(number=1, role="search", candidate=SPACE[1], outcome=no_memory)])
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))

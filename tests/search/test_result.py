@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from autotune.cli.schema import result_schema
 from autotune.core.decode import encode
 from autotune.core.outcome import Crashed, Diverged, OutOfMemory, TimedOut
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.errors import UsageError
 from autotune.search.predictions import Miss, PredictedMemory
 from autotune.search.result import parse_result, read_result
@@ -35,7 +35,11 @@ RICH: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, RICH, {"parity": "no time", "runner_up": None}], ids=["plain", "rich", "bare"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, RICH, {"parity": NotCompared(not_compared="no time"), "runner_up": None}],
+    ids=["plain", "rich", "bare"],
+)
 def test_every_form_of_a_result_is_read_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Each kind of outcome, losses or why there are none, and what is null: written, valid, and read as the same."""
     result = result_of(findings(tmp_path, **changes))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.outcome import OutOfMemory
-from autotune.core.trials.parity import Parity
+from autotune.core.trials.parity import NotCompared, Parity
 from autotune.search.run_directory import write_result
 from autotune.search.summary import summary_lines
 from tests.search.examples import BASELINE, DEFAULTS, VERDICT, findings, speedup
@@ -66,7 +66,7 @@ def test_losses_are_compared_in_words(tmp_path: Path) -> None:
     [line] = [line for line in summary(tmp_path, parity=far) if "the losses" in line]
     assert line.startswith("WARNING: ")
     assert line.endswith("That is more than fidelity=close allows (0.1000)")
-    [line] = [line for line in summary(tmp_path, parity="no time") if "the losses" in line]
+    [line] = [line for line in summary(tmp_path, parity=NotCompared(not_compared="no time")) if "the losses" in line]
     assert line == "the losses were not compared with the baseline's: no time"
 
 

@@ -50,5 +50,13 @@ class Parity:
         }[fidelity]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotCompared:
+    """The losses were not compared."""
+
+    not_compared: str
+    """why"""
+
+
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:
     return fmean(abs(a - b) for a, b in zip(one, other, strict=True))

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autotune.core.candidate import Candidate, short_name
-from autotune.core.outcome import Crashed, Diverged, Measured, OutOfMemory, TimedOut
+from autotune.core.candidate import Candidate
+from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import Speedup, reference, speedup
 from autotune.core.trials.standings import measured
 from autotune.core.trials.trial import Trial
-from autotune.errors import AutotuneError, NothingFits, TrainingFailed
+from autotune.errors import TrainingFailed
 
 # Times the baseline's rate. The best of 30 trials that err by 6 % each looks an eighth faster than it is.
 FAR_AHEAD = 1.2
@@ -125,26 +125,3 @@ def _far_ahead(trials: Sequence[Trial], baseline: Trial) -> tuple[Trial, Speedup
     fastest = rates.index(max(rates))
     once = speedup([row], fastest, 0) if fastest else None
     return (ran[fastest], once) if once is not None and once.low > FAR_AHEAD else None
-
-
-def cannot_start(trial: Trial) -> AutotuneError:
-    """Make the error that says why not even the baseline could be measured, and what to try."""
-    outcome = trial.outcome
-    name = short_name(trial.candidate)
-    if isinstance(outcome, OutOfMemory):
-        return NothingFits(
-            f"even the smallest baseline does not fit ({name}): {outcome.message}; try recipe.method=lora or qlora, "
-            "a smaller recipe.coverage, or a smaller model"
-        )
-    if isinstance(outcome, TimedOut):
-        return TrainingFailed(
-            f"the baseline was not measured after {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
-            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
-        )
-    if isinstance(outcome, Diverged):
-        return TrainingFailed(
-            f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
-        )
-    message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
-    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
-    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())
