@@ -55,7 +55,7 @@ class NotCompared:
     """The losses were not compared."""
 
     not_compared: str
-    """why"""
+    """why the losses were not compared"""
 
 
 def _apart(one: Sequence[float], other: Sequence[float]) -> float:
