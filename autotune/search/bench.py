@@ -93,6 +93,12 @@ class Bench:
         tried = [trial.outcome for trial in self.tried()]
         return self.budget.has_room(self.spent_s(), tried=tried, reserve_s=self.reserve_s())
 
+    def has_room_at_the_end(self, trial: Trial) -> bool:
+        """Whether the budget allows one more trial that takes as long as this one, with nothing after it."""
+        if not self.budget.allows(self.tried()):
+            return False
+        return self.budget.has_room(self.spent_s(), tried=[trial.outcome], reserve_s=0.0)
+
     def patience_s(self) -> float:
         """Seconds after which a trial cannot win any more, however much time is left."""
         return self.budget.patience_s(self._baseline_s())
@@ -110,6 +116,10 @@ class Bench:
         pace = pace_of(fastest, candidate, self.trials) if role == "search" else None
         return self._measure(candidate, role, Measure(budget_s=self.budget.share_s, pace=pace))
 
+    def try_at_the_end(self, candidate: Candidate) -> Trial:
+        """Measure a candidate for the first time, with all the time that is left."""
+        return self._measure(candidate, "search", Measure(budget_s=self.budget.share_s), is_last=True)
+
     def repeat(self, trial: Trial, goal: Measure, *, round: int) -> Trial:
         """Measure the candidate of a trial again, in a round of the second measurement."""
         return self._measure(trial.candidate, "repeat", goal, of=trial.number, round=round)
@@ -119,7 +129,14 @@ class Bench:
         return self.workers.perform(self._task(candidate, goal, folder), limit_s=limit_s)
 
     def _measure(
-        self, candidate: Candidate, role: Role, goal: Measure, *, of: int | None = None, round: int | None = None
+        self,
+        candidate: Candidate,
+        role: Role,
+        goal: Measure,
+        *,
+        of: int | None = None,
+        round: int | None = None,
+        is_last: bool = False,
     ) -> Trial:
         """Measure a candidate, write its outcome down, show it and learn from it."""
         prediction = self.predictions.predict(candidate)
@@ -128,7 +145,8 @@ class Bench:
         self.display.set_end(self.left_s())
         task = self._task(candidate, goal, self.journal.folder(number))
         try:
-            outcome = self.workers.perform(task, limit_s=self._limit_s(role), on_event=self.display.event)
+            limit_s = self._limit_s(role, is_last=is_last)
+            outcome = self.workers.perform(task, limit_s=limit_s, on_event=self.display.event)
         except BaseException:
             self.journal.abandon(number)
             raise
@@ -165,12 +183,12 @@ class Bench:
         """
         return self.workers.device == "cuda" and not self.workload.model.is_mixture_of_experts
 
-    def _limit_s(self, role: Role) -> float | None:
+    def _limit_s(self, role: Role, *, is_last: bool = False) -> float | None:
         """Seconds after which a trial that began now would be killed; None never."""
         spent_s = self.spent_s()
         if role == "baseline":
             return self.budget.baseline_limit_s(spent_s)
-        reserve_s = 0.0 if role == "repeat" else self.reserve_s()
+        reserve_s = 0.0 if role == "repeat" or is_last else self.reserve_s()
         return self.budget.trial_limit_s(spent_s, baseline_s=self._baseline_s(), reserve_s=reserve_s)
 
     def _baseline_s(self) -> float:

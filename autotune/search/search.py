@@ -7,6 +7,7 @@ is reported: the best of many noisy trials looks better than it is.
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 from autotune.core.candidate import Candidate
@@ -113,6 +114,7 @@ def find_fastest(bench: Bench, space: Space, stack: Installed) -> Findings:
     parity = None
     if verdict.best is not baseline and bench.request.compares_losses:
         parity = compare_losses(bench, baseline, verdict.best)
+    _measure_without_tuned_allocator(bench, verdict.best)
     bench.journal.spend(bench.spent_s())
     return _findings(
         bench,
@@ -124,6 +126,18 @@ def find_fastest(bench: Bench, space: Space, stack: Installed) -> Findings:
         verdict=verdict,
         parity=parity,
     )
+
+
+def _measure_without_tuned_allocator(bench: Bench, best: Trial) -> None:
+    """Measure the winner once without the tuned allocator, if there is time. No candidate of the space lacks it.
+
+    So what it brings would not be known otherwise.
+    """
+    plain = replace(best.candidate, tuned_allocator=False)
+    if plain in measured_rates(bench.trials) or "tuned_allocator" in bench.request.fixed:
+        return
+    if bench.has_room_at_the_end(best):
+        bench.try_at_the_end(plain)
 
 
 def _first_that_runs(bench: Bench, role: Role, candidates: Sequence[Candidate]) -> Trial | None:

@@ -111,3 +111,16 @@ def test_who_was_cut_off_by_a_shorter_budget_was_not_tried(make_bench: MakeBench
     trial = short.try_candidate(FAST, role)
     assert short.tried() == [trial]
     assert make_bench(seconds=600.0).tried() == []
+
+
+def test_what_comes_last_has_all_the_time_that_is_left(make_bench: MakeBench) -> None:
+    """Nothing follows that time must be kept for. It must still fit in the time, and in the budget of trials."""
+    bench = make_bench(*[replace(measured(), wall_s=5.0)] * 4, seconds=60.0)
+    first = bench.try_candidate(SLOW, "baseline")
+    late = replace(bench, spent_before_s=50.0)
+    assert late.has_room_at_the_end(first)
+    trial = late.try_at_the_end(FAST)
+    assert (trial.role, asked(late)[-1][1]) == ("search", pytest.approx(10.0))
+    assert goal_of(late).pace is None
+    assert not replace(bench, spent_before_s=56.0).has_room_at_the_end(first)
+    assert not replace(bench, budget=replace(bench.budget, trials=2)).has_room_at_the_end(first)

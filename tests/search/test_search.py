@@ -96,12 +96,13 @@ def test_the_roofline_tries_the_best_at_once_and_ends(request_: SearchRequest, m
     """Predictions that are right but for a factor: the references show it, and after few trials nothing can win."""
     stand_ins.predict_seconds_by_formula(monkeypatch, factor=1.5)
     result = run(replace(request_, sampler="roofline", trials=50))
-    tried = [Candidate(**each["candidate"]) for each in first_measurements(result) if each["role"] == "search"]
+    *tried, plain = [Candidate(**each["candidate"]) for each in first_measurements(result) if each["role"] == "search"]
     rates = [stand_ins.formula_rate(candidate) for candidate in tried]
+    assert plain == replace(tried[0], tuned_allocator=False)  # after all others: it is no candidate of the space
     assert rates[0] == max(rates) == pytest.approx(stand_ins.formula_rate(Candidate(**result["best"]["candidate"])))
     assert len(tried) < 20
     sources = {receipt["knob"]: receipt["without"]["source"] for receipt in result["receipts"]}
-    assert "tuned_allocator" not in sources  # no candidate of the space lacks it
+    assert sources["tuned_allocator"] == "measured"
     assert "predicted" in sources.values()
     assert len(recall(request_.home, HARDWARE)) == len(tried)  # the references lack the tuned allocator
 
