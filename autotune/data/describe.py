@@ -24,6 +24,7 @@ from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
 from autotune.data.tokenization import TokenizationRequest, tokenize
 from autotune.errors import AutotuneError
+from autotune.models.checkpoint import check_weights
 from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
 
 Progress = Callable[[str], None]
@@ -59,6 +60,7 @@ def describe(
     """
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
+    check_weights(facts, home=home, progress=progress)
     found = describe_data(
         facts,
         data=data,
