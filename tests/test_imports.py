@@ -16,7 +16,7 @@ PACKAGE = Path(autotune.__file__).parent
 ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
-        "": "errors formats files cache child",
+        "": "errors formats environment files cache child",
         "core": "units decode recipe knobs candidate outcome hardware gpu_spec workload",
         "core.step": "work regime profile deepening",
         "core.batches": "packing batches",

@@ -5,6 +5,7 @@ stdout, progress and problems to stderr. help.py lists the commands, usage.py ju
 Hydra, and commands.py does the work.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from autotune.cli.judge import hint_at, nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs
 from autotune.cli.usage import check
+from autotune.environment import take_away
 from autotune.errors import UsageError
 
 COMPLETION = ("-sc", "--shell-completion")
@@ -73,6 +75,8 @@ def _compose_and_call(command: str, words: Sequence[str]) -> None:
             to_be_used=not (flags.cfg or flags.info),
         )
     if not (flags.hydra_help or flags.shell_completion or flags.cfg or flags.info):
+        for line in take_away(os.environ):
+            say(line)
         _say_what_was_not_tested()
     # The flags go last: --info takes a value or none, and would take an override that follows it.
     call_hydra(command, [*overrides, *rest])

@@ -91,8 +91,8 @@ def test_weights_that_would_be_drawn_at_random_are_refused(tmp_path: Path) -> No
     [problem] = problems(directory)
     assert problem == (
         "the checkpoint lacks 9 weights of LlamaForCausalLM, which would be drawn at random: "
-        "model.layers.1.input_layernorm.weight, model.layers.1.mlp.down_proj.weight, model.layers.1.mlp.gate_proj.weight "
-        "and 6 more"
+        "model.layers.1.input_layernorm.weight, model.layers.1.mlp.down_proj.weight, "
+        "model.layers.1.mlp.gate_proj.weight and 6 more"
     )
     directory = rewritten(
         saved(tmp_path / "headless"), lambda weights: {n: w for n, w in weights.items() if "lm_" not in n}
