@@ -1,3 +1,4 @@
 """Training data: where it lies, what its rows mean, and the tokens that TRL makes of them."""
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")  # of the files that hold it
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")  # of the files that hold it
+COMPRESSED = (".gz", ".zst")  # may stand behind them

@@ -29,7 +29,7 @@ from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerp
 
 Progress = Callable[[str], None]
 
-LAYOUT = 1  # raise it when what tokenization writes changes
+LAYOUT = 2  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
 LONGEST_SHARE = 0.001  # of a sample; the rows with most characters, because they make the worst batch
 NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
@@ -117,6 +117,8 @@ def describe_data(
         )
         progress(f"tokenizing {len(found.characters) if indices is None else len(indices):,} rows of {source.name}")
         cache.build(kept, lambda fresh: _tokenize_apart(request, fresh, progress))
+    for note in json.loads((kept / "facts.json").read_text(encoding="utf-8"))["notes"]:
+        progress(note)
     return _data_facts(kept, source)
 
 

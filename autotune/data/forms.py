@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Fields = Mapping[str, Any]
 Message = dict[str, Any]
+Arguments = Literal["mapping", "text"]  # of a call: an object, or JSON text
 TrlForm = Literal["text", "prompt_completion", "messages"]  # what DataFacts.form says
 
 SHAREGPT_ROLES = {
@@ -84,11 +85,13 @@ class Form:
 class Dialect:
     """What a tokenizer can render.
 
-    chat: it has a chat template. tools: the template renders tools, calls and their results.
+    chat: it has a chat template. tools: the template renders tools, calls and their results. arguments: how it takes
+    the arguments of a call.
     """
 
     chat: bool = True
     tools: bool = True
+    arguments: Arguments = "mapping"
 
 
 # The forms that say most come first: a row that fits several is read as the first of them.
@@ -104,9 +107,28 @@ FORMS = (
     Form(name="question and answer", required=("question", "answer"), optional=("system",)),
     Form(name="text", required=("text",)),
 )
+# Fields of rows that another of TRL's trainers is for.
+OF_OTHER_TRAINERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("chosen", "rejected"), "preferences", "DPOTrainer"),
+    (("completions", "labels"), "completions with judged steps", "PRMTrainer"),
+    (("prompt", "completion", "label"), "completions that are judged as a whole", "KTOTrainer"),
+)
+# Keys of a message of the assistant that say whether it is learned: 0 or false says no (OpenAI, Mistral, Axolotl).
+MARKS = ("weight", "train", "trainable", "training", "loss")
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # of TRL's trainers for models of images or sound
 FOLLOW_THE_TOKENIZER = ("instruction and output", "question and answer")  # messages if it has a chat template
 FIELDS = tuple(dict.fromkeys(field for form in FORMS for field in (*form.required, *form.optional)))
 EXPECTED = "one of: " + " | ".join(" + ".join(form.required) for form in FORMS)
+
+
+def refuse_what_is_not_sft(row: Fields) -> None:
+    """Raise BadRow for a row that supervised fine-tuning on text would train as something else than it says."""
+    for fields, what, trainer in OF_OTHER_TRAINERS:
+        judged = "label" not in fields or isinstance(row.get("label"), bool)  # a class has a label as well
+        if judged and all(row.get(field) is not None for field in fields):
+            raise BadRow(f"has {', '.join(fields)}: {what} are for TRL's {trainer}, expected rows for SFT")
+    if media := [name for name in MEDIA if row.get(name)]:
+        raise BadRow(f"has {', '.join(media)}, expected rows of text alone: models of images or sound are not trained")
 
 
 def form_of(row: Fields, named: Sequence[str] = ()) -> Form | None:
@@ -139,7 +161,7 @@ def convert(row: Fields, form: Form, dialect: Dialect) -> dict[str, Any]:
         return _instruction(row, dialect)
     if form.name == "prompt and completion" and isinstance(row["prompt"], str):
         return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
-    fields = {field: _messages(row, field) for field in form.required}
+    fields = {field: _with_arguments(_messages(row, field), dialect.arguments) for field in form.required}
     first = form.required[0]
     if (system := _optional_text(row, "system")) and fields[first][0]["role"] != "system":
         fields[first].insert(0, {"role": "system", "content": system})
@@ -155,6 +177,30 @@ def convert(row: Fields, form: Form, dialect: Dialect) -> dict[str, Any]:
     if row.get("chat_template_kwargs"):
         converted["chat_template_kwargs"] = row["chat_template_kwargs"]
     return converted
+
+
+def marks_of(row: Fields) -> list[bool] | None:
+    """Read which messages of the assistant are learned, by the marks in a converted row; None without marks.
+
+    A mark is one of MARKS on a message. A message of the assistant without one is learned. Raises BadRow for a weight
+    between 0 and 1.
+    """
+    replies = [message for message in _talk_of(row) if message["role"] == "assistant"]
+    marks = [[message[mark] for mark in MARKS if mark in message] for message in replies]
+    if partial := [value for values in marks for value in values if value not in (0, 1)]:
+        raise BadRow(f"marks a message with {partial[0]!r}, expected 0 or 1: a message is learned or not")
+    return [all(values) for values in marks] if any(marks) else None
+
+
+def uses_tools(row: Fields) -> bool:
+    """Whether a converted row has tools, calls or results of calls."""
+    return "tools" in row or any("tool_calls" in message or message["role"] == "tool" for message in _talk_of(row))
+
+
+def _talk_of(row: Fields) -> list[Message]:
+    """All messages of a converted row; none where it holds strings."""
+    parts = (row.get(name, ()) for name in ("prompt", "completion", "messages"))
+    return [message for part in parts if isinstance(part, list) for message in part]
 
 
 def _question(row: Fields, dialect: Dialect) -> dict[str, Any]:
@@ -227,14 +273,15 @@ def _from_sharegpt(message: Fields, where: str) -> Message:
     if role is None:
         raise BadRow(f"{where}.from is {message['from']!r}, expected one of {', '.join(SHAREGPT_ROLES)}")
     content = _content(message.get("value"), where, "value")
+    marks = {mark: message[mark] for mark in MARKS if message.get(mark) is not None}
     if message["from"] not in ("function_call", "tool_call"):
-        return {"role": role, "content": content}
+        return {"role": role, "content": content, **marks}
     try:
         calls = json.loads(content)
     except ValueError:
         raise BadRow(f"{where}.value is {content[:60]!r}, expected a call as JSON with name and arguments") from None
     calls = calls if isinstance(calls, list) else [calls]
-    return {"role": role, "content": "", "tool_calls": [_call(call, where) for call in calls]}
+    return {"role": role, "content": "", "tool_calls": [_call(call, where) for call in calls], **marks}
 
 
 def _content(content: object, where: str, key: str = "content") -> str:
@@ -246,12 +293,28 @@ def _content(content: object, where: str, key: str = "content") -> str:
 
 
 def _call(call: object, where: str) -> dict[str, Any]:
-    """Write a call as chat templates read it: {"type": "function", "function": {"name", "arguments": object}}."""
+    """Write a call as chat templates read it: {"type": "function", "function": {"name", "arguments"}}.
+
+    Its identity and whatever else stands beside the function stay as they are.
+    """
     function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow(f"{where} holds {str(call)[:60]!r}, expected a call with name and arguments")
-    arguments = _loaded(function.get("arguments", {}))
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    beside = {key: value for key, value in call.items() if key not in ("function", "name", "arguments")}
+    called = {"name": function["name"], "arguments": function.get("arguments", {})}
+    return {"type": "function", **beside, "function": called}
+
+
+def _with_arguments(messages: list[Message], kind: Arguments) -> list[Message]:
+    """Write the arguments of all calls as the template takes them."""
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            given = call["function"]["arguments"]
+            if kind == "mapping":
+                call["function"]["arguments"] = _loaded(given)
+            elif not isinstance(given, str):
+                call["function"]["arguments"] = json.dumps(given, ensure_ascii=False)
+    return messages
 
 
 def _tools(row: Fields) -> list[dict[str, Any]]:

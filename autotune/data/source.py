@@ -1,16 +1,15 @@
-"""Find training data by name, and read its rows, each with the place that it came from.
+"""Find training data by name, and check that all its rows have one form.
 
-A name is `demo`, a file (.json, .jsonl, .csv, .parquet), a directory of such files, or a dataset on the hub. Rows are
-read one at a time, so that memory does not grow with the file (a .json list is the exception). Leaves out what a row
-means (forms.py) and how it is tokenized (tokenization.py).
+A name is `demo`, a file, a directory of files or one that `save_to_disk` has written, or a dataset on the hub. Leaves
+out how a file is read (rows.py), what a row means (forms.py) and how it is tokenized (tokenization.py).
 """
 
-import csv
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.data import SUFFIXES
-from autotune.data.forms import EXPECTED, FIELDS, BadRow, Dialect, Form, TrlForm, convert, form_of, trl_form_of
+from autotune.data import COMPRESSED, SUFFIXES
+from autotune.data.forms import (
+    EXPECTED,
+    FIELDS,
+    BadRow,
+    Dialect,
+    Form,
+    TrlForm,
+    convert,
+    form_of,
+    marks_of,
+    refuse_what_is_not_sft,
+    trl_form_of,
+    uses_tools,
+)
+from autotune.data.rows import Row, kind_of_file, of_table, rows_of_file
 from autotune.demo import CONVERSATIONS
 from autotune.errors import UsageError, first_line
 
@@ -31,7 +44,10 @@ NAMING = "data.columns='{prompt: A, completion: B}' says which column is which"
 PROBLEMS_SHOWN = 20
 PROGRESS_ROWS = 50_000
 CHUNK_BYTES = 2**20
-CELL_CHARACTERS = 2**31 - 1  # csv's own limit, 131,072, is less than one long document
+EXPECTED_FILES = f"{', '.join(SUFFIXES)}, each also with {' or '.join(COMPRESSED)} behind it"
+# Beside the data of a directory: what tools write about it, and what they hide.
+BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json")
+TRAIN = "train"  # the split of a dataset that is trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +67,13 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One row, or the problem that there is instead. where: its file and line."""
-
-    where: str
-    fields: dict[str, Any] = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What one pass over all rows has found.
 
     trl_form: TRL's form after conversion. chat: rows hold messages, so a chat template is needed.
     extras: columns beside the form's own (`tools`, `chat_template_kwargs`) that some row has.
+    unused: columns that no form or option knows, with the number of rows that have a value there.
+    marked, with_tools: rows that mark messages as learned or not, and rows with tools or calls of them.
     characters: of each row's text, shape (N,), int64, N >= 1.
     """
 
@@ -72,6 +81,9 @@ class Survey:
     trl_form: TrlForm
     chat: bool
     extras: tuple[str, ...]
+    unused: Mapping[str, int]
+    marked: int
+    with_tools: int
     characters: NDArray[np.int64]
 
 
@@ -84,10 +96,10 @@ def locate_data(name: str, columns: Mapping[str, str], progress: Callable[[str],
     if name and path.is_dir():
         files = _files_in(path, progress)
     elif path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"data={name}: ends in {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+        if kind_of_file(path) not in SUFFIXES:
+            raise UsageError(f"data={name}: ends in {path.suffix!r}, expected one of {EXPECTED_FILES}")
         files = (path,)
-    elif (match := HUB_ID.fullmatch(name)) and not name.startswith(".") and path.suffix.lower() not in SUFFIXES:
+    elif (match := HUB_ID.fullmatch(name)) and not name.startswith(".") and kind_of_file(path) not in SUFFIXES:
         return _on_hub(name, match["id"], match["config"], columns, progress)
     else:
         raise UsageError(
@@ -102,12 +114,11 @@ def rows_of(source: Source) -> Iterator[Row]:
     """Read the rows one after another, in the order of the files, with `columns` applied."""
     if source.hub:
         dataset = load_hub_dataset(*source.hub)
-        rows = (Row(where=f"{source.name} row {n}", fields=fields) for n, fields in enumerate(dataset, 1))
+        rows = (Row(where=f"{source.name} row {n}", fields=of_table(fields)) for n, fields in enumerate(dataset, 1))
         yield from (_renamed(row, source.columns) for row in rows)
     for file in source.files:
-        reader = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}
         empty = True
-        for row in reader[file.suffix.lower()](file):
+        for row in rows_of_file(file):
             empty = False
             yield _renamed(row, source.columns)
         if empty:
@@ -122,6 +133,8 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
     form: Form | None = None
     trl_form: tuple[TrlForm, bool] | None = None
     extras: set[str] = set()
+    unused: Counter[str] = Counter()
+    marked = with_tools = 0
     characters: list[int] = []
     problems: dict[str, tuple[str, int]] = {}  # the first place of each, and how many rows have it
     more = 0
@@ -130,6 +143,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
             row_form, converted = _convert_in_form(row, form, tuple(source.columns))
             if trl_form and trl_form_of(converted) != trl_form:
                 raise BadRow(f"is {_form_name(*trl_form_of(converted))}, the rows before are {_form_name(*trl_form)}")
+            marked += marks_of(converted) is not None
         except BadRow as bad:
             where, count = problems.get(str(bad), (row.where, 0))
             if count or len(problems) < PROBLEMS_SHOWN:
@@ -139,6 +153,9 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
             continue
         form, trl_form = row_form, trl_form_of(converted)
         extras |= converted.keys() & {"tools", "chat_template_kwargs"}
+        with_tools += uses_tools(converted)
+        known = {*form.required, *form.optional}
+        unused.update(name for name, value in row.fields.items() if name not in known and value is not None)
         characters.append(len(str(converted)))
         if len(characters) % PROGRESS_ROWS == 0:
             progress(f"read {len(characters):,} rows of {source.name}")
@@ -155,6 +172,9 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
         trl_form=trl_form[0],
         chat=trl_form[1],
         extras=tuple(sorted(extras)),
+        unused=dict(unused),
+        marked=marked,
+        with_tools=with_tools,
         characters=np.array(characters, dtype=np.int64),
     )
 
@@ -193,23 +213,60 @@ def _on_hub(
 
 def _files_in(directory: Path, progress: Callable[[str], None]) -> tuple[Path, ...]:
     """List the data files of a directory, without those whose names say that they are for evaluation."""
-    files = sorted(p for p in directory.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
-    training = tuple(p for p in files if not HELD_OUT.search(p.stem.lower()))
+    if (directory / "dataset_dict.json").is_file():
+        return _saved_files(_split_of(directory, progress))
+    if (directory / "state.json").is_file():
+        return _saved_files(directory)
+    files = sorted(path for path in directory.iterdir() if _is_data(path))
+    training = tuple(path for path in files if not HELD_OUT.search(path.name.lower()))
     if files and not training:
         training = tuple(files)
-    if held_out := [p.name for p in files if p not in training]:
+    if held_out := [path.name for path in files if path not in training]:
         progress(f"left out of training, by its name: {', '.join(held_out)}")
     if not training:
-        there = sorted(p.name for p in directory.iterdir())[:5]
+        there = sorted(path.name for path in directory.iterdir())[:5]
         raise UsageError(
             f"data={directory}: holds no file ending in {', '.join(SUFFIXES)}; it has {', '.join(there) or 'nothing'}"
         )
     return training
 
 
+def _is_data(path: Path) -> bool:
+    """Whether a file of a directory is one of its data files."""
+    hidden = path.name.startswith((".", "_")) or path.name in BOOKKEEPING
+    return path.is_file() and not hidden and kind_of_file(path) in SUFFIXES
+
+
+def _split_of(directory: Path, progress: Callable[[str], None]) -> Path:
+    """Choose the split of a `DatasetDict.save_to_disk`: the only one, or the one for training."""
+    splits = sorted(path.name for path in directory.iterdir() if (path / "state.json").is_file())
+    chosen = splits[0] if len(splits) == 1 else TRAIN
+    if chosen not in splits:
+        raise UsageError(
+            f"data={directory}: has no split {TRAIN}, but {', '.join(splits) or 'none'}; name the directory of one, "
+            f"such as data={directory / (splits[0] if splits else TRAIN)}"
+        )
+    if others := [split for split in splits if split != chosen]:
+        progress(f"the split {chosen} of {directory.name} is trained on; not used: {', '.join(others)}")
+    return directory / chosen
+
+
+def _saved_files(directory: Path) -> tuple[Path, ...]:
+    """List the files of a `Dataset.save_to_disk` in the order of their rows."""
+    try:
+        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+        files = tuple(directory / entry["filename"] for entry in state["_data_files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"data={directory}: state.json is not as `save_to_disk` writes it ({error})") from error
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise UsageError(f"data={directory}: state.json names {', '.join(absent)}, which is not there")
+    return files
+
+
 def _convert_in_form(row: Row, form: Form | None, named: tuple[str, ...]) -> tuple[Form, dict[str, Any]]:
     if row.problem:
         raise BadRow(row.problem)
+    refuse_what_is_not_sft(row.fields)
     fitting = form_of(row.fields, named)
     if fitting is None:
         missing = [field for field in form.required if field not in row.fields] if form else []
@@ -229,85 +286,6 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
         return Row(where=row.where, problem=f"has no {' or '.join(absent)}, which data.columns names; it has {has}")
     rest = {name: value for name, value in row.fields.items() if name not in columns.values()}
     return Row(where=row.where, fields={**rest, **{ours: row.fields[theirs] for ours, theirs in columns.items()}})
-
-
-def _json_rows(file: Path) -> Iterator[Row]:
-    """Read a list of objects, or one object a line."""
-    try:
-        with file.open(encoding="utf-8-sig") as text:
-            first = next((line for line in text if line.strip()), "")
-            if not first or _is_object(first):
-                yield from _json_lines(file)
-                return
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        yield Row(where=f"{file.name}:{error.lineno}", problem=f"is not JSON ({error.msg}, column {error.colno})")
-    except UnicodeDecodeError as error:
-        yield Row(where=file.name, problem=f"is not UTF-8 ({error.reason})")
-    else:
-        if not isinstance(values, list):
-            yield Row(where=file.name, problem="is one JSON value, expected a list of objects, or one object a line")
-            return
-        for number, value in enumerate(values, 1):
-            yield _object(f"{file.name} row {number}", value)
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _json_lines(file: Path) -> Iterator[Row]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{file.name}:{number}"
-            try:
-                yield _object(where, json.loads(line.rstrip(b"\r\n").decode("utf-8-sig")))
-            except json.JSONDecodeError as error:
-                yield Row(where=where, problem=f"is not JSON ({error.msg}, column {error.colno})")
-            except UnicodeDecodeError as error:
-                yield Row(where=where, problem=f"is not UTF-8 ({error.reason})")
-
-
-def _object(where: str, value: object) -> Row:
-    if isinstance(value, dict):
-        return Row(where=where, fields=value)
-    return Row(where=where, problem=f"is {str(value)[:40]!r}, expected an object with fields")
-
-
-def _csv_rows(file: Path) -> Iterator[Row]:
-    csv.field_size_limit(CELL_CHARACTERS)
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, restkey="\0more", strict=True)
-        try:
-            for cells in reader:
-                where = f"{file.name}:{reader.line_num}"
-                if "\0more" in cells:
-                    yield Row(where=where, problem=f"has more cells than the header's {len(reader.fieldnames or ())}")
-                else:
-                    yield Row(where=where, fields=dict(cells))
-        except csv.Error as error:
-            yield Row(where=f"{file.name}:{reader.line_num + 1}", problem=f"is not CSV ({error})")
-        except UnicodeDecodeError as error:
-            yield Row(where=file.name, problem=f"is not UTF-8 ({error.reason})")
-
-
-def _parquet_rows(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        number = 0
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1000):
-            for fields in batch.to_pylist():
-                number += 1
-                yield Row(where=f"{file.name} row {number}", fields=fields)
-    except (pa.ArrowException, OSError) as error:
-        yield Row(where=file.name, problem=f"is not parquet ({first_line(error)})")
 
 
 def _hash(files: tuple[Path, ...]) -> str:

@@ -8,6 +8,7 @@ candidate.
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.data.forms import FOLLOW_THE_TOKENIZER, Dialect, TrlForm
+from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, Dialect, TrlForm, marks_of
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
 from autotune.machine.host import count_cores
@@ -23,6 +24,7 @@ from autotune.machine.host import count_cores
 IGNORED = -100  # label of a token that does not reach the loss, in torch and everywhere above it
 ROWS_PER_PROCESS = 5_000  # fewer rows are tokenized before another process has started
 MOST_PROCESSES = 16
+IDENTITY = "call00001"  # nine letters and digits, which Mistral's templates demand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +51,19 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
     such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
     """
     from transformers import AutoTokenizer
-    from trl.chat_template_utils import supports_tool_calling
 
     tokenizer = AutoTokenizer.from_pretrained(request.model, trust_remote_code=False)
     has_template = tokenizer.chat_template is not None
-    dialect = Dialect(chat=has_template, tools=has_template and supports_tool_calling(tokenizer))
+    arguments = arguments_taken(tokenizer) if has_template else None
+    dialect = Dialect(chat=has_template, tools=arguments is not None, arguments=arguments or "mapping")
     chat = dialect.chat if request.survey.form.name in FOLLOW_THE_TOKENIZER else request.survey.chat
     if problems := _problems_of(request, tokenizer, chat):
         raise UsageError(*problems)
     with tempfile.TemporaryDirectory(prefix="autotune-") as scratch:
         dataset = _dataset(request, dialect, chat, scratch)
         rows = _trl_rows(request, tokenizer, dataset, dialect, scratch)
+        if request.survey.marked:
+            rows = _with_marks(request, rows, dialect)
         tokens, labels, largest = measure(rows)
         if largest >= request.vocabulary:
             raise UsageError(
@@ -81,8 +85,72 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
         "form": request.survey.trl_form,
         "rows_in_file": len(request.survey.characters),
         "rows_tokenized": len(labels),
+        "notes": list(_notes(request, dialect, chat, unlearned=len(labels) - len(learned))),
     }
     (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def arguments_taken(tokenizer: Any) -> Arguments | None:
+    """Find how a chat template takes the arguments of calls. None if it drops calls, their arguments or their results.
+
+    TRL's `supports_tool_calling` asks the same, without identities and for mappings alone.
+    """
+    for kind, arguments in (("mapping", {"key_b9d4": "value_d6e7"}), ("text", '{"key_b9d4": "value_d6e7"}')):
+        call = {"id": IDENTITY, "type": "function", "function": {"name": "name_a8f3", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "name_a8f3", "tool_call_id": IDENTITY, "content": "content_c4f9"},
+        ]
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception:  # a template may raise anything
+            continue
+        if all(part in rendered for part in ("name_a8f3", "key_b9d4", "value_d6e7", "content_c4f9")):
+            return kind  # type: ignore[return-value]
+    return None
+
+
+def _notes(request: TokenizationRequest, dialect: Dialect, chat: bool, *, unlearned: int) -> Iterator[str]:
+    """Say what of the data is left out or written in another way, with counts."""
+    survey, name = request.survey, request.source.name
+    if survey.unused:
+        columns = ", ".join(f"{column} ({count:,} rows)" for column, count in survey.unused.items())
+        yield f"columns of {name} that are not used: {columns}"
+    if survey.with_tools and chat and not dialect.tools:
+        yield (
+            f"{survey.with_tools:,} rows of {name} have tools or calls, which the chat template of {request.model} "
+            "would drop: they are written as text, in the words of Qwen2.5"
+        )
+    if unlearned:
+        yield f"{unlearned:,} rows of {name} are left out: no token of them reaches the loss"
+
+
+def _with_marks(request: TokenizationRequest, rows: Any, dialect: Dialect) -> Any:
+    """Take the messages that are marked as not learned out of the labels.
+
+    In the labels of a row, each message of the assistant is one run of tokens. Raises UsageError where that is not so.
+    """
+    kept = None if request.indices is None else set(request.indices.tolist())
+    converted = converted_rows(request.source, request.survey.form, dialect)
+    chosen = [(where, row) for number, (where, row) in enumerate(converted) if kept is None or number in kept]
+    labels, problems = [], []
+    for (where, row), before in zip(chosen, rows["labels"], strict=True):
+        after, learn = np.array(before), marks_of(row)
+        learned = np.flatnonzero(after != IGNORED)
+        runs = np.split(learned, np.flatnonzero(np.diff(learned) > 1) + 1) if len(learned) else []
+        if learn is not None and len(runs) != len(learn):
+            problems.append(
+                f"{where}: marks {len(learn)} messages of the assistant, and {len(runs)} parts of it are learned; "
+                "recipe.assistant_only_loss=true makes each message one part"
+            )
+        for run, is_learned in zip(runs, learn or (), strict=False):
+            if not is_learned:
+                after[run] = IGNORED
+        labels.append(after.tolist())
+    if problems:
+        raise UsageError(*problems[:PROBLEMS_SHOWN])
+    return rows.remove_columns("labels").add_column("labels", labels, feature=rows.features["labels"])
 
 
 def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

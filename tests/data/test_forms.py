@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from autotune.data.forms import BadRow, Dialect, convert, form_of, trl_form_of
+from autotune.data.forms import (
+    BadRow,
+    Dialect,
+    convert,
+    form_of,
+    marks_of,
+    refuse_what_is_not_sft,
+    trl_form_of,
+    uses_tools,
+)
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "hello"}
@@ -202,3 +211,71 @@ def test_what_does_not_fit_is_named(row: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow) as bad:
         converted(row)
     assert message in str(bad.value)
+
+
+@pytest.mark.parametrize("arguments", [{"day": 2}, '{"day": 2}'])
+def test_a_call_keeps_its_identity_and_has_the_arguments_that_the_template_takes(arguments: Any) -> None:
+    """As OpenAI and Mistral write calls; results name the call that they answer."""
+    call = {"id": "call00001", "type": "function", "function": {"name": "tide", "arguments": arguments}}
+    result = {"role": "tool", "tool_call_id": "call00001", "content": "9:30"}
+    row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}, result, ASSISTANT]}
+    for kind, expected in (("mapping", {"day": 2}), ("text", '{"day": 2}')):
+        found = converted(row, Dialect(arguments=kind))["messages"]  # type: ignore[arg-type]
+        function = {"name": "tide", "arguments": expected}
+        assert found[1]["tool_calls"] == [{"id": "call00001", "type": "function", "function": function}]
+        assert found[2] == result
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "chosen, rejected: preferences are for TRL's DPOTrainer"),
+        ({"prompt": "a", "completion": "b", "label": False}, "are for TRL's KTOTrainer"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "are for TRL's PRMTrainer"),
+        ({"messages": [USER, ASSISTANT], "images": ["a.jpg"]}, "has images, expected rows of text alone"),
+        ({"prompt": "a", "completion": "b", "image": {"bytes": "x"}}, "has image, expected rows of text alone"),
+        ({"messages": [USER, ASSISTANT], "videos": ["a.mp4"], "audios": ["a.wav"]}, "has videos, audios"),
+    ],
+)
+def test_rows_for_other_trainers_are_refused(row: dict[str, Any], message: str) -> None:
+    """They would be trained as something else than they say."""
+    with pytest.raises(BadRow) as bad:
+        refuse_what_is_not_sft(row)
+    assert message in str(bad.value)
+
+
+def test_columns_that_only_look_like_those_of_other_trainers_are_taken() -> None:
+    """A class beside a completion, and a list of pictures that is empty."""
+    refuse_what_is_not_sft({"prompt": "a", "completion": "b", "label": 3})
+    refuse_what_is_not_sft({"messages": [USER, ASSISTANT], "images": [], "image": None, "chosen": "x"})
+
+
+@pytest.mark.parametrize(
+    ("mark", "no", "yes"), [("weight", 0, 1), ("train", False, True), ("trainable", False, True), ("loss", 0, 1)]
+)
+def test_marks_say_what_is_learned(mark: str, no: Any, yes: Any) -> None:
+    """In messages and in ShareGPT's turns. What has no mark is learned."""
+    turns = [USER, {**ASSISTANT, mark: no}, USER, {**ASSISTANT, mark: yes}, USER, ASSISTANT]
+    assert marks_of(converted({"messages": turns})) == [False, True, True]
+    said = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello", mark: no}]
+    assert marks_of(converted({"conversations": said})) == [False]
+
+
+def test_rows_without_marks_have_none() -> None:
+    """Strings, and a mark on the user's message, which is not learned anyway."""
+    assert marks_of({"text": "a"}) is None
+    assert marks_of(converted({"messages": [{**USER, "weight": 0}, ASSISTANT]})) is None
+
+
+def test_a_weight_between_none_and_all_is_refused() -> None:
+    """TRL's loss knows no weights."""
+    with pytest.raises(BadRow, match=r"marks a message with 0.5, expected 0 or 1"):
+        marks_of(converted({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}))
+
+
+def test_rows_with_tools_are_known() -> None:
+    """Tools alone, calls, and results."""
+    assert uses_tools(converted(CALLS, Dialect()))
+    assert uses_tools({"messages": [USER, {"role": "tool", "content": "1"}]})
+    assert not uses_tools({"messages": [USER, ASSISTANT]})
+    assert not uses_tools({"text": "a"})

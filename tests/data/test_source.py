@@ -119,6 +119,48 @@ def test_a_directory_is_read_without_what_is_held_out(tmp_path: Path) -> None:
     assert named_only.fields == {"text": "gsm_test.jsonl"}
 
 
+def test_a_directory_of_save_to_disk_is_read(tmp_path: Path) -> None:
+    """A Dataset, and of a DatasetDict the split for training, which is told."""
+    from datasets import Dataset, DatasetDict
+
+    whole = Dataset.from_list(QUESTIONS)
+    whole.save_to_disk(str(tmp_path / "one"), num_shards=2)
+    assert [row.fields for row in rows_of(found(tmp_path / "one"))] == QUESTIONS
+    DatasetDict(train=whole, test=whole.select([0])).save_to_disk(str(tmp_path / "both"))
+    lines: list[str] = []
+    source = locate_data(str(tmp_path / "both"), {}, lines.append)
+    assert [row.fields for row in rows_of(source)] == QUESTIONS
+    assert lines == ["the split train of both is trained on; not used: test"]
+    DatasetDict(a=whole, b=whole).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(UsageError, match=r"has no split train, but a, b; name the directory of one, such as data=.*/a"):
+        found(tmp_path / "other")
+    assert len(list(rows_of(found(tmp_path / "other" / "b")))) == 2
+
+
+def test_bookkeeping_and_hidden_files_are_no_data(tmp_path: Path) -> None:
+    """What tools and file systems leave beside the data."""
+    write(tmp_path / "rows.jsonl", QUESTIONS)
+    for name in ("._rows.jsonl", ".DS_Store", "dataset_info.json", "_metadata.json"):
+        (tmp_path / name).write_text("{}")
+    assert [file.name for file in found(tmp_path).files] == ["rows.jsonl"]
+
+
+def test_columns_that_are_not_used_are_counted(tmp_path: Path) -> None:
+    """With the rows that have a value there; what a form or an option uses is not among them."""
+    rows = [{**QUESTIONS[0], "id": 1, "system": "Be kind."}, {**QUESTIONS[1], "id": 2, "source": None}]
+    seen = survey(found(write(tmp_path / "a.jsonl", rows)), lambda line: None)
+    assert seen.unused == {"id": 2}
+
+
+def test_rows_for_other_trainers_are_refused_with_their_place(tmp_path: Path) -> None:
+    """Once for all rows that are alike."""
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 3
+    assert problems(write(tmp_path / "a.jsonl", rows)) == [
+        "a.jsonl:1: has chosen, rejected: preferences are for TRL's DPOTrainer, expected rows for SFT "
+        "(2 more rows like this)"
+    ]
+
+
 def test_the_hash_follows_content_not_place(tmp_path: Path) -> None:
     """A copy is the same data; one changed letter is other data."""
     first, copy, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
@@ -137,7 +179,7 @@ def test_the_hash_follows_content_not_place(tmp_path: Path) -> None:
         ("a.csv", b"question,answer\n", ["a.csv: holds no rows"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": "b\n', ["a.jsonl:2: is not JSON (Unterminated string"]),
         ("a.json", b'[{"text": "a"},\n {"text" "b"}]', ["a.json:2: is not JSON (Expecting ':' delimiter"]),
-        ("a.json", b'{\n "data": []\n}', ["a.json: is one JSON value, expected a list of objects"]),
+        ("a.json", b'{\n "data": []\n}', ["a.json: is one JSON object with data, expected a list of objects"]),
         ("a.jsonl", b'{"text": "a"}\n[1]\n7\n', ["a.jsonl:2: is '[1]', expected an object", "a.jsonl:3: is '7'"]),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe4"}\n', ["a.jsonl:2: is not UTF-8"]),
         ("a.csv", b"text\n\xe4\n", ["a.csv: is not UTF-8"]),
@@ -202,7 +244,9 @@ def test_names_that_are_nothing_say_what_would_be_something(name: str) -> None:
 def test_files_that_are_not_data_are_refused(tmp_path: Path) -> None:
     """Another suffix, and a directory without any data file."""
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(UsageError, match=r"ends in '.txt', expected one of .json, .jsonl, .csv, .parquet"):
+    with pytest.raises(
+        UsageError, match=r"ends in '.txt', expected one of .json, .jsonl, .csv, .parquet, .arrow, each also with .gz"
+    ):
         found(tmp_path / "a.txt")
     with pytest.raises(UsageError, match=r"holds no file ending in .*; it has a.txt"):
         found(tmp_path)

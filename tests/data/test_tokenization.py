@@ -9,7 +9,7 @@ import pytest
 
 from autotune.core.workload import ModelFacts
 from autotune.data.source import locate_data, survey
-from autotune.data.tokenization import TokenizationRequest, measure, tokenize
+from autotune.data.tokenization import TokenizationRequest, arguments_taken, measure, tokenize
 from autotune.errors import UsageError
 from autotune.models.find import resolve_model
 
@@ -130,6 +130,96 @@ def test_tools_reach_a_template_that_knows_them(tiny: ModelFacts, tmp_path: Path
     ]
     assert [tokenizer.decode(row["input_ids"]) for row in rows_in(tmp_path)] == texts
     assert '"arguments": {"what": "milk"}' in texts[0]
+
+
+def with_template(tiny: ModelFacts, directory: Path, template: str) -> str:
+    """A tokenizer like tiny's with another chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.path)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+IDENTIFIED = """{%- for m in messages -%}
+{%- for c in m.tool_calls or [] -%}
+{%- if c.id is not defined or c.id | length != 9 -%}{{- raise_exception('no identity') -}}{%- endif -%}
+{{- '[CALL]' + c.function.name + ' ' + c.function.arguments + c.id -}}
+{%- endfor -%}
+{%- if m.role == 'tool' -%}{{- m.tool_call_id + ' ' -}}{%- endif -%}
+{{- m.content + '<|im_end|>\\n' -}}
+{%- endfor -%}"""  # as Mistral's templates want identities, and as DeepSeek's want arguments as text
+
+
+def test_a_template_gets_identities_and_arguments_as_it_wants_them(tiny: ModelFacts, tmp_path: Path) -> None:
+    """TRL's own check knows neither, and would have the calls written as text."""
+    from transformers import AutoTokenizer
+
+    model = with_template(tiny, tmp_path / "model", IDENTIFIED)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    assert arguments_taken(tokenizer) == "text"
+    call = {"id": "call00007", "type": "function", "function": {"name": "weigh", "arguments": {"what": "milk"}}}
+    answer = {"role": "tool", "tool_call_id": "call00007", "content": "240"}
+    row = {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [call]}, answer, ASSISTANT]}
+    tokenize(request_for(model, write(tmp_path / "a.jsonl", [row])), tmp_path)
+    [found] = rows_in(tmp_path)
+    assert '[CALL]weigh {"what": "milk"}call00007' in tokenizer.decode(found["input_ids"])
+    assert "call00007 240" in tokenizer.decode(found["input_ids"])
+
+
+def test_messages_that_are_marked_are_not_learned(tiny: ModelFacts, tmp_path: Path) -> None:
+    """Only their labels go: what stands before them is still read. A row without any label is left out."""
+    from transformers import AutoTokenizer
+
+    first = [USER, {**ASSISTANT, "weight": 0}, *TURNS[2:]]
+    rows: list[dict[str, Any]] = [{"messages": first}, {"messages": TURNS}, {"messages": first[:2]}]
+    tokenize(request_for(tiny, write(tmp_path / "a.jsonl", rows), assistant_only_loss=True), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.path)
+    learned = [tokenizer.decode([label for label in row["labels"] if label != -100]) for row in rows_in(tmp_path)]
+    assert ["240 g." in text for text in learned] == [False, True]
+    assert all("480 g." in text for text in learned)
+    notes = json.loads((tmp_path / "facts.json").read_text())["notes"]
+    assert notes == ["1 rows of a.jsonl are left out: no token of them reaches the loss"]
+
+
+def test_marks_need_labels_of_the_assistant_alone(tiny: ModelFacts, tmp_path: Path) -> None:
+    """Else the marked message is part of one run of labels, with the user's words before it."""
+    rows = [{"messages": [USER, {**ASSISTANT, "train": False}, *TURNS[2:]]}]
+    with pytest.raises(UsageError, match=r"a.jsonl:1: marks 2 messages .* and 1 parts .*assistant_only_loss=true"):
+        tokenize(request_for(tiny, write(tmp_path / "a.jsonl", rows)), tmp_path)
+
+
+def test_the_same_rows_in_a_table_give_the_same_tokens(tiny: ModelFacts, tmp_path: Path) -> None:
+    """Tools of different parameters, whose structs parquet and Arrow fill with nulls."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    from trl.chat_template_utils import qwen2_5_chat_template
+
+    model = with_template(tiny, tmp_path / "model", qwen2_5_chat_template)
+    rows = []
+    for name, arguments in (("tide", {"harbour": "Bergen"}), ("price", {"cars": 2, "deck": "lower"})):
+        properties = {key: {"type": "string"} for key in arguments}
+        tool = {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        talk = [
+            USER,
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "3"},
+            ASSISTANT,
+        ]
+        rows.append({"messages": talk, "tools": [tool]})
+    write(tmp_path / "a.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    tokens = []
+    for name in ("a.jsonl", "a.parquet", "saved"):
+        out = tmp_path / f"{name} tokens"
+        out.mkdir()
+        tokenize(request_for(model, tmp_path / name), out)
+        tokens.append(rows_in(out))
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_tools_are_written_out_for_a_template_that_drops_them(tiny: ModelFacts, tmp_path: Path) -> None:
