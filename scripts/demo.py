@@ -10,10 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune.core.candidate import short_name
-from autotune.core.outcome import Measured
-from autotune.core.units import format_bytes
 from autotune.search.result import Result, read_result
+from autotune.search.summary import table
 
 STEPS = 24  # optimizer steps of the run: enough for the loss to fall visibly
 
@@ -26,7 +24,7 @@ def main(words: list[str]) -> None:
     autotune("run", str(out), f"recipe.max_steps={STEPS}")
     result = read_result(out / "result.json")
     run = json.loads((out / "run" / "run.json").read_text(encoding="utf-8"))
-    print("\n" + "\n".join(table(result, run, out)))
+    print("\n" + "\n".join(lines(result, run, out)))
 
 
 def autotune(*words: str) -> None:
@@ -41,18 +39,10 @@ def autotune(*words: str) -> None:
         sys.exit(process.returncode)
 
 
-def table(result: Result, run: dict[str, Any], out: Path) -> list[str]:
-    """TRL's defaults beside the winner, the loss before and after, and where the files are."""
-    lines = [f"{'':16}{'useful tokens/s':>16}{'memory':>12}  configuration"]
-    for title, trial in (("TRL's defaults", result.baseline), ("found", result.best)):
-        outcome, name = trial.outcome, short_name(trial.candidate)
-        if not isinstance(outcome, Measured):
-            lines.append(f"{title:16}{outcome.kind.replace('_', ' '):>16}{'':12}  {name}")
-            continue
-        rates = result.second_measurement.get(str(trial.number)) or (outcome.useful_tokens_per_s,)
-        lines.append(f"{title:16}{sum(rates) / len(rates):16.0f}{format_bytes(outcome.peak_bytes):>12}  {name}")
+def lines(result: Result, run: dict[str, Any], out: Path) -> list[str]:
+    """The references beside the winner, the loss before and after, and where the files are."""
     return [
-        *lines,
+        *table(result),
         "",
         result.answer,
         f"loss {run['loss_at_start']:.3f} before, {run['loss_at_end']:.3f} after {run['steps']} optimizer steps",

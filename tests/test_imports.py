@@ -17,7 +17,7 @@ ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
         "": "errors formats environment files cache child",
-        "core": "units decode recipe knobs candidate outcome hardware gpu_spec workload",
+        "core": "units arithmetic decode recipe knobs candidate outcome hardware gpu_spec workload",
         "core.step": "work regime profile deepening",
         "core.batches": "packing batches",
         "core.space": "context legality fidelity fixed step_shapes references enumerate opening",

@@ -36,13 +36,6 @@ def decode(
     return decoded
 
 
-def problems_of(value: Any, hint: Any, *, where: str) -> list[str]:
-    """List what is wrong with a plain value that should be what a type hint says; empty when nothing is."""
-    decoder = _Decoder(None, closed=True)
-    decoder.value(value, hint, where)
-    return decoder.problems
-
-
 def encode(value: Any) -> Any:
     """Turn dataclasses, mappings, sequences and enums into plain values; a class variable `kind` becomes a key."""
     if isinstance(value, Enum):
@@ -106,13 +99,14 @@ class _Decoder:
             if arguments[-1] is Ellipsis:
                 return tuple(self.value(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value))
             if len(value) == len(arguments):
-                return tuple(self.value(v, kind, where) for v, kind in zip(value, arguments, strict=True))
+                pairs = enumerate(zip(value, arguments, strict=True))
+                return tuple(self.value(v, kind, f"{where}[{i}]") for i, (v, kind) in pairs)
         if origin is Mapping and isinstance(value, Mapping):
             return {str(key): self.value(v, arguments[1], f"{where}.{key}") for key, v in value.items()}
         if origin is Literal and value in arguments:
             return value
         if isinstance(hint, type) and issubclass(hint, Enum):
-            if value in hint.__members__:
+            if isinstance(value, str) and value in hint.__members__:
                 return hint[value]
             self.problems.append(f"{where}: got {value!r:.60}, expected {_expected(hint)}")
             return None

@@ -33,6 +33,8 @@ class GpuSpec:
     """The published figures of one GPU. None: unknown, or the GPU has no such thing.
 
     memory_gib: torch's `total_memory` where memory_is_reported, else as marketed.
+    sm_count: multiprocessors. Only a test reads it, for the bound that trace/hub_kernels.py relies on.
+    interconnect_gb_s: of its link to other GPUs. Nothing reads it yet: it is kept for training on several GPUs.
     fp32_tflops and the like: peaks of dense products with fp32 accumulation.
     sustained_tflops: the fastest long product of 16-bit numbers that anybody has published.
     sources: of the figures.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from autotune import cache
 from autotune.child import Unanswered, ask
+from autotune.core.arithmetic import NORMAL_975
 from autotune.core.recipe import Recipe
 from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
@@ -32,7 +33,6 @@ Progress = Callable[[str], None]
 LAYOUT = 2  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
 LONGEST_SHARE = 0.001  # of a sample; the rows with most characters, because they make the worst batch
-NORMAL_95 = 1.96  # half-width of a 95 % interval in standard errors
 PROGRESS_SECONDS = 1.0
 BAR = re.compile(
     r"(?P<what>\w[^:]*?)(?: (?:for |from )?train dataset)?(?: \(num_proc=\d+\))?:"
@@ -141,7 +141,7 @@ def _data_facts(directory: Path, source: Source) -> DataFacts:
 def _error_of_mean(tokens: NDArray[np.int64], rows: int) -> float:
     """Return the half-width of the 95 % interval of the mean length, as a share of it. Drawn without replacement."""
     finite = 1 - len(tokens) / rows
-    return float(NORMAL_95 * tokens.std(ddof=1) * np.sqrt(finite / len(tokens)) / tokens.mean())
+    return float(NORMAL_975 * tokens.std(ddof=1) * np.sqrt(finite / len(tokens)) / tokens.mean())
 
 
 def _sample(characters: NDArray[np.int64], most_rows: int | None, seed: int) -> NDArray[np.int64] | None:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from autotune.core.arithmetic import divisors
 from autotune.core.batches.batches import Batch
 from autotune.core.candidate import Candidate
 from autotune.core.memory.estimate import MemoryEstimate, fitting
-from autotune.core.space.fidelity import divisors
 from autotune.errors import NotPredicted
 from autotune.predict.memory import MemoryPredictor
 

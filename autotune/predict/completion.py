@@ -12,7 +12,7 @@ import numpy as np
 
 from autotune.core.candidate import Candidate
 from autotune.core.space.context import Context
-from autotune.core.space.fixed import fixed_in_words
+from autotune.core.space.fixed import against_method, fixed_in_words
 from autotune.core.space.legality import RULES, Rule
 from autotune.core.space.references import defaults
 from autotune.core.workload import DataFacts, Lengths, too_few_rows
@@ -46,8 +46,7 @@ def complete(fixed: Mapping[str, Any], context: Context, *, lengths_known: bool)
     workload, recipe = context.workload, context.workload.recipe
     problems = too_few_rows(workload) if lengths_known else []
     reported = {"one_full_step"} if problems else set[str]()
-    if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
-        problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
+    problems += against_method(fixed, recipe)
     method = fixed.get("method", recipe.asked_method)
     workload = replace(workload, recipe=replace(recipe, method=method))
     context = replace(context, workload=workload)

@@ -67,7 +67,7 @@ def result_of(findings: Findings) -> Result:
             enumerated=space.enumerated,
             legal=space.legal,
             fitting=space.legal - findings.ruled_out,
-            removed=space.why,
+            removed=space.removed,
             left_out=space.left_out,
         ),
         wall_s=findings.wall_s,

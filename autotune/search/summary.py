@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autotune.core.candidate import Fidelity, differences, short_name
 from autotune.core.outcome import Measured
+from autotune.core.trials.comparison import is_distinguishable
 from autotune.core.trials.parity import NotCompared
 from autotune.core.units import format_bytes, format_duration
 from autotune.search.result import Losses, ReceiptResult, Result
@@ -18,7 +19,7 @@ def summary_lines(result: Result) -> list[str]:
     """The lines of the summary, without colours."""
     blocks = [
         [result.answer],
-        list(_table(result)),
+        list(table(result)),
         list(_receipts(result)),
         list(_rest(result)),
         [f"next: autotune run {Path(result.out) / 'run.yaml'}"],
@@ -27,7 +28,7 @@ def summary_lines(result: Result) -> list[str]:
     return [line for block in filled[:-1] for line in (*block, "")] + filled[-1]
 
 
-def _table(result: Result) -> Iterator[str]:
+def table(result: Result) -> Iterator[str]:
     """A row for each of the references and the winner: as measured the second time, where it was."""
     yield f"{'':<14}  {'useful tokens/s':>15}  {'memory':>9}"
     for title, trial in (("TRL's defaults", result.baseline), ("by hand", result.by_hand), ("found", result.best)):
@@ -57,7 +58,7 @@ def _receipts(result: Result) -> Iterator[str]:
 def _worth(receipt: ReceiptResult) -> str:
     rival, interval = receipt.without, receipt.gain_interval
     source = "predicted" if rival.trial is None else f"measured in trial {rival.trial}"
-    if interval is not None and interval[0] <= 0 <= interval[1]:
+    if interval is not None and not is_distinguishable(interval, 0.0):
         return f"not distinguishable from {rival.value} ({interval[0]:+.0%} to {interval[1]:+.0%}, {source})"
     within = "" if interval is None else f"{interval[0]:+.0%} to {interval[1]:+.0%}, "
     return f"{receipt.gain:+.0%} over {rival.value} ({within}{source})"
@@ -79,7 +80,7 @@ def _by_hand(ratio: float, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return f"{words} what one sets by hand (one step was measured of each, so the error is not known)"
     within = f"95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
-    if interval[0] <= 1 <= interval[1]:
+    if not is_distinguishable(interval, 1.0):
         return f"not distinguishable from what one sets by hand: {words} its useful tokens per second ({within})"
     return f"{words} what one sets by hand ({within})"
 

@@ -17,13 +17,14 @@ from typing import Any
 
 from rich.console import Console
 
+from autotune.core.arithmetic import divisors
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.decode import encode
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
 from autotune.core.recipe import Method, Recipe
 from autotune.core.space.context import Context
-from autotune.core.space.fidelity import divisors, samples_per_step
+from autotune.core.space.fidelity import samples_per_step
 from autotune.core.space.legality import first_broken
 from autotune.core.space.references import baseline
 from autotune.machine.installed import installed

@@ -44,7 +44,7 @@ REFERENCES = {BY_HAND: Known(rate=150.0, deviation=0.0, trial=1, trials=3)}
 
 def speedup(ratio: float, low: float, high: float) -> Speedup:
     """A ratio with its interval."""
-    return Speedup(ratio=ratio, low=low, high=high, rounds=2)
+    return Speedup(ratio=ratio, low=low, high=high)
 
 
 VERDICT = Verdict(
@@ -68,8 +68,7 @@ def findings(out: Path, *, request: dict[str, Any] | None = None, **changes: Any
             candidates=(WINNER, RECOMPUTED, EAGER),
             legal=3,
             enumerated=8,
-            removed={"rule": 5},
-            why={"a reason": 5},
+            removed={"a reason": 5},
             values={},
             left_out={"attention=flash_attention_2": "is not installed"},
         ),

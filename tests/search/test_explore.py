@@ -27,9 +27,7 @@ CANDIDATES = tuple(
 def space_of(candidates: Sequence[Candidate]) -> Space:
     """A space of these alone."""
     count = len(candidates)
-    return Space(
-        candidates=tuple(candidates), legal=count, enumerated=count, removed={}, why={}, values={}, left_out={}
-    )
+    return Space(candidates=tuple(candidates), legal=count, enumerated=count, removed={}, values={}, left_out={})
 
 
 def explored(bench: Bench) -> Exploration:

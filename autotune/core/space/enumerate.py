@@ -27,7 +27,6 @@ from autotune.errors import NothingFits, UsageError
 
 MOST_CANDIDATES = 100_000  # listed in about two seconds; of a larger space a part stands for the whole
 CORES_FOR_WORKERS = 4  # with fewer, a loader worker takes its core from the training
-FIDELITY = "fidelity"  # the name under which `removed` counts what departs too far
 
 Option = Mapping[str, Any]  # values of one group of knobs
 
@@ -44,7 +43,6 @@ class Check:
     knobs: all that `fails` reads.
     """
 
-    name: str
     reason: str
     knobs: tuple[str, ...]
     fails: Callable[[Candidate, Context], bool]
@@ -58,10 +56,8 @@ class Space:
         MOST_CANDIDATES, that many are listed: one half are the simplest, the other is drawn from the rest with a seed.
     legal: the number of candidates, listed or not.
     enumerated: the number of combinations, legal or not.
-    removed: how many combinations each rule removed, by its name; `fidelity` stands for all departures. A combination
-        counts under what removed it first.
-    why: how many combinations each reason removed.
-    values: the values of each knob that were combined.
+    removed: how many combinations each reason removed. A combination counts under what removed it first.
+    values: the values of each knob that were combined. Only tests read them: they combine them again, one by one.
     left_out: values that this machine, model or stack cannot have at all, as `knob=value`, with the reason.
     """
 
@@ -69,7 +65,6 @@ class Space:
     legal: int
     enumerated: int
     removed: Mapping[str, int]
-    why: Mapping[str, int]
     values: Mapping[str, tuple[Any, ...]]
     left_out: Mapping[str, str]
 
@@ -122,8 +117,7 @@ def enumerate_space(
         candidates=tuple(replace(heads[i % len(heads)], **tails[i // len(heads)]) for i in _chosen(legal)),
         legal=legal,
         enumerated=enumerated,
-        removed=_sum_by(removed, lambda check: check.name),
-        why=_sum_by(removed, lambda check: check.reason),
+        removed=_by_reason(removed),
         values={**values, **{knob: tuple(dict.fromkeys(step[knob] for step in steps)) for knob in SHAPE}},
         left_out=left_out,
     )
@@ -131,7 +125,7 @@ def enumerate_space(
 
 def explain(space: Space) -> tuple[str, ...]:
     """Say in words what was removed, the most first, and which values were left out."""
-    removed = sorted(space.why.items(), key=lambda item: -item[1])
+    removed = sorted(space.removed.items(), key=lambda item: -item[1])
     return (
         *(f"{count} removed: {reason}" for reason, count in removed),
         *(f"{value} left out: {reason}" for value, reason in space.left_out.items()),
@@ -202,9 +196,9 @@ def _checks(fidelity: Fidelity, fixed: Mapping[str, Any]) -> list[Check]:
     A user who fixed a knob asked for its value, so the departures of that knob are allowed.
     """
     asked_for = {*fixed, "max_length"} if "packed_length" in fixed else set(fixed)  # TRL has one number for both
-    rules = [Check(name=r.name, reason=r.reason, knobs=r.knobs, fails=r.broken) for r in RULES]
+    rules = [Check(reason=r.reason, knobs=r.knobs, fails=r.broken) for r in RULES]
     departures = [
-        Check(name=FIDELITY, reason=d.reason, knobs=d.knobs, fails=d.departs)
+        Check(reason=d.reason, knobs=d.knobs, fails=d.departs)
         for d in DEPARTURES
         if d.fidelity > fidelity and d.knob not in asked_for
     ]
@@ -230,10 +224,10 @@ def _keep(
     return kept
 
 
-def _sum_by(removed: Mapping[Check, int], key: Callable[[Check], str]) -> Mapping[str, int]:
+def _by_reason(removed: Mapping[Check, int]) -> Mapping[str, int]:
     sums: Counter[str] = Counter()
     for check, count in removed.items():
-        sums[key(check)] += count
+        sums[check.reason] += count
     return dict(sums)
 
 

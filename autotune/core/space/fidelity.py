@@ -10,6 +10,7 @@ A value that no departure names is `exact`. Only a legal candidate has a fidelit
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autotune.core.arithmetic import divisors
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.space.context import Context
 
@@ -183,8 +184,3 @@ DEPARTURES: tuple[Departure, ...] = (
 def asked_micro_batch(effective_batch_size: int) -> int:
     """Samples of a micro-batch under TRL's defaults: the largest divisor up to transformers' default of 8."""
     return max(divisor for divisor in divisors(effective_batch_size) if divisor <= 8)
-
-
-def divisors(number: int) -> tuple[int, ...]:
-    """All divisors of a whole number >= 1, ascending."""
-    return tuple(divisor for divisor in range(1, number + 1) if number % divisor == 0)

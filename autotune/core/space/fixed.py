@@ -5,27 +5,19 @@ every value of a knob that is free: enumerate.py finds those, and says which rul
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
+from autotune.core.arithmetic import divisors
 from autotune.core.candidate import Candidate
-from autotune.core.decode import problems_of
-from autotune.core.knobs import KNOBS, TYPES
+from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context
-from autotune.core.space.fidelity import divisors
 from autotune.core.space.legality import RULES
 from autotune.errors import UsageError
 
 
 def check_fixed(fixed: Mapping[str, Any], context: Context) -> None:
-    """Raise UsageError with every problem of `fixed`, which maps knobs to values.
-
-    Unknown knobs and values of a wrong type come first. Only if there are none, what the recipe or a rule forbids is
-    listed.
-    """
-    problems = [problem for knob, value in fixed.items() for problem in _problems_of(knob, value)]
-    problems = problems or _against_recipe(fixed, context) + _against_rules(fixed, context)
-    if problems:
+    """Raise UsageError with all that the recipe or a rule forbids. fixed: knobs, with values of their types."""
+    if problems := _against_recipe(fixed, context) + _against_rules(fixed, context):
         raise UsageError(*problems)
 
 
@@ -34,13 +26,18 @@ def fixed_in_words(fixed: Mapping[str, Any]) -> str:
     return " ".join(f"candidate.{knob}={value}" for knob, value in fixed.items())
 
 
+def against_method(fixed: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """What is wrong with the fixed method, if it is another than the recipe's."""
+    if recipe.method is None or fixed.get("method", recipe.method) == recipe.method:
+        return []
+    return [f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}"]
+
+
 def _against_recipe(fixed: Mapping[str, Any], context: Context) -> list[str]:
     """What contradicts the recipe: another method, or steps that hold other samples."""
     recipe = context.workload.recipe
     samples = recipe.effective_batch_size
-    problems = []
-    if recipe.method is not None and fixed.get("method", recipe.method) != recipe.method:
-        problems.append(f"candidate.method: got {fixed['method']}, expected recipe.method={recipe.method}")
+    problems = against_method(fixed, recipe)
     if str(fixed.get("batching")).startswith("pack_"):
         return problems
     size, steps = fixed.get("per_device_train_batch_size"), fixed.get("gradient_accumulation_steps")
@@ -85,15 +82,3 @@ def _against_rules(fixed: Mapping[str, Any], context: Context) -> list[str]:
         and fixed.keys() & set(rule.knobs)
         and rule.broken(candidate, context)
     ]
-
-
-def _problems_of(knob: str, value: Any) -> list[str]:
-    """What is wrong with a knob's name, or with its value alone."""
-    where = f"candidate.{knob}"
-    if knob not in KNOBS:
-        near = get_close_matches(knob, KNOBS, n=1)
-        return [f"{where}: unknown, expected " + (near[0] if near else "one of " + ", ".join(KNOBS))]
-    least = KNOBS[knob].least
-    if type(value) is int and least is not None and value < least:
-        return [f"{where}: got {value}, expected at least {least}"]
-    return problems_of(value, TYPES[knob], where=where)

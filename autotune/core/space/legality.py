@@ -43,6 +43,7 @@ class Rule:
     refused_by: the error of the library that refuses such a candidate. None where the library silently does something
         else, or nothing at all.
     seen_on: the kind of device on which the library refuses it.
+    Only tests read these two: they compare the rules with the installed libraries.
     """
 
     name: str

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
+from autotune.core.arithmetic import divisors
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import Attention
 from autotune.core.space.context import Context, Installed
-from autotune.core.space.fidelity import asked_micro_batch, divisors
+from autotune.core.space.fidelity import asked_micro_batch
 from autotune.core.workload import Workload
 
 

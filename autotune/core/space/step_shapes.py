@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from autotune.core.arithmetic import divisors
 from autotune.core.candidate import Candidate
 from autotune.core.knobs import knobs_in
 from autotune.core.space.context import Context
-from autotune.core.space.fidelity import divisors, samples_per_step
+from autotune.core.space.fidelity import samples_per_step
 from autotune.core.workload import MULTIPLE, max_length_candidates
 
 LEAST_COVERAGE = 0.95  # lengths that keep less than the asked coverage are listed, too, down to this one

@@ -57,11 +57,6 @@ class TimeCalibration:
         total: Floats = spent @ np.exp(self.logarithms)
         return total
 
-    def deviation(self, spent: Floats) -> Floats:
-        """Standard deviations of the logarithms of the seconds, shape (C,). spent: as in `seconds`."""
-        deviation: Floats = np.hypot(self._of_factors(spent), self.misfit)
-        return deviation
-
     def interval(self, spent: Floats) -> tuple[Floats, Floats]:
         """Two seconds, each of shape (C,), between which 90 % of measurements are expected. spent: as in `seconds`."""
         width = np.hypot(NINETY_PERCENT * self._of_factors(spent), NINETY_PERCENT_OF_MISFITS * self.misfit)
@@ -69,7 +64,7 @@ class TimeCalibration:
         return middle / factor, middle * factor
 
     def _of_factors(self, spent: Floats) -> Floats:
-        """The part of `deviation` that comes from the factors, shape (C,)."""
+        """Standard deviations of the logarithms of the seconds that come from the factors, shape (C,)."""
         shares = _shares(spent, self.logarithms)
         deviation: Floats = np.sqrt(np.einsum("cf,fg,cg->c", shares, self.covariance, shares))
         return deviation

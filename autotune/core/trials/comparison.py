@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.arithmetic import NORMAL_975
 from autotune.core.outcome import Measured
 
 Floats = NDArray[np.float64]
@@ -27,19 +28,17 @@ NEIGHBOURS = 3  # trials before and after a trial whose reference products say h
 # Standard deviation of a trial's log rate that its own steps do not show: repeats on a shared machine differ by 1 to
 # 6 % (the tables of docs/search.md). It is added where only one round was measured, which cannot show it either.
 BETWEEN_TRIALS = 0.05
-# 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom, and the normal's (NIST e-Handbook, 1.3.6.7.2).
+# 97.5 % quantiles of Student's t for 1 to 12 degrees of freedom (NIST e-Handbook, 1.3.6.7.2).
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-NORMAL_975 = 1.960
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speedup:
-    """Ratio of two rates with its 95 % interval. rounds: in how many rounds both were measured side by side."""
+    """Ratio of two rates with its 95 % interval."""
 
     ratio: float
     low: float
     high: float
-    rounds: int
 
     @property
     def is_faster(self) -> bool:
@@ -49,7 +48,12 @@ class Speedup:
     @property
     def is_distinguishable(self) -> bool:
         """Whether the interval leaves out 1."""
-        return not self.low <= 1 <= self.high
+        return is_distinguishable((self.low, self.high), 1.0)
+
+
+def is_distinguishable(interval: tuple[float, float] | None, equal: float) -> bool:
+    """Whether a 95 % interval leaves out `equal`, what two equal rates would give. True where there is no interval."""
+    return interval is None or not interval[0] <= equal <= interval[1]
 
 
 def student_975(freedom: int) -> float:
@@ -127,9 +131,7 @@ def speedup(rounds: Sequence[Sequence[Measured]], candidate: int, against: int) 
         freedom = (C - 1) * (K - 1)
         s = math.sqrt(float((residuals**2).sum()) / freedom)
         spread = student_975(freedom) * s * math.sqrt(2 / K)
-    return Speedup(
-        ratio=math.exp(difference), low=math.exp(difference - spread), high=math.exp(difference + spread), rounds=K
-    )
+    return Speedup(ratio=math.exp(difference), low=math.exp(difference - spread), high=math.exp(difference + spread))
 
 
 def _half_widths(outcomes: Sequence[Measured]) -> list[float]:

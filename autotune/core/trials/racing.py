@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autotune.core.arithmetic import NORMAL_975
 from autotune.core.outcome import Step, epoch_rate, ratio
-from autotune.core.trials.comparison import NORMAL_975, student_975
+from autotune.core.trials.comparison import student_975
 
 DRIFT = 0.02  # of the machine's speed, as a share: what reference products do not show
 

@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from autotune.core.arithmetic import NORMAL_975
 from autotune.core.candidate import Candidate, differences
 from autotune.core.knobs import DERIVED, KNOBS
-from autotune.core.trials.comparison import BETWEEN_TRIALS, NORMAL_975
+from autotune.core.trials.comparison import BETWEEN_TRIALS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

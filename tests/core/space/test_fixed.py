@@ -18,11 +18,6 @@ def space(fixed: dict[str, Any], fidelity: Fidelity = Fidelity.close, **recipe: 
 @pytest.mark.parametrize(
     ("fixed", "problems"),
     [
-        ({"optimiser": "adafactor"}, ["candidate.optimiser: unknown, expected optimizer"]),
-        (
-            {"tf32": 1, "checkpointing": "half", "max_length": -1},
-            ["candidate.tf32: got 1", "candidate.checkpointing: got 'half'", "candidate.max_length: got -1"],
-        ),
         (
             {"tf32": True, "attention": "flex_attention", "devices": 2, "batching": "padding_free"},
             [

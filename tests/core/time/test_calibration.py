@@ -35,7 +35,8 @@ def test_few_trials_find_what_all_candidates_share() -> None:
     assert errors[0] > 0.15
     assert errors[1] < errors[0] / 2
     assert errors[2] < 0.03
-    assert (found[1].deviation(spent) < found[0].deviation(spent)).all()
+    before, after = (np.divide(*one.interval(spent)[::-1]) for one in found[:2])
+    assert (after < before).all()
 
 
 def test_intervals_hold_nine_of_ten() -> None:
