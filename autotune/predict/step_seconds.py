@@ -22,7 +22,7 @@ from autotune.core.time.many_candidates import TimeParts, seconds_of_candidates
 from autotune.errors import NotPredicted
 from autotune.predict.laws import Laws, TimedStep
 from autotune.predict.micro_batches import Case, DealtEpoch, MicroBatches
-from autotune.predict.time import CalibratedSpeed
+from autotune.predict.time import CalibratedSpeed, is_timed
 from autotune.trace.request import TraceRequest
 
 Floats = NDArray[np.float64]
@@ -62,8 +62,8 @@ def predict_step_seconds(
     """Predict the seconds of a step of each candidate. Costs a trace for each kind of step, which takes seconds.
 
     first: candidates whose kinds are traced before the others'. until: of time.monotonic(); a trace that has not begun
-    by then is left out, and the candidates that need it are not predicted. Also not predicted are candidates with
-    offloaded activations. If the speed or the dataset is unknown, no candidate is predicted.
+    by then is left out, and the candidates that need it are not predicted. Also not predicted are candidates that are
+    not timed (`is_timed`). If the speed or the dataset is unknown, no candidate is predicted.
     """
     spent, useful_tokens = np.full((len(candidates), len(SPENT)), np.nan), np.full(len(candidates), np.nan)
     problems: dict[Candidate, NotPredicted] = {}
@@ -126,7 +126,7 @@ def _laws_of_kinds(
 
 def _dealt(candidate: Candidate, batches: MicroBatches) -> DealtEpoch | None:
     """The epoch of a candidate whose seconds can be predicted; None for any other."""
-    return None if candidate.activation_offloading else batches.epoch(candidate)
+    return batches.epoch(candidate) if is_timed(candidate, batches.training.hardware) else None
 
 
 def _kind(candidate: Candidate, dealt: DealtEpoch) -> StepKind:

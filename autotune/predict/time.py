@@ -75,17 +75,23 @@ def calibrated_speed(hardware: Hardware, taught: Sequence[Taught] = ()) -> Calib
     return CalibratedSpeed(speed=speed, calibration=calibration, measured=prior is MEASURED)
 
 
+def is_timed(candidate: Candidate, hardware: Hardware) -> bool:
+    """Whether a candidate's seconds can be predicted.
+
+    They cannot with offloaded activations, nor with fewer threads than the cores that a probe uses.
+    """
+    return not candidate.activation_offloading and candidate.torch_threads in (None, hardware.cores)
+
+
 def predict_time(
     candidate: Candidate, *, batches: MicroBatches, laws: Laws, speed: CalibratedSpeed | None
 ) -> CalibratedTime | None:
     """Predict how long a candidate's steps take. The first of its kind costs a trace, which takes seconds.
 
-    Returns None if the speed of the machine is unknown, if the probe could not measure one of the operations, for
-    offloaded activations, and for fewer threads than the cores that a probe uses. Raises NotPredicted when the step
-    cannot be traced.
+    Returns None if the speed of the machine is unknown, if the probe could not measure one of the operations, and for a
+    candidate that is not timed (`is_timed`). Raises NotPredicted when the step cannot be traced.
     """
-    hardware = laws.training.hardware
-    if speed is None or candidate.activation_offloading or candidate.torch_threads not in (None, hardware.cores):
+    if speed is None or not is_timed(candidate, laws.training.hardware):
         return None
     dealt = batches.epoch(candidate)
     batch = batches.worst(candidate) if dealt is None else dealt.middle

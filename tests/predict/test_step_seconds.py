@@ -101,11 +101,12 @@ def test_a_step_counts_its_own_micro_steps(monkeypatch: pytest.MonkeyPatch) -> N
     assert {(step.request.candidate.gradient_accumulation_steps, step.accumulation) for step in asked} == {(2, 1)}
 
 
-@pytest.mark.parametrize("why", ["no speed", "no dataset", "offloaded"])
+@pytest.mark.parametrize("why", ["no speed", "no dataset", "offloaded", "fewer threads"])
 def test_what_nobody_knows_is_not_traced(traced: list[TraceRequest], why: str) -> None:
-    """Seconds are unknown without a probe, without lengths, and over a bus; there is no more to say."""
+    """Seconds are unknown without a probe, without lengths, over a bus, and on fewer threads than a probe uses."""
     of = predictor(CPU if why == "no speed" else MACHINE, lengths=None if why == "no dataset" else SHORT)
-    found = predicted([candidate(activation_offloading=why == "offloaded")], of=of)
+    threads = 1 if why == "fewer threads" else None
+    found = predicted([candidate(activation_offloading=why == "offloaded", torch_threads=threads)], of=of)
     assert np.isnan(found.spent).all()
     assert (traced, found.problems) == ([], {})
 
@@ -140,11 +141,12 @@ def test_what_is_kept_is_for_those_who_have_it_in_common(
     monkeypatch.setattr(Profiles, "trace_missing", lambda profiles, requests, **rest: {})
     monkeypatch.setattr(Profiles, "load", lambda profiles, request: request)
     monkeypatch.setattr("autotune.predict.laws.time_law", time_law)
+    machine = replace(MACHINE, cores=OTHER_VALUES["torch_threads"])  # with fewer threads nothing is predicted
     differs = []
     for number, one in enumerate(STEPS):
         other = replace(one, **{knob: OTHER_VALUES[knob]})
         seen, new = (
-            predictor(MACHINE, lengths=lengths(range(20, 420)), home=tmp_path / name)
+            predictor(machine, lengths=lengths(range(20, 420)), home=tmp_path / name)
             for name in (f"seen {number}", f"new {number}")
         )
         before, after = made_from(seen, one), made_from(seen, other)
