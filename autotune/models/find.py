@@ -84,9 +84,7 @@ def resolve_architecture(
     which takes seconds; it may start other work. Raises UsageError with every problem.
     """
     home = home.absolute()
-    if not config:
-        config = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name) or _config_of(name, home, progress)
-    config = {key: value for key, value in config.items() if key not in NAMES}
+    config = _without_names(config or _configuration(name, lambda: _directory_of(name, home, progress)))
     if problems := problems_of_config(config, name):
         raise UsageError(*problems)
     fingerprint = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -110,8 +108,7 @@ def configuration_of(name: str, directory: Path) -> dict[str, Any]:
     It comes from the catalogue if the model is there, so that an estimate and a search share their traces. Otherwise it
     is the directory's config.json.
     """
-    config = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name) or _read_json(directory / "config.json")
-    return {key: value for key, value in config.items() if key not in NAMES}
+    return _without_names(_configuration(name, lambda: directory))
 
 
 def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
@@ -127,7 +124,18 @@ def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) 
     return str(path.resolve())
 
 
-def _config_of(name: str, home: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+def _configuration(name: str, directory: Callable[[], Path]) -> Mapping[str, Any]:
+    """The configuration of a model: the catalogue's, else the config.json of its directory."""
+    catalogued = catalogued_config(SMOLLM2_HUB_ID if name == "smollm2" else name)
+    return catalogued or _read_json(directory() / "config.json")
+
+
+def _without_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in NAMES}
+
+
+def _directory_of(name: str, home: Path, progress: Callable[[str], None]) -> Path:
+    """Find the directory of a model's configuration, or fetch it. Raises UsageError with every problem."""
     path = Path(name).expanduser()
     if name == "tiny":
         directory = build_tiny(home, progress)
@@ -142,7 +150,7 @@ def _config_of(name: str, home: Path, progress: Callable[[str], None]) -> dict[s
         directory = _snapshot(name, CONFIGURATION)
     if problems := _problems_of_directory(directory):
         raise UsageError(*(problem.replace(str(directory), name) for problem in problems))
-    return _read_json(directory / "config.json")
+    return directory
 
 
 def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> ModelFacts:

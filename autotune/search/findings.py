@@ -85,9 +85,9 @@ class Findings:
         if speedup is not None:
             return _compared(speedup)
         outcome = best.outcome
-        rate = f"{outcome.useful_tokens_per_s:.0f} useful tokens/s" if isinstance(outcome, Measured) else "a guess"
+        assert isinstance(outcome, Measured)  # as every winner but the baseline
         why = "do not fit in memory" if isinstance(self.baseline.outcome, OutOfMemory) else "could not be compared"
-        return f"{rate}; TRL's defaults {why}"
+        return f"{outcome.useful_tokens_per_s:.0f} useful tokens/s; TRL's defaults {why}"
 
     def _why_the_baseline(self) -> str:
         again = [number for number, rates in self.verdict.repeats.items() if rates]

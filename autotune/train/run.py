@@ -119,10 +119,11 @@ def _train(
 def summary_lines(document: Mapping[str, Any]) -> list[str]:
     """Describe a finished run to a person, in lines."""
     outcome = document["outcome"]
+    rate = outcome["useful_tokens_per_s"]  # 0 after a run that was resumed with nothing left to train
+    speed = f"{rate:.0f} useful tokens/s" if rate else "no step was left to train"
     return [
         f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in {document['steps']} optimizer steps",
-        f"{outcome['useful_tokens_per_s']:.0f} useful tokens/s, peak of {format_bytes(outcome['peak_bytes'])}, "
-        f"{format_duration(outcome['wall_s'])} in all",
+        f"{speed}, peak of {format_bytes(outcome['peak_bytes'])}, {format_duration(outcome['wall_s'])} in all",
         f"the trained weights are in {document['out']}",
     ]
 

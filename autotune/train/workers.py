@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from autotune.child import KILLED_S
 from autotune.core.hardware import Device
 from autotune.core.outcome import Crashed, Measured, Outcome, OutOfMemory, TimedOut, outcome_from_dict
 from autotune.core.units import format_bytes
@@ -28,7 +29,6 @@ from autotune.train.worker import log_tail, serve
 
 POLL_S = 0.05  # how often the parent looks at a worker's memory and clock
 GOODBYE_S = 5.0  # how long a worker may take to end by itself
-KILLED_S = 60.0  # how long a killed one may take to be gone: one that is stuck in a driver must not hold the search
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 

@@ -1,6 +1,7 @@
 """The record of a search survives everything that stops one."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,11 +74,14 @@ def test_two_searches_do_not_share_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A file that somebody changed is never taken for a measurement."""
+    """A file that somebody changed is never taken for a measurement. The directory is free again at once."""
     journal = Journal(tmp_path, IDENTITY)
     journal.end(journal.begin(CANDIDATE, "baseline"), measured())
     journal.close()
     file = journal.folder(0) / "outcome.json"
     file.write_text(json.dumps({"kind": "measured"}))
-    with pytest.raises(UsageError, match="0000"):
+    with pytest.raises(UsageError, match="0000") as error:  # which keeps the journal alive, and a lock that it holds
         Journal(tmp_path, IDENTITY)
+    shutil.rmtree(journal.folder(0))
+    Journal(tmp_path, IDENTITY).close()
+    assert error.value.problems

@@ -74,6 +74,13 @@ def test_a_run_trains_and_leaves_its_record(request_: RunRequest) -> None:
         trained(request_)
 
 
+def test_a_run_with_nothing_left_to_train_has_no_rate() -> None:
+    """It was stopped after its last checkpoint, before its record was written."""
+    outcome = {"useful_tokens_per_s": 0.0, "peak_bytes": 2**30, "wall_s": 20.0}
+    document = {"outcome": outcome, "loss_at_start": 3.0, "loss_at_end": 2.0, "steps": 10, "out": "run"}
+    assert summary_lines(document)[1] == "no step was left to train, peak of 1 GiB, 20.0 s in all"
+
+
 def test_a_stopped_run_goes_on_from_its_last_checkpoint(request_: RunRequest) -> None:
     """After Ctrl-C the same command trains only the steps that were missing."""
     with pytest.raises(KeyboardInterrupt):
