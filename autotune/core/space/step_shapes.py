@@ -60,11 +60,13 @@ def _splits(candidate: Candidate, rows: int, fixed: Mapping[str, Any], context: 
 def _max_lengths(fixed: Mapping[str, Any], context: Context) -> Sequence[int]:
     if "max_length" in fixed:
         return [fixed["max_length"]]
-    recipe, data = context.workload.recipe, context.workload.data
+    recipe, lengths, limit = context.workload.recipe, context.workload.data.lengths, context.workload.model.limit
     least = min(recipe.coverage, LEAST_COVERAGE)
+    if recipe.coverage == 1 and limit is not None:  # which asks for all that the model can take, however little it is
+        least = min(least, lengths.coverage(limit))
     return sorted(
         {
-            *max_length_candidates(data.lengths, least_coverage=least, model_limit=context.workload.model.limit),
+            *max_length_candidates(lengths, least_coverage=least, model_limit=limit),
             context.asked_max_length,
         }
     )
