@@ -27,6 +27,7 @@ from autotune.data.tokenization import TokenizationRequest, tokenize
 from autotune.errors import AutotuneError
 from autotune.models.checkpoint import check_weights
 from autotune.models.find import fetch_weights, resolve_model, tokenizer_fingerprint
+from autotune.models.target_modules import check_target_modules
 
 Progress = Callable[[str], None]
 
@@ -61,6 +62,7 @@ def describe(
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
     check_weights(facts, home=home, progress=progress)
+    check_target_modules(facts, recipe.lora_target_modules)
     found = describe_data(
         facts,
         data=data,

@@ -128,5 +128,5 @@ def cannot_start(trial: Trial) -> AutotuneError:
             f"the baseline's loss became {outcome.loss} at step {outcome.step} ({name}): lower recipe.learning_rate"
         )
     message = outcome.message if isinstance(outcome, Crashed) else outcome.kind
-    tail = outcome.log_tail if isinstance(outcome, Crashed) else ""
-    return TrainingFailed(f"the baseline could not be trained ({name}): {message}", *tail.splitlines())
+    log = f"trials/{trial.number:04d}/log.txt in the run directory"
+    return TrainingFailed(f"the baseline could not be trained ({name}): {message} (log: {log})")

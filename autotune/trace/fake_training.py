@@ -33,12 +33,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
-from transformers.pytorch_utils import Conv1D
 
 from autotune.core.recipe import Recipe
 from autotune.core.step.profile import PAGED
 from autotune.core.step.regime import Shapes, keeps_documents_apart
 from autotune.errors import NotPredicted, UsageError
+from autotune.models.target_modules import ALL_LINEAR, problems_of_targets
 from autotune.trace.assembly import WARMUP
 from autotune.trace.contracts import cuda_paths
 from autotune.trace.hub_kernels import use_hub_kernels
@@ -219,23 +219,11 @@ def _check_target_modules(model: Any, recipe: Recipe) -> None:
 
     Raises NotPredicted for adapters on single layers, which the shallow model may lack.
     """
-    if recipe.lora_target_modules == ("all-linear",):
+    if recipe.lora_target_modules == ALL_LINEAR:
         return
     if single := [asked for asked in recipe.lora_target_modules if re.search(r"\.\d+(\.|$)", asked)]:
         raise NotPredicted(f"adapters on single layers ({', '.join(single)}) are not predicted")
-    modules = dict(model.named_modules())
-    head = model.get_output_embeddings()
-    known = {
-        name.rpartition(".")[2]
-        for name, module in modules.items()
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
-    }
-    problems = [
-        f"recipe.lora_target_modules: got {asked}, expected modules of the model, such as {', '.join(sorted(known))}"
-        for asked in recipe.lora_target_modules
-        if not any(f".{name}".endswith(f".{asked}") for name in modules)
-    ]
-    if problems:
+    if problems := problems_of_targets(model, recipe.lora_target_modules):
         raise UsageError(*problems)
 
 

@@ -192,5 +192,5 @@ def _failure(outcome: Outcome, request: RunRequest) -> AutotuneError:
     if isinstance(outcome, Diverged):
         return TrainingFailed(f"the loss became {outcome.loss} at step {outcome.step}: lower recipe.learning_rate")
     if isinstance(outcome, Crashed):
-        return TrainingFailed(f"{outcome.message} (log: {log})", *outcome.log_tail.splitlines())
+        return TrainingFailed(f"{outcome.message} (log: {log})")
     return TrainingFailed(f"{outcome.kind} (log: {log})")
