@@ -97,7 +97,7 @@ def over(rounds: Sequence[Mapping[str, Outcome]], name: str, against: str) -> di
     if not {name, against} <= set(whole):
         return None
     ran = [[outcome for each in whole if isinstance(outcome := outcomes[each], Measured)] for outcomes in rounds]
-    return asdict(speedup(ran, whole.index(name), whole.index(against)))
+    return {**asdict(speedup(ran, whole.index(name), whole.index(against))), "rounds": len(ran)}
 
 
 def kinds_and_rates(rounds: Sequence[Mapping[str, Outcome]], name: str) -> dict[str, Any]:
