@@ -101,7 +101,7 @@ def predictor(hardware: Hardware, *, home: Path = Path("nowhere"), **changes: An
 
 def predictions(hardware: Hardware, progress: Callable[[str], None] = print) -> Predictions:
     """A search's predictions of that training, which have learned nothing yet."""
-    return Predictions(memory=predictor(hardware), speed=calibrated_speed(hardware), progress=progress)
+    return Predictions.of(predictor(hardware), calibrated_speed(hardware), progress=progress)
 
 
 Who = Literal["nobody", "by_hand", "all but the baseline", "everybody"]
@@ -143,7 +143,7 @@ def predicted_rates(rates: Sequence[float]) -> PredictedRates:
     """Predictions of made-up rates, whose seconds go into everything alike."""
     values = np.array(rates, dtype=np.float64)
     shares = np.full((len(values), len(SPENT)), 1 / len(SPENT))
-    return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)), spent={})
+    return PredictedRates(rates=values, step_s=1 / values, shares=shares, doubt=np.zeros(len(values)))
 
 
 def serve_and_say_who(connection: Connection, fails: int | None = None) -> None:

@@ -33,8 +33,8 @@ ORDER = tuple(
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "training micro_batches laws memory alternatives experience time step_seconds completion estimate "
         "report",
-        "search": "samplers journal predicted_rates predictions request roofline proposer display introduction bench "
-        "explore repeats losses result findings run_file run_directory summary search",
+        "search": "samplers journal predicted_rates predicted_memory predictions request roofline proposer display "
+        "introduction bench explore repeats losses result findings run_file run_directory summary search",
         "cli": "limits settings requests keys help schema judge usage run_file commands exits application main",
     }.items()
     for name in names.split()

@@ -1,6 +1,6 @@
 """The memory of one training's candidates: what each takes of the device and of the host with its worst micro-batch.
 
-Leaves out what else would fit (alternatives.py), and how trials correct the predictions (search/predictions.py).
+Leaves out what else would fit (alternatives.py), and how trials correct the predictions (search/predicted_memory.py).
 """
 
 from collections.abc import Callable

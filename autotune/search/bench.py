@@ -18,7 +18,8 @@ from autotune.core.trials.trial import Role, Trial
 from autotune.core.workload import Workload
 from autotune.search.display import SearchDisplay
 from autotune.search.journal import Journal
-from autotune.search.predictions import Predictions, miss_line
+from autotune.search.predicted_memory import miss_line
+from autotune.search.predictions import Predictions
 from autotune.search.request import SearchRequest
 from autotune.train.task import Compare, Measure, Task
 from autotune.train.workers import Workers
@@ -66,7 +67,7 @@ class Bench:
         """Show the trials of earlier sittings, and let the predictions learn from them."""
         for trial in self.trials:
             self.display.end(trial)
-            self.predictions.learn(trial, self.predictions.predict(trial.candidate))
+            self.predictions.memory.learn(trial, self.predictions.predict(trial.candidate))
 
     # -- the clock
 
@@ -154,10 +155,8 @@ class Bench:
             self.journal.spend(self.spent_s())
         trial = self.journal.end(number, outcome)
         self.display.end(trial)
-        self.predictions.learn(trial, prediction)
-        for miss in self.predictions.misses:
-            if miss.number == number:
-                self.display.line(miss_line(miss))
+        if (miss := self.predictions.memory.learn(trial, prediction)) is not None:
+            self.display.line(miss_line(miss))
         return trial
 
     def _task(self, candidate: Candidate, goal: Measure | Compare, folder: Path) -> Task:

@@ -21,7 +21,7 @@ from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
-from autotune.search.predictions import Miss, PredictedMemory
+from autotune.search.predicted_memory import Miss, PredictedMemory
 from autotune.search.request import SearchRequest
 
 

@@ -79,7 +79,7 @@ def predictions_of(
         seed=request.seed,
     )
     memory = MemoryPredictor.of(training, home=request.home.absolute(), progress=progress)
-    return Predictions(memory=memory, speed=calibrated_speed(hardware), progress=progress)
+    return Predictions.of(memory, calibrated_speed(hardware), progress=progress)
 
 
 def identity_of(request: SearchRequest, workload: Workload, hardware: Hardware, stack: Installed) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from autotune.core.trials.trial import Role
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError
 from autotune.formats import RESULT_FORMAT, format_problem
-from autotune.search.predictions import Miss, PredictedMemory
+from autotune.search.predicted_memory import Miss, PredictedMemory
 
 Value = bool | int | str | None  # of a knob
 

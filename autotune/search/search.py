@@ -78,7 +78,7 @@ def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, di
             )
             result = write_result(find_fastest(bench, space, stack))
             try:
-                taught = predictions.taught(first_measurements(bench.trials), data=workload.data.fingerprint)
+                taught = predictions.rates.taught(first_measurements(bench.trials), data=workload.data.fingerprint)
                 experience.keep(request.home, hardware, taught)
             except AutotuneError as error:  # the cache is full, but the result is written
                 display.line("; ".join(error.problems))
@@ -203,12 +203,12 @@ def _findings(
         by_hand=by_hand,
         verdict=verdict,
         parity=parity,
-        estimates={trial.number: predictions.predicted_memory(trial.candidate) for trial in trials},
-        calibrations=dict(predictions.calibrations),
-        misses=tuple(predictions.misses),
+        estimates={trial.number: predictions.memory.predicted(trial.candidate) for trial in trials},
+        calibrations=dict(predictions.memory.calibrations),
+        misses=tuple(predictions.memory.misses),
         known=known,
-        receipts=receipts(best, known, references=rates, fits=predictions.is_known_to_fit),
-        runner_up=runner_up(best, known, predictions.is_known_to_fit),
+        receipts=receipts(best, known, references=rates, fits=predictions.memory.is_known_to_fit),
+        runner_up=runner_up(best, known, predictions.memory.is_known_to_fit),
         ruled_out=exploration.ruled_out,
         wall_s={
             "search": sum(trial.outcome.wall_s for trial in trials if trial.role != "repeat"),

@@ -131,7 +131,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
         config=config, facts=facts, lengths=data.lengths, recipe=recipe, loss="fused", hardware=hardware, seed=0
     )
     memory = MemoryPredictor.of(training, home=Path(), progress=messages.append)
-    predictions = Predictions(memory=memory, speed=calibrated_speed(hardware), progress=messages.append)
+    predictions = Predictions.of(memory, calibrated_speed(hardware), progress=messages.append)
     nothing_missing, one_law = lambda *_, **rest: {}, lambda *_: law
     with patch.object(Profiles, "trace_missing", nothing_missing), patch.object(Laws, "time", one_law):
         started = time.perf_counter()

@@ -33,7 +33,7 @@ def test_a_trial_is_predicted_recorded_and_shown(make_bench: MakeBench) -> None:
     assert list(bench.trials) == [trial]
     assert (bench.journal.folder(0) / "outcome.json").exists()
     assert "baseline" in said.getvalue()
-    assert bench.predictions.predicted_memory(SLOW) is not None
+    assert bench.predictions.memory.predicted(SLOW) is not None
 
 
 def test_an_interrupted_trial_leaves_nothing(make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch) -> None:

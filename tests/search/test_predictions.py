@@ -15,7 +15,7 @@ from autotune.errors import NotPredicted
 from autotune.predict.memory import MemoryPredictor, WorstStep
 from autotune.search.predictions import Predictions
 from tests.core.examples import A100, CPU, candidate
-from tests.stand_ins import measured, predict_seconds, predictions, worst_step
+from tests.stand_ins import measured, predictions, worst_step
 
 PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
 HOST_BYTES = 2**32
@@ -80,8 +80,8 @@ def test_a_query_neither_traces_nor_reports(
     """What is known without a trace is answered, what the host cannot hold without a word; the rest is not known."""
     monkeypatch.setattr(MemoryPredictor, "is_traced", lambda predictor, candidate: is_traced)
     said: list[str] = []
-    assert predictions(A100, said.append).is_known_to_fit(candidate()) is is_traced
-    assert not predictions(replace(A100, host_free_bytes=1), said.append).is_known_to_fit(candidate())
+    assert predictions(A100, said.append).memory.is_known_to_fit(candidate()) is is_traced
+    assert not predictions(replace(A100, host_free_bytes=1), said.append).memory.is_known_to_fit(candidate())
     assert (len(replayed), said) == (is_traced, [])
 
 
@@ -92,30 +92,30 @@ def trial(number: int, outcome: Outcome, **changes: Any) -> Trial:
 
 def learn(found: Predictions, trial: Trial) -> None:
     """Predict, then learn from the trial, as a bench does."""
-    found.learn(trial, found.predict(trial.candidate))
+    found.memory.learn(trial, found.predict(trial.candidate))
 
 
 def test_a_miss_stays_as_it_was_found(replayed: list[Candidate]) -> None:
     """A later peak that would have ruled the failed trial out does not overturn it, nor when both are learned again."""
     found, again = predictions(A100), predictions(A100)
     failed = trial(0, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0))
-    large = trial(1, replace(measured(), peak_bytes=2 * found.limit_bytes), per_device_train_batch_size=2)
+    large = trial(1, replace(measured(), peak_bytes=2 * found.memory.limit_bytes), per_device_train_batch_size=2)
     learn(found, failed)
-    [miss] = found.misses
+    [miss] = found.memory.misses
     needed = OTHER_PHASES["loading"] + 2**20
-    assert (miss.number, miss.predicted_bytes, miss.limit_bytes) == (0, needed, found.limit_bytes)
+    assert (miss.number, miss.predicted_bytes, miss.limit_bytes) == (0, needed, found.memory.limit_bytes)
     learn(found, large)
     for each in (failed, large):
         learn(again, each)
-    assert found.misses == again.misses == [miss]
+    assert found.memory.misses == again.memory.misses == [miss]
 
 
 def test_what_was_ruled_out_is_no_miss(replayed: list[Candidate]) -> None:
     """The last of the fallbacks is tried although it is predicted not to fit."""
     found = predictions(A100)
-    learn(found, trial(0, replace(measured(), peak_bytes=2 * found.limit_bytes)))
+    learn(found, trial(0, replace(measured(), peak_bytes=2 * found.memory.limit_bytes)))
     learn(found, trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
-    assert found.misses == []
+    assert found.memory.misses == []
 
 
 def test_what_cannot_be_traced_counts_as_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,29 +130,4 @@ def test_what_cannot_be_traced_counts_as_fitting(monkeypatch: pytest.MonkeyPatch
     assert [found.predict(candidate(per_device_train_batch_size=rows)).fits for rows in (1, 2)] == [True, True]
     assert len(said) == 1
     assert "of another kind" in said[0]
-    assert found.predicted_memory(candidate(per_device_train_batch_size=1)) is None
-
-
-def test_what_was_measured_and_predicted_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predicted seconds beside the measured ones of a trial; nothing of one that failed, was not predicted, or has what
-    the prediction leaves out."""
-    predict_seconds(monkeypatch, lambda candidate: 1.0, lambda candidate: 100)
-    one, other, third = (candidate(per_device_train_batch_size=rows) for rows in (1, 2, 4))
-    compiled = replace(one, torch_compile=True)
-    found = predictions(CPU)
-    found.predict_rates([one, other, compiled])
-    failed = OutOfMemory(message="", peak_bytes=None, wall_s=1.0)
-    outcomes: dict[Candidate, Outcome] = {
-        one: replace(measured(), step_s=1.5),
-        other: failed,
-        third: measured(),
-        compiled: measured(),
-    }
-    trials = [
-        Trial(number=n, role="search", candidate=each, outcome=outcome)
-        for n, (each, outcome) in enumerate(outcomes.items())
-    ]
-    [taught] = found.taught(trials, data="of conversations")
-    assert "of conversations" in taught.name
-    assert taught.spent == pytest.approx((0.1, 0.6, 0.2, 0.1))
-    assert taught.step_s == 1.5
+    assert found.memory.predicted(candidate(per_device_train_batch_size=1)) is None

@@ -10,7 +10,7 @@ import pytest
 from autotune.core.candidate import Candidate
 from autotune.core.outcome import Measured, OutOfMemory
 from autotune.core.trials.trial import Trial
-from autotune.search.predictions import PredictedRates
+from autotune.search.predicted_rates import PredictedRates
 from autotune.search.proposer import Proposer
 from autotune.search.samplers import SAMPLERS
 from tests.stand_ins import measured, predicted_rates

@@ -13,7 +13,7 @@ from autotune.core.decode import encode
 from autotune.core.outcome import Crashed, Diverged, OutOfMemory, TimedOut
 from autotune.core.trials.parity import NotCompared, Parity
 from autotune.errors import UsageError
-from autotune.search.predictions import Miss, PredictedMemory
+from autotune.search.predicted_memory import Miss, PredictedMemory
 from autotune.search.result import parse_result, read_result
 from autotune.search.run_directory import result_of
 from tests.search.examples import BASELINE, BEST, HAND, VERDICT, findings, speedup

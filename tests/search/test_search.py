@@ -197,7 +197,7 @@ def test_the_space_is_one_line_unless_it_is_explained(request_: SearchRequest, e
 def test_what_does_not_fit_is_never_tried(request_: SearchRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The baseline comes down to what fits, and nothing is proposed beyond it; the result counts what was left out."""
     monkeypatch.setattr("autotune.core.memory.estimate.MEMORY_SHARE", 4600 * MIB / HARDWARE.memory_bytes)
-    monkeypatch.setattr("autotune.search.predictions.calibrate_memory", lambda peaks: MemoryCalibration())
+    monkeypatch.setattr("autotune.search.predicted_memory.calibrate_memory", lambda peaks: MemoryCalibration())
     result = run(replace(request_, trials=12))
     peaks = [stand_ins.formula_peak(Candidate(**each["candidate"])).bytes for each in result["trials"]]
     assert max(peaks) <= 4600 * MIB
@@ -333,7 +333,7 @@ def test_a_reference_stays_whatever_is_predicted_later(
     """Fallbacks that were passed over, and would fit by what is believed now, are not asked again."""
     with monkeypatch.context() as tight:
         tight.setattr("autotune.core.memory.estimate.MEMORY_SHARE", 4600 * MIB / HARDWARE.memory_bytes)
-        tight.setattr("autotune.search.predictions.calibrate_memory", lambda peaks: MemoryCalibration())
+        tight.setattr("autotune.search.predicted_memory.calibrate_memory", lambda peaks: MemoryCalibration())
         before = run(request_)
     again = run(request_)
     assert [before[key]["candidate"]["per_device_train_batch_size"] for key in ("baseline", "by_hand")] == [4, 2]

@@ -13,7 +13,7 @@ import pytest
 from autotune.core.outcome import Crashed
 from autotune.core.recipe import Recipe
 from autotune.demo import CONVERSATIONS
-from autotune.search.predictions import Prediction
+from autotune.search.predicted_memory import Prediction
 from benchmarks.gpu import search
 from benchmarks.gpu.cases import make
 from benchmarks.gpu.published import FULL_0_5B, LORA_7B

@@ -19,7 +19,8 @@ from autotune.core.workload import Workload
 from autotune.errors import UsageError
 from autotune.machine.installed import installed
 from autotune.search.display import SearchDisplay
-from autotune.search.predictions import Prediction, Predictions
+from autotune.search.predicted_memory import Prediction
+from autotune.search.predictions import Predictions
 from autotune.search.request import workload_of
 from autotune.search.search import search
 from autotune.train.task import Measure, Task
