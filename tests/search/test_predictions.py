@@ -1,133 +1,43 @@
-"""Predictions of a search: a candidate fits as `autotune estimate` says that it fits, on the device and on the host."""
+"""What a search tells the user of its predictions: each thing once."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from autotune.core.candidate import Candidate
-from autotune.core.hardware import Hardware
-from autotune.core.memory.estimate import Demand, MemoryEstimate
 from autotune.core.memory.law import Peak
-from autotune.core.outcome import Outcome, OutOfMemory
-from autotune.core.trials.trial import Trial
 from autotune.errors import NotPredicted
 from autotune.predict.memory import MemoryPredictor, WorstStep
-from autotune.search.predictions import Predictions
-from tests.core.examples import A100, CPU, candidate
-from tests.stand_ins import measured, predictions, worst_step
+from tests.core.examples import CPU, candidate
+from tests.stand_ins import predictions, worst_step
 
-PEAK = Peak(bytes=2**30, phase="backward", op="mm", items={"weights": 2**30})
-HOST_BYTES = 2**32
-OTHER_PHASES = {"loading": 3 * 2**29}  # half as much again as training
+PEAK = Peak(bytes=2**20, phase="backward", op="mm", items={"weights": 2**20})
 
 
-@pytest.fixture
-def replayed(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
-    """Candidates for which the whole estimate was made: nothing is traced, the answers are made up."""
-    asked: list[Candidate] = []
+def said_of(monkeypatch: pytest.MonkeyPatch, host_bytes: int | None) -> list[str]:
+    """Predict two candidates for a host with 1 GiB free. host_bytes: what each needs; None if it cannot be traced."""
 
     def step(predictor: MemoryPredictor, candidate: Candidate) -> WorstStep:
-        return worst_step(candidate, PEAK, HOST_BYTES)
-
-    def estimate(predictor: MemoryPredictor, step: WorstStep) -> MemoryEstimate:
-        asked.append(step.candidate)
-        demand = Demand(
-            peak=PEAK,
-            phases={"training": PEAK.bytes, **OTHER_PHASES},
-            reserved_bytes=2**31,
-            allowance_bytes=2**20,
-            host_items={"libraries": HOST_BYTES},
-        )
-        return MemoryEstimate(demand=demand, room=predictor.room)
-
-    monkeypatch.setattr(MemoryPredictor, "worst_step", step)
-    monkeypatch.setattr(MemoryPredictor, "estimate", estimate)
-    return asked
-
-
-@pytest.mark.parametrize("hardware", [A100, CPU], ids=["cuda", "cpu"])
-@pytest.mark.parametrize(("free", "fits"), [(None, True), (HOST_BYTES, True), (HOST_BYTES - 1, False)])
-def test_the_host_must_have_what_is_asked_of_it(
-    replayed: list[Candidate], hardware: Hardware, free: int | None, fits: bool
-) -> None:
-    """To the byte, where its free memory is known; a refusal is explained once."""
-    said: list[str] = []
-    found = predictions(replace(hardware, host_free_bytes=free), said.append)
-    assert [found.predict(candidate(per_device_train_batch_size=rows)).fits for rows in (1, 2)] == [fits, fits]
-    assert len([line for line in said if "of the host's memory" in line]) == (0 if fits else 1)
-
-
-def test_on_a_gpu_every_phase_and_fragmentation_count(replayed: list[Candidate]) -> None:
-    """To the byte, what `autotune estimate` calls needed."""
-    needed = OTHER_PHASES["loading"] + 2**20
-    for missing, fits in ((0, True), (1, False)):
-        hardware = replace(A100, memory_bytes=2**34, used_by_others_bytes=int(0.9 * 2**34) - needed + missing)
-        assert predictions(hardware).predict(candidate()).fits is fits
-    assert len(replayed) == 2
-
-
-def test_on_a_cpu_nothing_is_replayed(replayed: list[Candidate]) -> None:
-    """There is no allocator that could fragment, so the law alone answers."""
-    assert predictions(CPU).predict(candidate()).fits
-    assert replayed == []
-
-
-@pytest.mark.parametrize("is_traced", [True, False])
-def test_a_query_neither_traces_nor_reports(
-    replayed: list[Candidate], monkeypatch: pytest.MonkeyPatch, is_traced: bool
-) -> None:
-    """What is known without a trace is answered, what the host cannot hold without a word; the rest is not known."""
-    monkeypatch.setattr(MemoryPredictor, "is_traced", lambda predictor, candidate: is_traced)
-    said: list[str] = []
-    assert predictions(A100, said.append).memory.is_known_to_fit(candidate()) is is_traced
-    assert not predictions(replace(A100, host_free_bytes=1), said.append).memory.is_known_to_fit(candidate())
-    assert (len(replayed), said) == (is_traced, [])
-
-
-def trial(number: int, outcome: Outcome, **changes: Any) -> Trial:
-    """A trial of the search; keywords change its candidate."""
-    return Trial(number=number, role="search", candidate=candidate(**changes), outcome=outcome)
-
-
-def learn(found: Predictions, trial: Trial) -> None:
-    """Predict, then learn from the trial, as a bench does."""
-    found.memory.learn(trial, found.predict(trial.candidate))
-
-
-def test_a_miss_stays_as_it_was_found(replayed: list[Candidate]) -> None:
-    """A later peak that would have ruled the failed trial out does not overturn it, nor when both are learned again."""
-    found, again = predictions(A100), predictions(A100)
-    failed = trial(0, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0))
-    large = trial(1, replace(measured(), peak_bytes=2 * found.memory.limit_bytes), per_device_train_batch_size=2)
-    learn(found, failed)
-    [miss] = found.memory.misses
-    needed = OTHER_PHASES["loading"] + 2**20
-    assert (miss.number, miss.predicted_bytes, miss.limit_bytes) == (0, needed, found.memory.limit_bytes)
-    learn(found, large)
-    for each in (failed, large):
-        learn(again, each)
-    assert found.memory.misses == again.memory.misses == [miss]
-
-
-def test_what_was_ruled_out_is_no_miss(replayed: list[Candidate]) -> None:
-    """The last of the fallbacks is tried although it is predicted not to fit."""
-    found = predictions(A100)
-    learn(found, trial(0, replace(measured(), peak_bytes=2 * found.memory.limit_bytes)))
-    learn(found, trial(1, OutOfMemory(message="no memory", peak_bytes=7, wall_s=1.0), per_device_train_batch_size=8))
-    assert found.memory.misses == []
-
-
-def test_what_cannot_be_traced_counts_as_fitting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is for a trial to say; the reason is reported once, and nothing is known of its memory."""
-
-    def step(predictor: MemoryPredictor, candidate: Candidate) -> WorstStep:
-        raise NotPredicted("of another kind")
+        if host_bytes is None:
+            raise NotPredicted("of another kind")
+        return worst_step(candidate, PEAK, host_bytes)
 
     monkeypatch.setattr(MemoryPredictor, "worst_step", step)
     said: list[str] = []
-    found = predictions(A100, said.append)
-    assert [found.predict(candidate(per_device_train_batch_size=rows)).fits for rows in (1, 2)] == [True, True]
-    assert len(said) == 1
-    assert "of another kind" in said[0]
-    assert found.memory.predicted(candidate(per_device_train_batch_size=1)) is None
+    found = predictions(replace(CPU, host_free_bytes=2**30), said.append)
+    for rows in (1, 2):
+        found.predict(candidate(per_device_train_batch_size=rows))
+    return said
+
+
+def test_what_the_host_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it needs and what is free; nothing of what fits."""
+    [line] = said_of(monkeypatch, 2**31)
+    assert "need 2 GiB of the host's memory, and 1 GiB are free: they are not tried" in line
+    assert said_of(monkeypatch, 2**29) == []
+
+
+def test_what_cannot_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason."""
+    [line] = said_of(monkeypatch, None)
+    assert line.endswith("are not predicted: of another kind")
