@@ -28,7 +28,7 @@ ORDER = tuple(
         "demo": "make tiny",
         "models": "catalogue architectures smollm2 find checkpoint target_modules",
         "data": "forms rows source tokenization describe",
-        "train": "task random_weights sft measure preload fork_server worker workers display run",
+        "train": "task random_weights sft saving measure preload fork_server worker workers display run",
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",
         "predict": "training micro_batches laws memory alternatives experience time step_seconds completion estimate "

@@ -26,6 +26,7 @@ from autotune.core.trials.racing import is_outpaced
 from autotune.machine.host import count_cores
 from autotune.machine.malloc import keep_pages
 from autotune.train import sft
+from autotune.train.saving import TrySaving
 from autotune.train.task import Measure, Task, Train, last_checkpoint
 
 USUAL_THREADS = min(torch.get_num_threads(), count_cores())
@@ -53,7 +54,7 @@ def train(task: Task, send: Send) -> Outcome:
     torch.set_num_threads(task.candidate.torch_threads or USUAL_THREADS)
     memory = MemoryPeaks(task.device)
     clock = StepClock(task, started, send, memory)
-    trainer = sft.build_trainer(task, callbacks=[clock])
+    trainer = sft.build_trainer(task, callbacks=[clock, *([TrySaving()] if isinstance(task.goal, Train) else [])])
     clock.trainer = trainer
     load_s = time.perf_counter() - started
     send({"event": "loaded", "load_s": load_s})
