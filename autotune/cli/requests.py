@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.cli.settings import (
+    CACHE,
     CandidateSettings,
     EstimateSettings,
     ProbeSettings,
@@ -20,6 +21,7 @@ from autotune.cli.settings import (
 from autotune.core.candidate import Candidate
 from autotune.core.recipe import Recipe
 from autotune.data import SUFFIXES
+from autotune.errors import UsageError
 
 if TYPE_CHECKING:
     from autotune.predict.estimate import EstimateRequest
@@ -28,8 +30,14 @@ if TYPE_CHECKING:
 
 
 def build_home(settings: ProbeSettings) -> Path:
-    """Return the directory of the caches, with `~` expanded."""
-    return Path(settings.home).expanduser()
+    """Return the directory of the caches, with `~` expanded. An empty one is none. Raises UsageError."""
+    try:
+        return Path(settings.home or CACHE).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"home={settings.home or CACHE}: this user has no home directory; name a place for the caches by home=DIR "
+            "or AUTOTUNE_HOME"
+        ) from None
 
 
 def build_recipe(settings: RecipeSettings) -> Recipe:

@@ -31,6 +31,7 @@ FREE_FORM = {  # what a group takes beside its options: the key that holds it, a
     "data": ("data.path", "a hub id (owner/name) or a local path"),
     "hardware": ("hardware.file", "FILE.json as another probe wrote it"),
 }
+CACHE = "~/.cache/autotune"  # where caches are kept unless home or AUTOTUNE_HOME names another place
 
 
 @dataclass(kw_only=True)
@@ -39,7 +40,7 @@ class ProbeSettings:
 
     format: str = one_of(("text", "json"), "text")
     """what is printed on stdout: text for people, or one JSON object"""
-    home: str = "${oc.env:AUTOTUNE_HOME,${oc.env:HOME}/.cache/autotune}"
+    home: str = f"${{oc.env:AUTOTUNE_HOME,'{CACHE}'}}"
     """directory of the caches; default: AUTOTUNE_HOME, else ~/.cache/autotune"""
     refresh: bool = False
     """measure the machine again, even if its probe is in the cache"""

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from autotune.cli.help import COMMANDS
 from autotune.cli.requests import build_home
 from autotune.cli.settings import RunSettings, SearchSettings, find_problems, options, store_configs
+from autotune.errors import UsageError
 from autotune.models.catalogue import CONF
 from autotune.search.samplers import SAMPLERS
 
@@ -121,3 +122,20 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AUTOTUNE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert build_home(composed("probe")) == Path("/home/me/.cache/autotune")
+
+
+def test_an_empty_home_is_none_and_a_missing_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker -e AUTOTUNE_HOME=` is no wish to write here. A user without an entry has no `~`."""
+    monkeypatch.setenv("AUTOTUNE_HOME", "")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert build_home(composed("probe")) == Path("/home/me/.cache/autotune")
+    monkeypatch.delenv("AUTOTUNE_HOME")
+    monkeypatch.delenv("HOME")
+    assert build_home(composed("probe")).is_absolute()  # as the system's list of users has it
+
+    def unknown(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(UsageError, match="this user has no home directory; name a place for the caches by home=DIR"):
+        build_home(composed("probe"))
