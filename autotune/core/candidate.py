@@ -4,7 +4,7 @@ It has a value for every knob of core/knobs.py. What the user asked for (learnin
 recipe.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -40,7 +40,7 @@ class Candidate(Knobs):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the order of the knobs; `Candidate(**c.to_dict()) == c`."""
-        return asdict(self)
+        return {knob: getattr(self, knob) for knob in KNOBS}
 
 
 def differences(candidate: Candidate, other: Candidate) -> dict[str, tuple[Any, Any]]:

@@ -42,7 +42,7 @@ from autotune.core.workload import Lengths, ModelFacts, Workload
 from autotune.machine.installed import installed
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
-from autotune.predict.laws import Laws
+from autotune.predict.laws import Laws, TimedStep
 from autotune.predict.memory import MemoryPredictor
 from autotune.predict.time import calibrated_speed
 from autotune.predict.training import Training
@@ -117,7 +117,8 @@ def _tree(root: psutil.Process) -> list[psutil.Process]:
 def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware: Hardware) -> dict[str, Any]:
     """Time how long it takes to list all candidates of LoRA on a made-up dataset, and to predict their speeds.
 
-    Nothing is traced or read, as in a search whose cache has every kind of step; all candidates have one law.
+    Nothing is traced or read, as in a search whose cache has every kind of step. A search times each law once, so each
+    kind of step gets a law of its own here, though all of them are equal.
     """
     tokens = np.random.default_rng(0).integers(*TOKENS, ROWS_OF_DATA)
     data = replace(stand_in_data(TOKENS[1]), lengths=Lengths(tokens=tokens, labels=tokens - 1))
@@ -132,8 +133,12 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
     )
     memory = MemoryPredictor.of(training, home=Path(), progress=messages.append)
     predictions = Predictions.of(memory, calibrated_speed(hardware), progress=messages.append)
-    nothing_missing, one_law = lambda *_, **rest: {}, lambda *_: law
-    with patch.object(Profiles, "trace_missing", nothing_missing), patch.object(Laws, "time", one_law):
+    laws: dict[TimedStep, TimeLaw] = {}
+
+    def own_law(_: Laws, step: TimedStep) -> TimeLaw:
+        return laws.setdefault(step, replace(law))
+
+    with patch.object(Profiles, "trace_missing", return_value={}), patch.object(Laws, "time", own_law):
         started = time.perf_counter()
         predictions.predict_rates(candidates)
         planned_s = time.perf_counter() - started

@@ -184,7 +184,7 @@ def predict(point: Point, profile: Profile, *, whole: bool = True) -> TimeEstima
     whole: with the end of the step, which is clipping and the optimizer.
     """
     law = time_law(profile, layers=point.layers, accumulation=point.accumulation)
-    law = law if whole else replace(law, step_end=())
+    law = law if whole else replace(law, step_end={})
     shapes = np.array([point.batch.monomials], dtype=np.float64)
     try:
         speed = published_speed(point.spec.peaks)

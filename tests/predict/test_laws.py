@@ -57,7 +57,7 @@ def test_a_law_that_is_kept_needs_no_profile(loaded: list[TraceRequest], tmp_pat
         timed = laws.time(TimedStep.of(candidate(), request, accumulation=1))
         assert len(loaded) == count
     assert memory.to_dict()["owners"] == ("weights", "activations", "workspace", "logits and loss", "gradients")
-    assert timed.micro_step == ()
+    assert timed.micro_step == {}
 
 
 def test_a_deep_profile_has_all_layers(loaded: list[TraceRequest], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.stand_ins import predictor
 
 STEPS = (candidate(), candidate(batching="batch_rebalance"), candidate(batching="pack_bfd", packed_length=448))
 SHORT = lengths([90, 100, 110, 120])
-NO_WORK = TimeLaw(micro_step=(), step_end=(), operators={})
+NO_WORK = TimeLaw(micro_step={}, step_end={}, operators={})
 
 
 def predicted(
@@ -123,8 +123,8 @@ def test_what_is_kept_is_for_those_who_have_it_in_common(
 
     def time_law(profile: TraceRequest, **asked: Any) -> TimeLaw:
         item = f"{profile.candidate} {asked}"
-        row = OperatorGroup(item=item, what="copy", dtype="uint8", sides=(), factor=1.0, count=1.0, launched=True)
-        return TimeLaw(micro_step=(row,), step_end=(row,), operators={})
+        row = OperatorGroup(item=item, what="copy", dtype="uint8", sides=(), factor=1.0, launched=True)
+        return TimeLaw(micro_step={row: 1.0}, step_end={row: 1.0}, operators={})
 
     def made_from(predictor: MemoryPredictor, one: Candidate) -> Any:
         """What the seconds of a candidate are made from, as plain values; None where they are unknown."""

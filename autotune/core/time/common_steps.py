@@ -97,9 +97,8 @@ def mixture(laws: Sequence[TimeLaw], shares: Sequence[float]) -> TimeLaw:
     counts: dict[OperatorGroup, float] = defaultdict(float)
     operators: dict[What, float] = defaultdict(float)
     for law, share in zip(laws, shares, strict=True):
-        for group in law.micro_step:
-            counts[replace(group, count=0.0)] += share * group.count
+        for group, count in law.micro_step.items():
+            counts[group] += share * count
         for what, count in law.operators.items():
             operators[what] += share * count
-    micro_step = tuple(replace(group, count=count) for group, count in counts.items())
-    return TimeLaw(micro_step=micro_step, step_end=laws[0].step_end, operators=operators)
+    return TimeLaw(micro_step=counts, step_end=laws[0].step_end, operators=operators)

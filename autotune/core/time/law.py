@@ -48,7 +48,7 @@ class OperatorGroup:
 
     item: the name under which an estimate lists their seconds. what, dtype: the measured operation that stands for
     them. sides: as in core/step/work.py. factor: seconds of one operator, as a multiple of the measured operation's.
-    count: how many there are in a micro-step, or at the end of a step. launched: whether each has a launch of its own.
+    launched: whether each has a launch of its own.
     """
 
     item: str
@@ -56,8 +56,10 @@ class OperatorGroup:
     dtype: RateDtype
     sides: tuple[tuple[int, ...], ...]
     factor: float
-    count: float
     launched: bool
+
+
+GroupCounts = Mapping[OperatorGroup, float]  # how many operators each group has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,8 +71,8 @@ class TimeLaw:
     long the host takes for one of them.
     """
 
-    micro_step: tuple[OperatorGroup, ...]
-    step_end: tuple[OperatorGroup, ...]
+    micro_step: GroupCounts
+    step_end: GroupCounts
     operators: Mapping[What, float]
 
     def products(self, dtype: RateDtype) -> list[int]:
@@ -97,14 +99,26 @@ class TimeLaw:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `time_law_from_dict` reads them back."""
-        return asdict(self)
+
+        def groups(counts: GroupCounts) -> list[dict[str, Any]]:
+            return [{**asdict(group), "count": count} for group, count in counts.items()]
+
+        return {
+            "micro_step": groups(self.micro_step),
+            "step_end": groups(self.step_end),
+            "operators": dict(self.operators),
+        }
 
 
 def time_law_from_dict(values: Mapping[str, Any]) -> TimeLaw:
     """Read a law back."""
 
-    def groups(name: str) -> tuple[OperatorGroup, ...]:
-        return tuple(OperatorGroup(**{**each, "sides": tuple(map(tuple, each["sides"]))}) for each in values[name])
+    def groups(name: str) -> GroupCounts:
+        counts: dict[OperatorGroup, float] = {}
+        for each in values[name]:
+            known = {key: value for key, value in each.items() if key != "count"}
+            counts[OperatorGroup(**{**known, "sides": tuple(map(tuple, each["sides"]))})] = each["count"]
+        return counts
 
     return TimeLaw(micro_step=groups("micro_step"), step_end=groups("step_end"), operators=dict(values["operators"]))
 
@@ -119,7 +133,8 @@ def time_law(
     """
     repeated = repeated_layers(profile)
     extra = (layers - profile.layers) / profile.period
-    counts: dict[bool, dict[Any, float]] = {True: defaultdict(float), False: defaultdict(float)}
+    micro_step: dict[OperatorGroup, float] = defaultdict(float)
+    step_end: dict[OperatorGroup, float] = defaultdict(float)
     forward: dict[bool, float] = {True: 0.0, False: 0.0}  # operators, recomputed or not
     for work in profile.work:
         at_end = work.part in ("clip", "optimizer")
@@ -127,17 +142,17 @@ def time_law(
         if not at_end and profile.micro_steps > 1:
             count *= (1 if work.micro == 1 else accumulation - 1) / accumulation
         what, factor, sides = _measured_as(work)
-        group = (_item(work), what, _dtype(work.dtype, tf32), sides, factor, work.kind != "share")
-        counts[at_end][group] += count
+        group = OperatorGroup(
+            item=_item(work),
+            what=what,
+            dtype=_dtype(work.dtype, tf32),
+            sides=sides,
+            factor=factor,
+            launched=work.kind != "share",
+        )
+        (step_end if at_end else micro_step)[group] += count
         if work.part in ("forward", "loss", "recomputed"):
             forward[work.part == "recomputed"] += count
-    micro_step, step_end = (
-        tuple(
-            OperatorGroup(item=item, what=what, dtype=dtype, sides=sides, factor=factor, count=count, launched=launched)
-            for (item, what, dtype, sides, factor, launched), count in counts[at_end].items()
-        )
-        for at_end in (False, True)
-    )
     recomputed: What = "selective_operators" if selective else "checkpointed_operators"
     operators = {"eager_operators": forward[False] - forward[True], recomputed: forward[True]}
     return TimeLaw(micro_step=micro_step, step_end=step_end, operators=operators)
@@ -240,20 +255,34 @@ def remembered(kernels: float) -> int:
     return int(REMEMBERED / max(1.0, kernels))
 
 
-def seconds(groups: tuple[OperatorGroup, ...], speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
-    """Seconds by item, each of shape (C, BOUNDS). shapes: values of the monomials, (C, M)."""
+def seconds(counts: GroupCounts, speed: MachineSpeed, shapes: Floats) -> dict[str, Floats]:
+    """Seconds by item, each of shape (C, BOUNDS). shapes: values of the monomials, (C, M).
+
+    Raises KeyError for an operation that the speed does not know.
+    """
     items: dict[str, Floats] = {}
-    by_operation: dict[tuple[What, RateDtype, bool], list[OperatorGroup]] = defaultdict(list)
-    for group in groups:
-        by_operation[group.what, group.dtype, group.launched].append(group)
-    for (what, dtype, launched), alike in by_operation.items():
-        polynomials = np.array([group.sides for group in alike], dtype=np.float64)  # (R, d, M)
-        sides = np.einsum("cm,rdm->crd", shapes, polynomials)
-        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2]), launched=launched)
-        each = each.reshape(*sides.shape[:2], len(BOUNDS))
-        for place, group in enumerate(alike):
-            items[group.item] = items.get(group.item, 0.0) + group.count * group.factor * each[:, place]
+    each = operator_seconds(list(counts), speed, shapes)
+    for (group, count), of_one in zip(counts.items(), each, strict=True):
+        items[group.item] = items.get(group.item, 0.0) + count * of_one
     return items
+
+
+def operator_seconds(groups: Sequence[OperatorGroup], speed: MachineSpeed, shapes: Floats) -> Floats:
+    """Seconds of one operator of each group, (R, C, BOUNDS). shapes: values of the monomials, (C, M).
+
+    Raises KeyError for an operation that the speed does not know.
+    """
+    found = np.zeros((len(groups), len(shapes), len(BOUNDS)))
+    by_operation: dict[tuple[What, RateDtype, bool], list[int]] = defaultdict(list)
+    for place, group in enumerate(groups):
+        by_operation[group.what, group.dtype, group.launched].append(place)
+    for (what, dtype, launched), places in by_operation.items():
+        polynomials = np.array([groups[place].sides for place in places], dtype=np.float64)  # (R, d, M)
+        sides = np.einsum("cm,rdm->rcd", shapes, polynomials)
+        each = speed.seconds(what, dtype, sides.reshape(-1, sides.shape[2]), launched=launched)
+        factors = np.array([groups[place].factor for place in places])
+        found[places] = factors[:, None, None] * each.reshape(*sides.shape[:2], len(BOUNDS))
+    return found
 
 
 def _measured_as(work: Work) -> tuple[What, float, tuple[tuple[int, ...], ...]]:

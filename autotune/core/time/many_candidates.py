@@ -1,18 +1,18 @@
 """Many candidates: their seconds, all at once.
 
-Each law is timed once, on a grid of lengths. An epoch becomes weights: how much of it lies at each length of the grid.
+Each group of operators is timed once for each number of rows, on a grid of lengths. A law says how many operators each
+group has, so its seconds are sums over them. An epoch becomes weights: how much of it lies at each length of the grid.
 The seconds of a candidate are then a product of two arrays. Seconds are interpolated between two lengths of the grid,
 and between few labels and all labels. The result differs by less than 1 % from estimate_time, which sums over all
 micro-batches. Leaves out laws (law.py) and epochs (core/batches/batches.py) themselves.
 
-Symbols: K tables, E epochs, G lengths of the grid, n candidates.
+Symbols: K tables, E epochs, G lengths of the grid, R groups of operators, n candidates.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from autotune.core.batches.batches import Epoch
 from autotune.core.step.profile import MONOMIALS, monomials
 from autotune.core.step.regime import TILE
-from autotune.core.time.law import SPENT, TimeLaw, host_seconds, making, remembered, seconds
+from autotune.core.time.law import SPENT, OperatorGroup, TimeLaw, host_seconds, making, operator_seconds, remembered
 from autotune.core.time.speed import BOUNDS, MachineSpeed
 
 Floats = NDArray[np.float64]
@@ -85,10 +85,7 @@ def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Fl
     apart = {epoch: epoch.by_rows() for epoch in dict.fromkeys(each.epoch for each in parts)}
     pieces = [_Piece(place, each, epoch) for place, each in enumerate(parts) for epoch in apart[each.epoch]]
     spreads = {epoch: spread(epoch, grid) for epochs in apart.values() for epoch in epochs}
-    tables: dict[tuple[TimeLaw, int], TimeTable] = {}
-    for law, rows in dict.fromkeys(piece.table for piece in pieces):
-        with suppress(KeyError):  # an operation that a probe could not measure
-            tables[law, rows] = tabulate(law, speed, rows, grid)
+    tables = tabulate(dict.fromkeys(piece.table for piece in pieces), speed, grid)
 
     share_of_new = cache(Epoch.new_shapes)
 
@@ -97,20 +94,16 @@ def seconds_of_candidates(parts: Sequence[TimeParts], speed: MachineSpeed) -> Fl
             return 0.0
         return share_of_new(piece.whole.epoch, remembered(spreads[piece.epoch].sum(axis=0) @ table.kernels))
 
-    found = np.full((len(pieces), len(SPENT)), np.nan)
-    known = [place for place, piece in enumerate(pieces) if piece.table in tables]
-    if known:
-        of_table = {key: place for place, key in enumerate(tables)}
-        of_spread = {key: place for place, key in enumerate(spreads)}
-        timed = [pieces[place] for place in known]
-        found[known] = step_seconds(
-            list(tables.values()),
-            np.array([of_table[piece.table] for piece in timed]),
-            np.stack(list(spreads.values())),
-            np.array([of_spread[piece.epoch] for piece in timed]),
-            new_shapes=np.array(list(map(new_shapes, timed))),
-            accumulation=np.array([piece.whole.accumulation for piece in timed]),
-        )
+    of_table = {key: place for place, key in enumerate(tables)}
+    of_spread = {key: place for place, key in enumerate(spreads)}
+    found = step_seconds(
+        list(tables.values()),
+        np.array([of_table[piece.table] for piece in pieces]),
+        np.stack(list(spreads.values())),
+        np.array([of_spread[piece.epoch] for piece in pieces]),
+        new_shapes=np.array(list(map(new_shapes, pieces))),
+        accumulation=np.array([piece.whole.accumulation for piece in pieces]),
+    )
     shares = np.array([len(piece.epoch.rows) / len(piece.whole.epoch.rows) for piece in pieces])
     begins = np.flatnonzero(np.diff([piece.place for piece in pieces], prepend=-1))
     return np.add.reduceat(found * shares[:, None], begins)
@@ -122,19 +115,50 @@ def length_grid(longest: int) -> Integers:
     return np.unique(np.ceil(SHORTEST * RATIO ** np.arange(count)).astype(np.int64))
 
 
-def tabulate(law: TimeLaw, speed: MachineSpeed, rows: int, grid: Integers) -> TimeTable:
-    """Time a law with micro-batches of `rows` rows. Raises KeyError for an operation that the speed does not know."""
-    shapes = np.concatenate([_shapes(rows, grid, share) for share in LABELS])
-    each: Any = sum(seconds(law.micro_step, speed, shapes).values())
-    end: Any = sum(seconds(law.step_end, speed, shapes[:1]).values())
-    making_s, kernels = making(law, speed, shapes[: len(grid)])
-    return TimeTable(
-        micro_step_s=np.broadcast_to(each, (len(shapes), len(BOUNDS))).reshape(len(LABELS), len(grid), len(BOUNDS)),
-        step_end_s=np.broadcast_to(end, (1, len(BOUNDS)))[0],
-        host_s=host_seconds(law, speed),
-        making_s=making_s,
-        kernels=kernels,
-    )
+def tabulate(
+    keys: Collection[tuple[TimeLaw, int]], speed: MachineSpeed, grid: Integers
+) -> dict[tuple[TimeLaw, int], TimeTable]:
+    """Time laws, each with micro-batches of a number of rows. keys: the laws, and the number of rows.
+
+    Seconds are NaN for a law with an operation that the speed does not know.
+    """
+    all_counts = {id(each): each for law, _ in keys for each in (law.micro_step, law.step_end)}
+    groups = list(dict.fromkeys(group for counts in all_counts.values() for group in counts))
+    place_of = {group: place for place, group in enumerate(groups)}
+    summands = {
+        key: (np.array([place_of[group] for group in counts], dtype=np.int64), np.array(list(counts.values())))
+        for key, counts in all_counts.items()
+    }
+    shapes = {
+        rows: np.concatenate([_shapes(rows, grid, share) for share in LABELS]) for rows in {rows for _, rows in keys}
+    }
+    of_one = {rows: _known_seconds(groups, speed, each) for rows, each in shapes.items()}
+
+    @cache
+    def total(counts: int, rows: int) -> Floats:
+        """Seconds of the operators that are counted, at each length, (2 G, BOUNDS)."""
+        places, amounts = summands[counts]
+        return np.tensordot(amounts, of_one[rows][places], axes=1)
+
+    tables: dict[tuple[TimeLaw, int], TimeTable] = {}
+    for law, rows in keys:
+        making_s, kernels = making(law, speed, shapes[rows][: len(grid)])
+        tables[law, rows] = TimeTable(
+            micro_step_s=total(id(law.micro_step), rows).reshape(len(LABELS), len(grid), len(BOUNDS)),
+            step_end_s=total(id(law.step_end), rows)[0],
+            host_s=host_seconds(law, speed),
+            making_s=making_s,
+            kernels=kernels,
+        )
+    return tables
+
+
+def _known_seconds(groups: Sequence[OperatorGroup], speed: MachineSpeed, shapes: Floats) -> Floats:
+    """As operator_seconds, (R, C, BOUNDS); NaN for an operation that the speed does not know."""
+    found = np.full((len(groups), len(shapes), len(BOUNDS)), np.nan)
+    known = [place for place, group in enumerate(groups) if speed.knows(group.what, group.dtype)]
+    found[known] = operator_seconds([groups[place] for place in known], speed, shapes)
+    return found
 
 
 def spread(epoch: Epoch, grid: Integers) -> Floats:

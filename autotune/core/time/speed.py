@@ -130,21 +130,28 @@ class MachineSpeed:
         places, seconds = self.first_attention_s[dtype]
         return np.interp(np.log2(lengths), places, seconds)
 
+    def knows(self, what: What, dtype: RateDtype) -> bool:
+        """Whether the seconds of an operation are known."""
+        return self._curve(what, dtype) is not None
+
     def seconds(self, what: What, dtype: RateDtype, sides: Floats, *, launched: bool = True) -> Floats:
         """Seconds of operations by what they are spent on, shape (C, BOUNDS).
 
         sides: (C, d), as in core/step/work.py. launched: whether each operation has a launch of its own; then none
         takes less time than a launch. Raises KeyError for an operation that was not measured in any dtype.
         """
-        found = next((self.curves[what, d] for d in (dtype, *OTHER_DTYPES[dtype]) if (what, d) in self.curves), None)
-        if found is None:
+        if (curve := self._curve(what, dtype)) is None:
             raise KeyError(f"{what} was not measured in any dtype")
-        seconds = found.seconds(sides)
+        seconds = curve.seconds(sides)
         if not launched:
             seconds[:, BOUNDS.index("launch")] = 0.0
             return seconds
         launch = np.array([self.launch_s, 0.0, 0.0])
         return np.where(seconds.sum(axis=1, keepdims=True) < self.launch_s, launch, seconds)
+
+    def _curve(self, what: What, dtype: RateDtype) -> Curve | None:
+        """The curve of an operation in this dtype, or in one that stands in for it."""
+        return next((self.curves[what, d] for d in (dtype, *OTHER_DTYPES[dtype]) if (what, d) in self.curves), None)
 
 
 def blockwise_by_bytes(curves: Mapping[tuple[What, RateDtype], Curve]) -> dict[tuple[What, RateDtype], Curve]:
