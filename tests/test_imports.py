@@ -17,9 +17,9 @@ ORDER = tuple(
     f"{folder}.{name}".removeprefix(".")
     for folder, names in {
         "": "errors formats environment files cache child",
-        "core": "units arithmetic decode recipe knobs candidate outcome hardware gpu_spec workload",
+        "core": "units arithmetic decode recipe knobs candidate outcome hardware gpu_spec lengths workload",
         "core.step": "work regime profile deepening",
-        "core.batches": "packing batches",
+        "core.batches": "packing trained batches",
         "core.space": "context legality fidelity fixed step_shapes references enumerate opening",
         "core.memory": "law allocator replay estimate levers calibration",
         "core.time": "speed measured published law common_steps many_candidates calibration guess",

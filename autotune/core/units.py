@@ -1,8 +1,13 @@
-"""Bytes, seconds and rates as people read them. Everywhere else bytes are `int` and seconds `float`."""
+"""Counts, bytes, seconds and rates as people read them. Everywhere else bytes are `int` and seconds `float`."""
 
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
+
+
+def count_of(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 row`, `2,000 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_bytes(count: int) -> str:

@@ -1,60 +1,19 @@
-"""The workload: which model is trained, on which data, as plain facts.
+"""The workload: which model is trained, on which data, as plain facts, and which lengths are worth trying.
 
-Lengths are those of rows as the trainer tokenizes them (data/describe.py). Leaves out packing: a packed row is cut by
-other rules (core/batches/packing.py).
-
-Symbols: N rows, l_i tokens of row i, S max_length. Coverage(S) = sum(min(l_i, S)) / sum(l_i).
+Leaves out how rows are cut (lengths.py) and packed (core/batches/packing.py).
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import Recipe
+from autotune.core.units import count_of
 from autotune.errors import NothingFits, UsageError
 
 MULTIPLE = 64  # tokens; tensor cores need multiples of 8, and 64 keeps the list of lengths short
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Lengths:
-    """Token counts of a dataset's rows.
-
-    tokens: in the dataset's order, shape (N,), int64, N >= 1, each >= 1.
-    labels: tokens of each row that reach the loss, shape (N,), int64: labels other than -100 after the first position
-        (nothing predicts the first token of a row).
-    distinct: the different values of `tokens`, ascending. most_labels: `labels` of the rows, largest first. Both are
-        computed once, for thousands of candidates.
-    """
-
-    tokens: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    distinct: NDArray[np.int64] = field(init=False)
-    most_labels: NDArray[np.int64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "distinct", np.unique(self.tokens))
-        object.__setattr__(self, "most_labels", np.sort(np.minimum(self.labels, self.tokens - 1))[::-1])
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return len(self.tokens)
-
-    @property
-    def total(self) -> int:
-        """All tokens of all rows."""
-        return int(self.tokens.sum())
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return int(self.distinct[-1])
-
-    def coverage(self, max_length: int) -> float:
-        """Share of all tokens kept by truncating every row at `max_length` tokens, in (0, 1]."""
-        return float(np.minimum(self.tokens, max_length).sum() / self.tokens.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +47,8 @@ class DataFacts:
 
     tokenized_path: directory of the Arrow cache with columns `input_ids` and `labels`, untruncated, in row order.
     form: `text`, `prompt_completion` or `messages`, after conversion to TRL's own forms.
-    rows_in_file: rows of the source; more than `lengths.rows` when only a sample was tokenized.
+    lengths: of the rows that were tokenized and have a label.
+    rows_in_file: rows of the source. share_tokenized: of these, in (0, 1]; below 1 where only a sample was tokenized.
     coverage_error: half-width of the 95 % interval of the mean length over `rows_in_file`, as a share of that length;
         0 when every row was read.
     """
@@ -101,6 +61,11 @@ class DataFacts:
     coverage_error: float
     tokenized_path: str
     fingerprint: str
+    share_tokenized: float = 1.0
+
+    def rows_left(self, max_length: int) -> int:
+        """How many rows TRL trains when it cuts them at `max_length`; an estimate where a sample was tokenized."""
+        return round(self.lengths.rows_left(max_length) / self.share_tokenized)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,34 +76,62 @@ class Workload:
     data: DataFacts
     recipe: Recipe
 
+    @property
+    def least_rows(self) -> int:
+        """How many rows of `data.lengths` stand for the samples of one optimizer step."""
+        return math.ceil(self.recipe.effective_batch_size * self.data.share_tokenized)
 
-def too_few_rows(workload: Workload) -> list[str]:
-    """Say so when the dataset has fewer rows than one optimizer step has samples; empty when it has enough."""
-    asked, rows = workload.recipe.effective_batch_size, workload.data.rows_in_file
+
+def too_few_rows(workload: Workload, max_length: int | None = None) -> list[str]:
+    """Say so when fewer rows are left than one optimizer step has samples; empty when there are enough.
+
+    max_length: where rows are cut; None: where the model's limit or the longest row is.
+    """
+    data, limit = workload.data, workload.model.limit
+    length = max_length or min(data.lengths.longest, limit or data.lengths.longest)
+    asked, rows = workload.recipe.effective_batch_size, data.rows_left(length)
+    if rows == 0:
+        where = f"candidate.max_length={max_length}" if max_length else f"{workload.model.name} takes {length} tokens"
+        return [
+            f"{where}: no row of {data.name} has a label within its first {count_of(length, 'token')}, so nothing "
+            "would be trained; take more tokens, shorten the prompts, or take a model with a longer context"
+        ]
     if rows >= asked:
         return []
+    after = f"after the cut at max_length={length} " if rows < data.rows_left(data.lengths.longest) else ""
     return [
-        f"recipe.effective_batch_size={asked}: the data has {rows} rows, fewer than one optimizer step; "
-        f"at most {rows} samples can be asked for"
+        f"recipe.effective_batch_size={asked}: {after}the data has {count_of(rows, 'row')}, fewer than one optimizer "
+        f"step; at most {count_of(rows, 'sample')} can be asked for"
     ]
 
 
-def check_workload(workload: Workload) -> None:
+def cut_by(fixed: Mapping[str, Any]) -> int | None:
+    """The length at which fixed knobs say that TRL cuts rows and drops those without a label; None where they do not.
+
+    Packing drops no row.
+    """
+    return None if str(fixed.get("batching")).startswith("pack_") else fixed.get("max_length")
+
+
+def check_workload(workload: Workload, *, max_length: int | None = None) -> None:
     """Judge the data against the recipe and the model, as far as needs no hardware.
 
-    Raises UsageError when the data has no full optimizer step, NothingFits when the model cannot take rows as long as
-    the recipe's coverage asks for.
+    max_length: where the user said that rows are cut; None leaves it to the search. Raises UsageError when no full
+    optimizer step is left, NothingFits when the model cannot take rows as long as the recipe's coverage asks for.
     """
-    if problems := too_few_rows(workload):
+    if problems := too_few_rows(workload, max_length):
         raise UsageError(*problems)
     _longest(workload.data.lengths, least_coverage=workload.recipe.coverage, model_limit=workload.model.limit)
 
 
-def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limit: int | None) -> tuple[int, ...]:
+def max_length_candidates(
+    lengths: Lengths, *, least_coverage: float, model_limit: int | None, least_rows: int = 1
+) -> tuple[int, ...]:
     """List the lengths worth trying, ascending, all within the model's limit.
 
-    The first is the shortest multiple of 64 that keeps `least_coverage`. The last keeps everything, or is the limit.
-    Between them, each is the shortest multiple that cuts at most half of what the one before it cuts.
+    The first is the shortest multiple of 64 that keeps `least_coverage`, and that leaves `least_rows` rows. The last
+    keeps everything, or is the limit. Between them, each is the shortest multiple that cuts at most half of what the
+    one before it cuts.
     A `least_coverage` of 1 asks for all that the model can take. Raises NothingFits when even `model_limit` keeps less
     than a lower `least_coverage`.
     """
@@ -146,7 +139,7 @@ def max_length_candidates(lengths: Lengths, *, least_coverage: float, model_limi
     steps: list[int] = []
     wanted = least_coverage
     for step in range(MULTIPLE, longest, MULTIPLE):
-        if (kept := lengths.coverage(step)) >= wanted:
+        if (kept := lengths.coverage(step)) >= wanted and lengths.rows_left(step) >= least_rows:
             steps.append(step)
             wanted = (1 + kept) / 2
             if kept == 1:

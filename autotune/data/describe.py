@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from autotune import cache
 from autotune.child import Unanswered, ask
 from autotune.core.arithmetic import NORMAL_975
+from autotune.core.lengths import Lengths, Spans
 from autotune.core.recipe import Recipe
-from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
+from autotune.core.workload import DataFacts, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
 from autotune.data.tokenization import TokenizationRequest, tokenize
 from autotune.errors import AutotuneError
@@ -31,7 +32,7 @@ from autotune.models.target_modules import check_target_modules
 
 Progress = Callable[[str], None]
 
-LAYOUT = 2  # raise it when what tokenization writes changes
+LAYOUT = 3  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
 LONGEST_SHARE = 0.001  # of a sample; the rows with most characters, because they make the worst batch
 PROGRESS_SECONDS = 1.0
@@ -126,23 +127,28 @@ def describe_data(
 
 def _data_facts(directory: Path, source: Source) -> DataFacts:
     facts = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
-    tokens, labels = np.load(directory / "lengths.npy")
+    tokens, _ = np.load(directory / "lengths.npy")
+    spans = Spans(**np.load(directory / "spans.npz"))
     rows, tokenized = facts["rows_in_file"], facts["rows_tokenized"]
     return DataFacts(
         path=source.path,
         name=source.name,
         form=facts["form"],
-        lengths=Lengths(tokens=tokens, labels=labels),
+        lengths=Lengths(tokens=tokens, spans=spans),
         rows_in_file=rows,
-        coverage_error=0.0 if tokenized == rows else _error_of_mean(tokens, rows),
+        coverage_error=0.0 if tokenized == rows else _error_of_mean(tokens, tokenized / rows),
         tokenized_path=str(directory / "rows"),
         fingerprint=_hash({"data": source.content_hash, "columns": dict(source.columns)}),
+        share_tokenized=tokenized / rows,
     )
 
 
-def _error_of_mean(tokens: NDArray[np.int64], rows: int) -> float:
-    """Return the half-width of the 95 % interval of the mean length, as a share of it. Drawn without replacement."""
-    finite = 1 - len(tokens) / rows
+def _error_of_mean(tokens: NDArray[np.int64], share: float) -> float:
+    """Return the half-width of the 95 % interval of the mean length, as a share of it.
+
+    share: of all rows that were tokenized, drawn without replacement.
+    """
+    finite = 1 - share
     return float(NORMAL_975 * tokens.std(ddof=1) * np.sqrt(finite / len(tokens)) / tokens.mean())
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.lengths import Spans
 from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, Dialect, TrlForm, marks_of
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
@@ -45,7 +46,7 @@ class TokenizationRequest:
 
 
 def tokenize(request: TokenizationRequest, out: Path) -> None:
-    """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N) and `facts.json` into `out`.
+    """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N), `spans.npz` and `facts.json`.
 
     Rows without a label that reaches the loss are left out, as TRL leaves them out when it truncates: a step of only
     such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
@@ -81,6 +82,8 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
             rows = rows.select(learned)
         rows.save_to_disk(str(out / "rows"))
     np.save(out / "lengths.npy", np.stack([tokens[learned], labels[learned]]))
+    spans = label_spans(rows)
+    np.savez(out / "spans.npz", counts=spans.counts, starts=spans.starts, ends=spans.ends)
     facts = {
         "form": request.survey.trl_form,
         "rows_in_file": len(request.survey.characters),
@@ -168,6 +171,23 @@ def measure(rows: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         labels.append((sums[ends] - sums[starts]).astype(np.int64))
         largest = max(largest, int(ids.flatten().to_numpy(zero_copy_only=False).max(initial=0)))
     return np.concatenate(tokens), np.concatenate(labels), largest
+
+
+def label_spans(rows: Any) -> Spans:
+    """Find where the labels of every row lie."""
+    counts, starts, ends = [], [], []
+    for batch in rows.with_format("arrow").iter(batch_size=10_000):
+        marks = batch.column("labels").combine_chunks()
+        tokens = marks.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        has_label = marks.flatten().to_numpy(zero_copy_only=False) != IGNORED
+        row = np.repeat(np.arange(len(tokens)), tokens)
+        place = np.arange(len(row)) - (tokens.cumsum() - tokens)[row]
+        joins = has_label[1:] & has_label[:-1] & (row[1:] == row[:-1])  # a position to the one before it
+        begins, stops = has_label & ~np.append(False, joins), has_label & ~np.append(joins, False)
+        counts.append(np.bincount(row[begins], minlength=len(tokens)))
+        starts.append(place[begins])
+        ends.append(place[stops] + 1)
+    return Spans(counts=np.concatenate(counts), starts=np.concatenate(starts), ends=np.concatenate(ends))
 
 
 def _problems_of(request: TokenizationRequest, tokenizer: Any, chat: bool) -> list[str]:

@@ -61,7 +61,7 @@ class Alternatives:
         lengths = self.memory.training.lengths
         ends: dict[End, int] = {"search_limit": MOST_ROWS}
         if lengths is not None:
-            ends["data"] = lengths.rows
+            ends["data"] = lengths.rows if candidate.packs else lengths.rows_left(candidate.max_length)
         values = range(1, min(ends.values()) + 1)
         return self._largest(candidate, memory, "per_device_train_batch_size", values, ends)
 
@@ -72,7 +72,10 @@ class Alternatives:
         if lengths is not None and not candidate.packs:
             ends["data"] = lengths.longest
         most = min(ends.values())
-        return self._largest(candidate, memory, "max_length", [*range(SPACING, most, SPACING), most], ends)
+        values = [*range(SPACING, most, SPACING), most]
+        if lengths is not None:  # below, the cut would leave no row
+            values = [value for value in values if lengths.rows_left(value)]
+        return self._largest(candidate, memory, "max_length", values, ends)
 
     def suggestions(self, candidate: Candidate, memory: MemoryEstimate, rows: int | None) -> Iterator[Suggestion]:
         """Suggest changes that lead to a candidate that fits. Each one may cost a trace, which takes seconds.

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from autotune.core.candidate import Candidate
+from autotune.core.lengths import Lengths
 from autotune.core.space.context import Context
 from autotune.core.space.fixed import against_method, fixed_in_words
 from autotune.core.space.legality import RULES, Rule
 from autotune.core.space.references import defaults
-from autotune.core.workload import DataFacts, Lengths, too_few_rows
+from autotune.core.workload import DataFacts, cut_by, too_few_rows
 from autotune.errors import UsageError
 
 STAND_IN_ROWS = 2**16  # more than the samples of any step
@@ -30,7 +31,7 @@ def stand_in_data(length: int) -> DataFacts:
         path="",
         name="full rows",
         form="text",
-        lengths=Lengths(tokens=tokens, labels=tokens - 1),
+        lengths=Lengths.with_labels_last(tokens, tokens - 1),
         rows_in_file=STAND_IN_ROWS,
         coverage_error=0.0,
         tokenized_path="",
@@ -44,7 +45,7 @@ def complete(fixed: Mapping[str, Any], context: Context, *, lengths_known: bool)
     Raises UsageError listing every way in which the candidate would be refused or would train something else.
     """
     workload, recipe = context.workload, context.workload.recipe
-    problems = too_few_rows(workload) if lengths_known else []
+    problems = too_few_rows(workload, cut_by(fixed)) if lengths_known else []
     reported = {"one_full_step"} if problems else set[str]()
     problems += against_method(fixed, recipe)
     method = fixed.get("method", recipe.asked_method)

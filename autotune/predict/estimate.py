@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.batches.batches import Batch
+from autotune.core.batches.trained import cut_in_words, trained_of, training_steps
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.memory.estimate import MemoryEstimate
 from autotune.core.memory.levers import Lever, fixed_bytes, levers
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context, Installed
-from autotune.core.workload import DataFacts, ModelFacts, Workload
+from autotune.core.workload import DataFacts, ModelFacts, Workload, cut_by, too_few_rows
 from autotune.data.describe import describe_data
-from autotune.errors import NotPredicted
+from autotune.errors import NotPredicted, UsageError
 from autotune.machine.installed import installed
 from autotune.models.find import locate_tokenizer, resolve_architecture
 from autotune.predict.alternatives import Alternatives, Largest, Suggestion
@@ -104,7 +105,10 @@ def workload_of(
         )
     else:
         data = _describe(request, facts, progress)
-    return config, Workload(model=facts, data=data, recipe=request.recipe)
+    workload = Workload(model=facts, data=data, recipe=request.recipe)
+    if request.data is not None and (problems := too_few_rows(workload, cut_by(request.fixed))):
+        raise UsageError(*problems)
+    return config, workload
 
 
 def estimate(
@@ -126,6 +130,8 @@ def estimate(
     stack = installed() if at_hand else _any_kernel(installed(), hardware)
     context = Context(installed=stack, hardware=hardware, workload=workload)
     candidate = complete(request.fixed, context, lengths_known=lengths_known)
+    if lengths_known and (words := cut_in_words(trained_of(candidate, workload.data.lengths), candidate)) is not None:
+        progress(words)
     training = Training(
         config=config,
         facts=workload.model,
@@ -150,7 +156,9 @@ def estimate(
         time = predict_time(candidate, batches=predictor.batches, laws=predictor.laws, speed=speed)
     except NotPredicted as error:
         progress(f"time is not predicted: {error}")
-    steps = None if time is None else time.steps(request.recipe)
+    steps = request.recipe.max_steps
+    if lengths_known:
+        steps = training_steps(candidate, workload.data, request.recipe)
     run_s = None if time is None or steps is None else steps * time.estimate.step_s
     return Estimate(
         model=workload.model,

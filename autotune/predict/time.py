@@ -10,7 +10,6 @@ import numpy as np
 
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
-from autotune.core.recipe import Recipe
 from autotune.core.time.calibration import MEASURED, PUBLISHED, TimeCalibration, calibrate_time
 from autotune.core.time.law import SPENT, TimeEstimate, estimate_time
 from autotune.core.time.measured import measured_speed
@@ -51,12 +50,6 @@ class CalibratedTime:
         """Labels that reach the loss in a second of training; None where the dataset is unknown."""
         tokens, steps = self.estimate.useful_tokens, self.estimate.steps
         return None if tokens is None or not steps else tokens / (steps * self.estimate.step_s)
-
-    def steps(self, recipe: Recipe) -> float | None:
-        """Optimizer steps of the training that the recipe asks for; None where the dataset is unknown."""
-        if recipe.max_steps is not None:
-            return recipe.max_steps
-        return None if self.estimate.steps is None else recipe.epochs * self.estimate.steps
 
 
 def calibrated_speed(hardware: Hardware, taught: Sequence[Taught] = ()) -> CalibratedSpeed | None:

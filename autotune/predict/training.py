@@ -7,8 +7,9 @@ from typing import Any
 from autotune.core.batches.batches import Batch, is_masked
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import Recipe
-from autotune.core.workload import Lengths, ModelFacts
+from autotune.core.workload import ModelFacts
 from autotune.trace.request import Loss, TraceRequest, request_of
 
 

@@ -53,13 +53,13 @@ def in_space(candidate: Candidate, fixed: Mapping[str, Any]) -> Candidate:
 
 
 def _proposer(bench: Bench, space: Space, baseline: Trial, by_hand: Trial) -> Proposer:
-    request, tokens = bench.request, bench.workload.data.lengths.tokens
+    request, lengths = bench.request, bench.workload.data.lengths
     references = [
         candidate
         for candidate in dict.fromkeys((baseline.candidate, by_hand.candidate))
         if candidate not in bench.legal
     ]
-    begin = opening(space.candidates, _start(bench, baseline, by_hand), tokens, seed=request.seed)
+    begin = opening(space.candidates, _start(bench, baseline, by_hand), lengths, seed=request.seed)
     predicted = None
     if request.sampler == "roofline":
         predicted = _predict_rates(bench, [*space.candidates, *references], first=[*references, *begin])

@@ -5,8 +5,11 @@ Leaves out the trials (display.py) and the end (summary.py).
 
 from collections.abc import Iterator
 
+from autotune.core.batches.trained import cut_in_words, trained_of
+from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
 from autotune.core.space.enumerate import Space, explain
+from autotune.core.units import count_of
 from autotune.core.workload import Workload
 
 
@@ -14,7 +17,7 @@ def introduction(workload: Workload, hardware: Hardware, space: Space, *, explai
     """Yield the lines. explains: whether they say why combinations were removed from the space."""
     if hardware.is_slow_in_bf16:
         yield f"{hardware.name} is slow in bf16: TRL's defaults are measured without it"
-    yield from _about_data(workload)
+    yield from _about_data(workload, space.candidates[0])
     counts = f"{space.legal:,} candidates of {space.enumerated:,} combinations are legal"
     if explains:
         yield counts
@@ -23,15 +26,14 @@ def introduction(workload: Workload, hardware: Hardware, space: Space, *, explai
         yield f"{counts}; explain=true lists why the others are not"
 
 
-def _about_data(workload: Workload) -> Iterator[str]:
-    lengths, limit = workload.data.lengths, workload.model.limit
-    if limit is not None and lengths.longest > limit:
+def _about_data(workload: Workload, simplest: Candidate) -> Iterator[str]:
+    """Say what is cut off, and what is known of a sample. simplest: of the space, with the shortest length in it."""
+    data, limit = workload.data, workload.model.limit
+    if (words := cut_in_words(trained_of(simplest, data.lengths), simplest)) is not None:
+        takes = "" if limit is None else f", and the model takes {limit}"
+        yield f"{words}; the longest row has {count_of(data.lengths.longest, 'token')}{takes}"
+    if data.coverage_error:
         yield (
-            f"the longest row has {lengths.longest} tokens, the model takes {limit}: {1 - lengths.coverage(limit):.2%} "
-            "of all tokens are beyond that and are cut off"
-        )
-    if workload.data.coverage_error:
-        yield (
-            f"{lengths.rows:,} of {workload.data.rows_in_file:,} rows were tokenized; the mean length of all is known "
-            f"to within {workload.data.coverage_error:.1%}"
+            f"{data.lengths.rows:,} of {count_of(data.rows_in_file, 'row')} were tokenized; the mean length of all is "
+            f"known to within {data.coverage_error:.1%}"
         )

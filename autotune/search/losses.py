@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autotune.core.batches.trained import KEEPS_EVERY_TOKEN
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.outcome import Crashed, Measured, OutOfMemory
 from autotune.core.trials.budget import LEAST_S
@@ -50,10 +51,12 @@ def _train(bench: Bench, baseline: Candidate, best: Candidate, *, deadline: floa
     directory."""
     folder = bench.request.out / "losses"
     folder.mkdir(exist_ok=True)
+    within = min(each.row_length for each in (baseline, best) if each.batching not in KEEPS_EVERY_TOKEN)
     trainings = {"baseline": (baseline, 0), "best": (best, 0), "reordered": (baseline, ANOTHER_ORDER)}
     losses = {}
     for name, (candidate, order) in trainings.items():
-        goal, limit_s = Compare(steps=COMPARED_STEPS, order=order), max(LEAST_S, deadline - bench.now())
+        goal = Compare(steps=COMPARED_STEPS, order=order, learned_within=within)
+        limit_s = max(LEAST_S, deadline - bench.now())
         outcome = bench.train(candidate, goal, folder, limit_s=limit_s)
         if not isinstance(outcome, Measured):
             why = outcome.message if isinstance(outcome, Crashed | OutOfMemory) else outcome.kind.replace("_", " ")

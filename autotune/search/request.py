@@ -11,7 +11,7 @@ from typing import Any
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
 from autotune.core.recipe import Recipe
-from autotune.core.workload import Workload, check_workload
+from autotune.core.workload import Workload, check_workload, cut_by
 from autotune.data.describe import describe
 from autotune.machine.installed import Installed
 from autotune.models.find import configuration_of
@@ -61,7 +61,7 @@ def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> W
         home=request.home,
         progress=progress,
     )
-    check_workload(workload)
+    check_workload(workload, max_length=cut_by(request.fixed))
     return workload
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.core.batches.trained import Trained
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.decode import decode
 from autotune.core.hardware import Hardware
@@ -186,6 +187,8 @@ class Result:
     """rate in each round, by the number of the trial that was repeated"""
     trials: tuple[TrialResult, ...]
     """all trials, in their order"""
+    trained: Trained
+    """what one epoch of the winner trains, counted on the rows that were tokenized"""
     losses: Losses | NotCompared | None
     """null if the baseline won"""
     receipts: tuple[ReceiptResult, ...]

@@ -8,6 +8,7 @@ which are written while the search runs (journal.py).
 import math
 from typing import Any
 
+from autotune.core.batches.trained import trained_of
 from autotune.core.candidate import Candidate
 from autotune.core.decode import encode
 from autotune.core.trials.comparison import Speedup
@@ -57,6 +58,7 @@ def result_of(findings: Findings) -> Result:
         speedup_once=_once(verdict.once),
         second_measurement={str(number): tuple(rates) for number, rates in verdict.repeats.items()},
         trials=tuple(_trial(trial, findings) for trial in findings.trials),
+        trained=trained_of(verdict.best.candidate, findings.workload.data.lengths),
         losses=_losses(findings),
         receipts=tuple(_receipt(receipt, verdict.best.candidate) for receipt in findings.receipts),
         without_receipt=findings.without_receipt,

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
+from autotune.core.batches.trained import trained_of
 from autotune.core.candidate import short_name
 from autotune.core.knobs import DERIVED, KNOBS
 from autotune.core.outcome import Measured
 from autotune.core.trials.receipts import Receipt
-from autotune.core.units import format_bytes
+from autotune.core.units import count_of, format_bytes
 from autotune.formats import RUN_FORMAT
 from autotune.models.find import OPTIONS
 from autotune.search.findings import Findings
@@ -75,10 +76,12 @@ def _facts(findings: Findings) -> dict[str, str]:
     """Facts about the values of some knobs, other than their speed."""
     best, baseline = findings.verdict.best, findings.baseline.outcome
     candidate, recipe, lengths = best.candidate, findings.workload.recipe, findings.workload.data.lengths
-    rows = f"{candidate.rows_per_step} row{'s' * (candidate.rows_per_step > 1)} a step"
+    trained = trained_of(candidate, lengths)
+    dropped = f", {count_of(trained.dropped_samples, 'row')} left out" if trained.dropped_samples else ""
+    rows = f"{count_of(candidate.rows_per_step, 'row')} a step"
     samples = f"about {recipe.effective_batch_size} samples" if candidate.packs else "the samples that were asked for"
     facts = {
-        "max_length": f"keeps {lengths.coverage(candidate.max_length):.2%} of the tokens, "
+        "max_length": f"keeps {trained.tokens / lengths.total:.2%} of the tokens{dropped}, "
         f"{recipe.coverage:.2%} asked; the longest row has {lengths.longest}",
         "gradient_accumulation_steps": f"{rows}, {samples}",
         "method": "asked for" if recipe.method else "full fine-tuning unless a method is asked for",

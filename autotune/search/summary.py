@@ -7,6 +7,7 @@ next.
 from collections.abc import Iterator
 from pathlib import Path
 
+from autotune.core.batches.trained import cut_in_words
 from autotune.core.candidate import Fidelity, differences, short_name
 from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import is_distinguishable
@@ -65,6 +66,8 @@ def _worth(receipt: ReceiptResult) -> str:
 
 
 def _rest(result: Result) -> Iterator[str]:
+    if (words := cut_in_words(result.trained, result.best.candidate)) is not None:
+        yield words
     if result.speedup_by_hand is not None:
         yield _by_hand(result.speedup_by_hand, result.speedup_by_hand_interval)
     if result.losses is not None:

@@ -5,13 +5,13 @@ started again with the same configuration. Leaves out surviving an out-of-memory
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from autotune.core.batches.trained import cut_in_words, trained_of, training_steps
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
@@ -52,8 +52,11 @@ class RunRequest:
 
 
 def workload_of(request: RunRequest, *, progress: Callable[[str], None]) -> Workload:
-    """Read the model and all rows of the data. Needs no hardware. Raises UsageError listing what is wrong with them."""
-    return describe(
+    """Read the model and all rows of the data. Needs no hardware.
+
+    Raises UsageError listing what is wrong with them, or when no label is left after the cut.
+    """
+    workload = describe(
         model=request.model,
         data=request.data,
         columns=dict(request.columns),
@@ -63,6 +66,16 @@ def workload_of(request: RunRequest, *, progress: Callable[[str], None]) -> Work
         progress=progress,
         most_rows=None,
     )
+    candidate = request.candidate
+    trained = trained_of(candidate, workload.data.lengths)
+    if not trained.labels:
+        raise UsageError(
+            f"candidate.max_length={candidate.row_length}: no row of {workload.data.name} has a label within it, so "
+            "nothing would be trained; take more tokens, or shorten the prompts"
+        )
+    if (words := cut_in_words(trained, candidate)) is not None:
+        progress(words)
+    return workload
 
 
 def run(request: RunRequest, workload: Workload, hardware: Hardware, *, display: RunDisplay) -> dict[str, Any]:
@@ -90,8 +103,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train in the run's directory, which is this process's alone, and write run.json."""
     _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
-    epoch_steps = workload.data.lengths.rows / request.recipe.effective_batch_size
-    steps = request.recipe.max_steps or math.ceil(request.recipe.epochs * epoch_steps)
+    steps = training_steps(request.candidate, workload.data, request.recipe)
     task = Task(
         candidate=request.candidate,
         recipe=request.recipe,

@@ -27,6 +27,7 @@ from autotune.core.batches.packing import STRATEGIES, pack
 from autotune.core.candidate import Candidate
 from autotune.core.knobs import KNOBS
 from autotune.core.recipe import Recipe
+from autotune.data.tokenization import label_spans
 from autotune.train.random_weights import draw_model
 from autotune.train.task import Compare, Measure, Task, Train
 
@@ -260,8 +261,9 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
 def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
     """Draw the samples of each step of a comparison: the effective batch size, whatever the candidate."""
     assert isinstance(task.goal, Compare)
-    samples = task.recipe.effective_batch_size
-    drawn = np.random.default_rng(task.seed).permutation(len(dataset))[: task.goal.steps * samples]
+    samples, within = task.recipe.effective_batch_size, task.goal.learned_within
+    learned = np.arange(len(dataset)) if within is None else np.flatnonzero(label_spans(dataset).first < within)
+    drawn = learned[np.random.default_rng(task.seed).permutation(len(learned))][: task.goal.steps * samples]
     if task.goal.order:
         drawn = np.random.default_rng((task.seed, task.goal.order)).permutation(drawn)
     if len(drawn) < samples:

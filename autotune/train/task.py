@@ -55,10 +55,13 @@ class Compare:
     """Train the first optimizer steps, for a comparison of losses. Each step has the same samples for every candidate.
 
     order: 0 for the order in which the samples are drawn. Any other number gives another order of the same samples.
+    learned_within: only samples with a label among so many first tokens are drawn; None draws from all. It is the
+        shortest length at which one of the compared candidates cuts, so that each of them trains every sample.
     """
 
     steps: int
     order: int = 0
+    learned_within: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from autotune.core.candidate import Candidate, short_name
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import Recipe
-from autotune.core.workload import Lengths
 from autotune.demo import TINY
 from benchmarks.trainings import write_samples
 
@@ -190,7 +190,7 @@ def lengths_of(case: Case) -> Lengths | None:
     lengths = row_lengths(case)
     tokens = np.empty(len(lengths), dtype=np.int64)
     tokens[np.random.default_rng(SEED).permutation(len(lengths))] = lengths
-    return Lengths(tokens=tokens, labels=tokens - 1)
+    return Lengths.with_labels_last(tokens, tokens - 1)
 
 
 def write_rows(case: Case, path: Path) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 from autotune.core.candidate import Candidate, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import VALUES
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import METHODS, Recipe
 from autotune.core.space.context import Context
 from autotune.core.space.legality import first_broken
-from autotune.core.workload import Lengths, ModelFacts, Workload
+from autotune.core.workload import ModelFacts, Workload
 from autotune.machine.installed import installed
 from autotune.models.find import resolve_model
 from autotune.predict.completion import stand_in_data
@@ -187,7 +188,7 @@ def row_lengths(case: Case) -> list[int]:
 def _context(case: Case, facts: ModelFacts, hardware: Hardware) -> Context:
     tokens = np.array(row_lengths(case), dtype=np.int64)
     samples = case.candidate.rows_per_step * (2 if case.candidate.packs else 1)
-    data = replace(stand_in_data(1), lengths=Lengths(tokens=tokens, labels=tokens - 1), rows_in_file=len(tokens))
+    data = replace(stand_in_data(1), lengths=Lengths.with_labels_last(tokens, tokens - 1), rows_in_file=len(tokens))
     recipe = Recipe(method=case.candidate.method, effective_batch_size=samples)
     workload = Workload(model=facts, data=data, recipe=recipe)
     return Context(installed=installed(), hardware=hardware, workload=workload)

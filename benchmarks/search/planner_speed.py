@@ -33,12 +33,13 @@ import psutil
 
 from autotune.core.candidate import Fidelity
 from autotune.core.hardware import Hardware
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Installed
 from autotune.core.space.enumerate import enumerate_space
 from autotune.core.time.law import TimeLaw, time_law_from_dict
 from autotune.core.units import MIB
-from autotune.core.workload import Lengths, ModelFacts, Workload
+from autotune.core.workload import ModelFacts, Workload
 from autotune.machine.installed import installed
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
@@ -121,7 +122,7 @@ def plan_space(law: TimeLaw, config: dict[str, Any], facts: ModelFacts, hardware
     kind of step gets a law of its own here, though all of them are equal.
     """
     tokens = np.random.default_rng(0).integers(*TOKENS, ROWS_OF_DATA)
-    data = replace(stand_in_data(TOKENS[1]), lengths=Lengths(tokens=tokens, labels=tokens - 1))
+    data = replace(stand_in_data(TOKENS[1]), lengths=Lengths.with_labels_last(tokens, tokens - 1))
     recipe = Recipe(method="lora")
     here: dict[str, Any] = {"workload": Workload(model=facts, data=data, recipe=recipe), "hardware": hardware}
     started = time.perf_counter()

@@ -6,9 +6,10 @@ import numpy as np
 
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Device, Hardware, RatePoint
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import Recipe
 from autotune.core.space.context import Context, Installed
-from autotune.core.workload import DataFacts, Lengths, ModelFacts, Workload
+from autotune.core.workload import DataFacts, ModelFacts, Workload
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
@@ -43,13 +44,19 @@ SLOW_IN_BF16 = tuple(  # rates of a CPU without instructions for bf16
 )
 
 
-def lengths(tokens: Any) -> Lengths:
-    """Rows of these lengths, all but the first token in the loss."""
+def lengths(tokens: Any, labels: int | None = None) -> Lengths:
+    """Rows of these lengths. Their last `labels` tokens are in the loss; None: all but the first are."""
     array = np.asarray(tokens, dtype=np.int64)
-    return Lengths(tokens=array, labels=np.maximum(array - 1, 0))
+    return Lengths.with_labels_last(array, np.minimum(np.maximum(array - 1, 0), labels or array))
 
 
-def workload(tokens: Any = tuple(range(20, 420)), *, model: dict[str, Any] | None = None, **recipe: Any) -> Workload:
+def workload(
+    tokens: Any = tuple(range(20, 420)),
+    *,
+    labels: int | None = None,
+    model: dict[str, Any] | None = None,
+    **recipe: Any,
+) -> Workload:
     """A llama of four layers and 1024 positions on rows of `tokens` tokens; keywords are the recipe's."""
     facts: dict[str, Any] = {
         "path": "model",
@@ -64,7 +71,7 @@ def workload(tokens: Any = tuple(range(20, 420)), *, model: dict[str, Any] | Non
         "is_mixture_of_experts": False,
         "fingerprint": "model",
     }
-    rows = lengths(tokens)
+    rows = lengths(tokens, labels)
     return Workload(
         model=ModelFacts(**{**facts, **(model or {})}),
         data=DataFacts(

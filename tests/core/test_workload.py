@@ -1,5 +1,7 @@
 """Lengths, coverage, and the lengths worth trying."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,31 @@ def test_data_that_cannot_do_what_the_recipe_asks_is_refused(
     with pytest.raises(refused, match=said):
         check_workload(workload(tokens, model={"limit": 2048}, effective_batch_size=16, **recipe))
     check_workload(workload([10] * 16, model={"limit": 2048}, effective_batch_size=16, **recipe))
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_length", "said"),
+    [
+        (96, None, "effective_batch_size=16: after the cut at max_length=96 the data has 7 rows, fewer than one"),
+        (None, 91, "after the cut at max_length=91 the data has 2 rows, .* at most 2 samples can be asked for"),
+        (None, 90, "after the cut at max_length=90 the data has 1 row, .* at most 1 sample can"),
+        (None, 64, "candidate.max_length=64: no row of data has a label within its first 64 tokens"),
+        (64, None, "model takes 64 tokens: no row of data has a label within its first 64 tokens, so nothing would be"),
+    ],
+)
+def test_rows_are_counted_after_the_cut(limit: int | None, max_length: int | None, said: str) -> None:
+    """Prompts of 89 to 104 tokens, and one answer token behind each: TRL drops those that the cut leaves no answer."""
+    work = workload(range(90, 106), labels=1, model={"limit": limit}, effective_batch_size=16)
+    with pytest.raises(UsageError, match=said):
+        check_workload(work, max_length=max_length)
+    check_workload(replace(work, model=replace(work.model, limit=None)), max_length=105)
+
+
+def test_the_first_length_leaves_a_whole_step() -> None:
+    """At 64 two long rows keep 90 % of the tokens, but a step of three needs a third one."""
+    table = lengths([64] * 2 + [100], labels=1)
+    assert max_length_candidates(table, least_coverage=0.5, model_limit=None)[0] == 64
+    assert max_length_candidates(table, least_coverage=0.5, model_limit=None, least_rows=3)[0] == 128
 
 
 @given(rows, st.integers(1, 3000), st.integers(0, 500))

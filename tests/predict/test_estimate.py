@@ -99,6 +99,25 @@ def test_the_answer_for_programs(model: Path, home: Path, capsys: pytest.Capture
     assert (answer["candidate"]["per_device_train_batch_size"], answer["batch"]["labels"]) == (8, 8 * 127)
 
 
+def test_rows_that_the_cut_drops_are_not_estimated(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are said, the steps are those of the rows that are left, and where none is left the data is refused."""
+    rows = [{"prompt": "cup of milk " * times, "completion": "240 g."} for times in (1, 1, 1, 40, 40)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["estimate", "model=tiny", f"data={data}", "hardware=a100_80gb", f"home={home}", "format=json"]
+    words += ["recipe.effective_batch_size=1", "recipe.epochs=2", "candidate.per_device_train_batch_size=1"]
+    assert main([*words, "candidate.max_length=32"]) == 0
+    said = capsys.readouterr()
+    assert "max_length=32 cuts 2 of 5 rows" in said.err
+    assert "left out, because no label of them remains: 2 rows" in said.err
+    time = json.loads(said.out)["time"]
+    assert time["run_s"] == pytest.approx(6 * time["step_s"])
+    assert main([*words, "candidate.max_length=2"]) == 2
+    assert "candidate.max_length=2: no row of rows.jsonl has a label" in capsys.readouterr().err
+
+
 def test_a_training_has_a_price(model: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All its steps at what an hour costs; without data or a limit of steps nobody knows how many there are."""
     words = ["estimate", f"model={model}", *WORDS, f"home={home}", "format=json", "price_per_hour=1.5"]

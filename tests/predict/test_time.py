@@ -9,7 +9,6 @@ import pytest
 
 from autotune.core.gpu_spec import GpuSpec
 from autotune.core.hardware import Hardware
-from autotune.core.recipe import Recipe
 from autotune.core.step.profile import Profile
 from autotune.predict.experience import Taught
 from autotune.predict.time import CalibratedTime, calibrated_speed, predict_time
@@ -60,16 +59,13 @@ def test_an_epoch_is_timed_and_its_tokens_counted(tmp_path: Path) -> None:
     assert found.interval_s[0] < found.estimate.step_s < found.interval_s[1]
     assert (found.estimate.steps, found.estimate.useful_tokens) == (100, sum(range(19, 419)))
     assert found.useful_tokens_per_s == pytest.approx(sum(range(19, 419)) / (100 * found.estimate.step_s))
-    assert found.steps(Recipe(epochs=3)) == 300
-    assert found.steps(Recipe(max_steps=7)) == 7
 
 
 def test_without_a_dataset_nobody_knows_how_many_steps(tmp_path: Path) -> None:
     """Unless the recipe says."""
     found = predicted(tmp_path, rows=None)
     assert found is not None
-    assert (found.estimate.steps, found.useful_tokens_per_s, found.steps(Recipe())) == (None, None, None)
-    assert found.steps(Recipe(max_steps=7)) == 7
+    assert (found.estimate.steps, found.useful_tokens_per_s) == (None, None)
 
 
 def test_trials_correct_the_prediction(tmp_path: Path) -> None:

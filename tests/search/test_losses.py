@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from autotune.core.candidate import Candidate
@@ -10,6 +11,7 @@ from autotune.core.outcome import Crashed, Measured
 from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.reserve import COMPARED_STEPS
 from autotune.core.trials.trial import Trial
+from autotune.core.workload import Workload
 from autotune.search.losses import compare_losses
 from autotune.train import sft
 from autotune.train.measure import train
@@ -63,6 +65,18 @@ def test_every_step_has_the_same_samples(batched: list[Candidate], make_task: Ma
     assert sorted(sample for step in reordered for sample in step) == sorted(
         sample for step in plain for sample in step
     )
+
+
+def test_only_samples_that_every_candidate_trains_are_compared(
+    candidate: Candidate, make_task: MakeTask, workload: Workload
+) -> None:
+    """TRL drops what has no label within max_length, so that another candidate would train other samples."""
+    shortest = int(np.median(workload.data.lengths.tokens))
+    goal, cut = Compare(steps=3, learned_within=shortest), replace(candidate, max_length=shortest)
+    compared = [steps_of(sft.build_trainer(make_task(candidate=each, goal=goal))) for each in (candidate, cut)]
+    assert [len(step) for step in compared[1]] == [8, 8, 8]
+    begins = [[sorted(sample[:shortest] for sample in step) for step in steps] for steps in compared]
+    assert begins[0] == begins[1]
 
 
 def test_other_rounding_moves_losses_by_its_own_size(batched: list[Candidate], make_task: MakeTask) -> None:

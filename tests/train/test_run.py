@@ -74,6 +74,21 @@ def test_a_run_trains_and_leaves_its_record(request_: RunRequest) -> None:
         trained(request_)
 
 
+def test_what_the_cut_takes_away_is_said_before_training(request_: RunRequest, tmp_path: Path) -> None:
+    """With counts; where no label is left, the run is refused before anything is probed."""
+    rows = [{"prompt": "cup of milk " * times, "completion": "240 g."} for times in (1, 1, 40)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines: list[str] = []
+    short = replace(request_, data=str(data), candidate=replace(request_.candidate, max_length=32))
+    workload_of(short, progress=lines.append)
+    assert "max_length=32 cuts 1 of 3 rows" in lines[-1]
+    assert lines[-1].endswith("left out, because no label of them remains: 1 row")
+    none_left = replace(short, candidate=replace(request_.candidate, max_length=2))
+    with pytest.raises(UsageError, match=r"candidate\.max_length=2: no row of rows\.jsonl has a label within"):
+        workload_of(none_left, progress=lines.append)
+
+
 def test_a_run_with_nothing_left_to_train_has_no_rate() -> None:
     """It was stopped after its last checkpoint, before its record was written."""
     outcome = {"useful_tokens_per_s": 0.0, "peak_bytes": 2**30, "wall_s": 20.0}

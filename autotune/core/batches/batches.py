@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.batches.packing import STRATEGIES, pack
+from autotune.core.batches.trained import packed_labels
 from autotune.core.candidate import Candidate
 from autotune.core.knobs import Batching
+from autotune.core.lengths import Lengths
 from autotune.core.step.profile import Size, monomials
 from autotune.core.step.regime import keeps_documents_apart, micro_batch
-from autotune.core.workload import Lengths
 
 Integers = NDArray[np.int64]
 # transformers' LengthGroupedSampler sorts rows within groups of 50 steps, or of a quarter of a shorter dataset.
@@ -48,13 +49,16 @@ def full_batch(candidate: Candidate) -> Batch:
 
 
 def worst_batch(candidate: Candidate, lengths: Lengths) -> Batch:
-    """The largest micro-batch that the dataset can make: as long as its longest row, with the most labels."""
+    """The largest micro-batch that the dataset can make: as long as its longest row, with the most labels.
+
+    At least one row must be left after the cut.
+    """
     if candidate.packs:
         return full_batch(candidate)
-    rows = min(candidate.per_device_train_batch_size, lengths.rows)
-    longest = min(lengths.longest, candidate.max_length)
-    labels = np.minimum(lengths.most_labels[:rows], candidate.max_length - 1)
-    return Batch(rows=rows, positions=padded(longest, candidate), labels=int(labels.sum()))
+    left = lengths.cut(candidate.max_length)
+    rows = min(candidate.per_device_train_batch_size, left.rows)
+    labels = int(left.most_labels[:rows].sum())
+    return Batch(rows=rows, positions=padded(left.longest, candidate), labels=labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,14 +119,17 @@ class Epoch:
 
 
 def simulate_epoch(candidate: Candidate, lengths: Lengths, *, seed: int) -> Epoch:
-    """Deal the rows of a dataset out to micro-batches. Labels are the same share of every packed row."""
-    tokens = np.minimum(lengths.tokens, candidate.max_length)
-    labels = np.minimum(lengths.labels, tokens - 1)
+    """Deal the rows that are left of a dataset out to micro-batches. Labels are the same share of every packed row.
+
+    At least one row must be left after the cut.
+    """
     if candidate.packs:
         packed = pack(lengths.tokens, row_length=candidate.row_length, strategy=STRATEGIES[candidate.batching])
-        share = labels.sum() / tokens.sum()
         tokens = packed.row_tokens
-        labels = np.rint(tokens * share).astype(np.int64)
+        labels = np.rint(tokens * (packed_labels(candidate, lengths) / tokens.sum())).astype(np.int64)
+    else:
+        left = lengths.cut(candidate.max_length)
+        tokens, labels = left.tokens, left.labels
     order = np.random.default_rng(seed).permutation(len(tokens))
     dealt, rows = deal(tokens[order], candidate)
     order, starts = order[dealt], rows.cumsum() - rows
@@ -204,7 +211,7 @@ def is_masked(candidate: Candidate, lengths: Lengths | None) -> bool:
         return False
     if lengths is None or candidate.packs:
         return padded(candidate.row_length, candidate) != candidate.row_length
-    tokens = np.minimum(lengths.distinct, candidate.max_length)
+    tokens = lengths.distinct_left(candidate.max_length)
     if candidate.per_device_train_batch_size > 1 and tokens[0] < tokens[-1]:
         return True
     return bool((tokens % (candidate.pad_to_multiple_of or 1)).any())

@@ -41,9 +41,17 @@ class Context:
 
     @cached_property
     def asked_max_length(self) -> int:
-        """The shortest length in tokens that keeps the asked coverage. Raises NothingFits where no length does."""
-        recipe, lengths, limit = self.workload.recipe, self.workload.data.lengths, self.workload.model.limit
-        return max_length_candidates(lengths, least_coverage=recipe.coverage, model_limit=limit)[0]
+        """The shortest length in tokens that keeps the asked coverage and the rows of a step.
+
+        Raises NothingFits where no length keeps the coverage.
+        """
+        work = self.workload
+        return max_length_candidates(
+            work.data.lengths,
+            least_coverage=work.recipe.coverage,
+            model_limit=work.model.limit,
+            least_rows=work.least_rows,
+        )[0]
 
     def packing(self, candidate: Candidate) -> Packing:
         """Pack the dataset as `candidate` packs it. The candidate must have a packed length."""
@@ -65,8 +73,8 @@ class Context:
         return samples // rows if samples % rows == 0 else None
 
     def rows(self, candidate: Candidate) -> int:
-        """Rows of an epoch; with packing, estimated from the rows whose lengths are known."""
+        """Rows of an epoch, after TRL's cut and packing; an estimate where a sample of the data was tokenized."""
         data = self.workload.data
         if not candidate.packs:
-            return data.rows_in_file
-        return round(self.packing(candidate).rows * data.rows_in_file / data.lengths.rows)
+            return data.rows_left(candidate.max_length)
+        return round(self.packing(candidate).rows / data.share_tokenized)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.core.arithmetic import divisors
+from autotune.core.batches.trained import KEEPS_EVERY_TOKEN
 from autotune.core.candidate import Candidate, Fidelity
 from autotune.core.space.context import Context
 
@@ -47,8 +48,8 @@ def _asked_samples_missed(c: Candidate, x: Context) -> bool:
 
 
 def _coverage_missed(c: Candidate, x: Context) -> bool:
-    if c.batching in ("pack_bfd_split", "pack_wrapped"):
-        return False  # they cut samples into pieces and keep all of them
+    if c.batching in KEEPS_EVERY_TOKEN:
+        return False
     return c.max_length < x.asked_max_length and (
         x.workload.data.lengths.coverage(c.max_length) < x.workload.recipe.coverage
     )
@@ -69,6 +70,15 @@ DEPARTURES: tuple[Departure, ...] = (
         fidelity=Fidelity.close,
         reason="documents share a row but do not see each other; the samples come in another order",
         departs=lambda c, x: c.batching == "pack_bfd",
+    ),
+    Departure(
+        knob="batching",
+        knobs=("batching", "max_length"),
+        fidelity=Fidelity.free,
+        reason="samples whose labels are all cut off stay in packed rows, and teach nothing in place of others",
+        departs=lambda c, x: (
+            c.batching == "pack_bfd" and x.workload.data.lengths.rows_left(c.max_length) < x.workload.data.lengths.rows
+        ),
     ),
     Departure(
         knob="batching",

@@ -128,8 +128,15 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         name="one_full_step",
-        knobs=("batching", "packed_length", "per_device_train_batch_size", "gradient_accumulation_steps", "devices"),
-        reason="the dataset has fewer rows than one optimizer step",
+        knobs=(
+            "batching",
+            "max_length",
+            "packed_length",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "devices",
+        ),
+        reason="after the cut at max_length the dataset has fewer rows than one optimizer step",
         broken=lambda c, x: c.rows_per_step > x.rows(c),
     ),
     Rule(

@@ -66,7 +66,9 @@ def _max_lengths(fixed: Mapping[str, Any], context: Context) -> Sequence[int]:
         least = min(least, lengths.coverage(limit))
     return sorted(
         {
-            *max_length_candidates(lengths, least_coverage=least, model_limit=limit),
+            *max_length_candidates(
+                lengths, least_coverage=least, model_limit=limit, least_rows=context.workload.least_rows
+            ),
             context.asked_max_length,
         }
     )

@@ -9,10 +9,11 @@ import pytest
 from autotune.core.batches.batches import simulate_epoch, worst_batch
 from autotune.core.hardware import Hardware
 from autotune.core.knobs import VALUES
+from autotune.core.lengths import Lengths
 from autotune.core.recipe import METHODS
 from autotune.core.space.context import Context, Installed
 from autotune.core.space.legality import first_broken
-from autotune.core.workload import Lengths, Workload
+from autotune.core.workload import Workload
 from autotune.models.find import resolve_architecture
 from autotune.predict.completion import stand_in_data
 from benchmarks.command import say
@@ -52,7 +53,7 @@ def test_every_case_is_legal(home: Path, h200: Hardware) -> None:
     broken = []
     for case in (*CASES, *families):
         tokens = np.array(row_lengths(case), dtype=np.int64)
-        lengths = Lengths(tokens=tokens, labels=tokens - 1)
+        lengths = Lengths.with_labels_last(tokens, tokens - 1)
         data = replace(stand_in_data(1), lengths=lengths, rows_in_file=len(tokens))
         workload = Workload(model=facts[case.model], data=data, recipe=case.recipe)
         context = Context(installed=Installed(), hardware=h200, workload=workload)

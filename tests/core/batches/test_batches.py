@@ -16,7 +16,7 @@ from autotune.core.batches.batches import (
     simulate_epoch,
     worst_batch,
 )
-from autotune.core.workload import Lengths
+from autotune.core.lengths import Lengths
 from tests.core.examples import candidate, lengths
 
 TWO = candidate(max_length=100, per_device_train_batch_size=2, gradient_accumulation_steps=2)
@@ -24,7 +24,7 @@ TWO = candidate(max_length=100, per_device_train_batch_size=2, gradient_accumula
 
 def test_the_worst_batch_by_hand() -> None:
     """The two longest of 10, 50, 30 and 400 tokens, cut at 100: 2 x 100 positions; most labels are 20 and 99."""
-    rows = Lengths(tokens=np.array([10, 50, 30, 400]), labels=np.array([9, 5, 20, 399]))
+    rows = Lengths.with_labels_last(np.array([10, 50, 30, 400]), np.array([9, 5, 20, 399]))
     assert worst_batch(TWO, rows) == Batch(rows=2, positions=100, labels=119)
     assert worst_batch(replace(TWO, pad_to_multiple_of=64), rows).positions == 128
     assert full_batch(TWO) == Batch(rows=2, positions=100, labels=198)
@@ -50,7 +50,7 @@ def test_no_drawn_batch_is_larger_than_the_worst(tokens: list[int], batching: st
 
 def test_an_epoch_of_packed_rows_by_hand() -> None:
     """60, 40, 50 and 30 tokens fill rows of 100 as 60 + 40 and 50 + 30; kept apart, two rows are one of 180."""
-    rows = Lengths(tokens=np.array([60, 40, 50, 30]), labels=np.array([30, 20, 25, 15]))
+    rows = Lengths.with_labels_last(np.array([60, 40, 50, 30]), np.array([30, 20, 25, 15]))
     packed = replace(TWO, batching="pack_bfd", packed_length=100)
     assert simulate_epoch(packed, rows, seed=0).batches(9) == [Batch(rows=1, positions=180, labels=90)]
     wrapped = replace(packed, batching="pack_wrapped", pad_to_multiple_of=64)

@@ -18,6 +18,7 @@ from tests.core.test_candidate import OTHER_VALUES
 ADAPTERS = context(work=workload(method="lora"))
 EXPERTS = context(work=workload(model={"is_mixture_of_experts": True}))
 NOISE = context(work=workload(neftune_noise_alpha=5.0))
+PROMPTS = context(work=workload(labels=5, model={"limit": 384}))  # the last five tokens of rows of 20 to 419 are labels
 CUT = context(work=workload(coverage=0.95))  # rows of 20 to 419: 384 tokens keep it
 
 exact, close, free = Fidelity
@@ -54,6 +55,7 @@ TABLE: list[tuple[dict[str, Any], Context, Fidelity]] = [
     (PACKED | {"batching": "pack_bfd_split", "max_length": 384, "packed_length": 384}, context(), free),
     (PACKED | {"gradient_accumulation_steps": 2}, context(), free),  # sixteen samples a step in place of eight
     (PACKED, NOISE, free),
+    (PACKED | {"max_length": 384, "packed_length": 384}, PROMPTS, free),  # 35 prompts fill a row of 384
 ]
 
 

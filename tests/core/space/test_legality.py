@@ -14,6 +14,9 @@ from tests.core.test_candidate import OTHER_VALUES
 NO_SDPA = workload(model={"attention": ("eager",)})
 FIXED = workload(model={"supports_checkpointing": False})
 OPT = workload(model={"model_type": "opt"})
+PROMPTS = workload(
+    labels=5
+)  # of rows of 20 to 419 tokens the last five are labels; within 20 tokens five rows have one
 SHORT = workload(tokens=[50] * 6)  # fewer rows than the eight of a step
 # Rows of 896 tokens hold four samples of 219.5 on average, so two rows make a step of eight.
 STEP = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
@@ -38,6 +41,7 @@ TABLE: list[tuple[str, Context, dict[str, Any], dict[str, Any]]] = [
     ("samples_per_step", context(), {"gradient_accumulation_steps": 3}, {}),
     ("samples_per_step", context(), PACKED | {"gradient_accumulation_steps": 2}, PACKED),
     ("one_full_step", context(work=SHORT), {}, {"gradient_accumulation_steps": 1}),
+    ("one_full_step", context(work=PROMPTS), {"max_length": 20}, {"max_length": 40}),
     (
         "balances_nothing",
         context(),
