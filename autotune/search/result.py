@@ -187,8 +187,8 @@ class Result:
     """rate in each round, by the number of the trial that was repeated"""
     trials: tuple[TrialResult, ...]
     """all trials, in their order"""
-    trained: Trained
-    """what one epoch of the winner trains, counted on the rows that were tokenized"""
+    trained: Trained | None = None
+    """what one epoch of the winner trains, counted on the rows that were tokenized; null in files of earlier versions"""
     losses: Losses | NotCompared | None
     """null if the baseline won"""
     receipts: tuple[ReceiptResult, ...]

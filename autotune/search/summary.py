@@ -66,7 +66,7 @@ def _worth(receipt: ReceiptResult) -> str:
 
 
 def _rest(result: Result) -> Iterator[str]:
-    if (words := cut_in_words(result.trained, result.best.candidate)) is not None:
+    if result.trained is not None and (words := cut_in_words(result.trained, result.best.candidate)) is not None:
         yield words
     if result.speedup_by_hand is not None:
         yield _by_hand(result.speedup_by_hand, result.speedup_by_hand_interval)
