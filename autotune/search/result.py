@@ -188,7 +188,7 @@ class Result:
     trials: tuple[TrialResult, ...]
     """all trials, in their order"""
     trained: Trained | None = None
-    """what one epoch of the winner trains, counted on the rows that were tokenized; null in files of earlier versions"""
+    """what one epoch of the winner trains of the rows that were tokenized; null in files of earlier versions"""
     losses: Losses | NotCompared | None
     """null if the baseline won"""
     receipts: tuple[ReceiptResult, ...]
