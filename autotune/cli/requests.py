@@ -59,6 +59,7 @@ def build_estimate(settings: EstimateSettings) -> "EstimateRequest":
         config=dict(settings.model.config) or None,
         data=_path(settings.data.path) if settings.data.path else None,
         columns=dict(settings.data.columns),
+        split=settings.data.split,
         recipe=build_recipe(settings.recipe),
         fixed=build_fixed(settings.candidate),
         loss="full_logits" if settings.loss == "full_logits" else "fused",
@@ -77,6 +78,7 @@ def build_search(settings: SearchSettings, *, new: Path) -> "SearchRequest":
         model=_path(settings.model.path),
         data=_path(settings.data.path),
         columns=dict(settings.data.columns),
+        split=settings.data.split,
         recipe=replace(recipe, method=recipe.method or fixed.get("method")),  # a method that is fixed is asked for
         fidelity=settings.fidelity,
         fixed=fixed,
@@ -98,6 +100,7 @@ def build_run(settings: RunSettings, *, overrides: Sequence[str]) -> "RunRequest
         model=_path(settings.model.path),
         data=_path(settings.data.path),
         columns=dict(settings.data.columns),
+        split=settings.data.split,
         recipe=build_recipe(settings.recipe),
         candidate=Candidate(**build_fixed(settings.candidate)),
         seed=settings.seed,

@@ -78,6 +78,8 @@ class DataSettings:
     """demo, hub id (owner/name), or a local .json, .jsonl, .csv or .parquet file, or directory"""
     columns: dict[str, str] = field(default_factory=dict)
     """the names that your columns have, such as '{question: q, answer: a}'"""
+    split: str | None = None
+    """the split of the data that is trained on; null: train, or the only one"""
 
 
 @dataclass(kw_only=True)

@@ -51,6 +51,7 @@ class DataFacts:
     rows_in_file: rows of the source. share_tokenized: of these, in (0, 1]; below 1 where only a sample was tokenized.
     coverage_error: half-width of the 95 % interval of the mean length over `rows_in_file`, as a share of that length;
         0 when every row was read.
+    split: that the rows come from; None where the data has no splits.
     """
 
     path: str
@@ -62,6 +63,7 @@ class DataFacts:
     tokenized_path: str
     fingerprint: str
     share_tokenized: float = 1.0
+    split: str | None = None
 
     def rows_left(self, max_length: int) -> int:
         """How many rows TRL trains when it cuts them at `max_length`; an estimate where a sample was tokenized."""

@@ -53,12 +53,13 @@ def describe(
     home: Path,
     progress: Progress,
     most_rows: int | None = SAMPLED_ABOVE,
+    split: str | None = None,
 ) -> Workload:
     """Find model and data, tokenize the data as TRL does, and return the facts of both.
 
     most_rows: if there are more, this many are drawn with `seed` and tokenized, always with the rows of most characters
-    among them. None tokenizes all rows, as training needs. Raises UsageError for a model or data that cannot be
-    trained.
+    among them. None tokenizes all rows, as training needs. split: of the data; None: `train`, or the only one. Raises
+    UsageError for a model or data that cannot be trained.
     """
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
@@ -73,6 +74,7 @@ def describe(
         home=home,
         progress=progress,
         most_rows=most_rows,
+        split=split,
     )
     return Workload(model=facts, data=found, recipe=recipe)
 
@@ -87,12 +89,13 @@ def describe_data(
     home: Path,
     progress: Progress,
     most_rows: int | None = SAMPLED_ABOVE,
+    split: str | None = None,
 ) -> DataFacts:
     """Find the data, tokenize it for a model as TRL does, and return its facts.
 
     facts: of the model, whose tokenizer lies at `path`; its weights are not needed. The rest is as in `describe`.
     """
-    source = locate_data(data, columns, progress)
+    source = locate_data(data, columns, progress, split=split)
     options = {
         "layout": LAYOUT,
         "data": source.content_hash,
@@ -140,6 +143,7 @@ def _data_facts(directory: Path, source: Source) -> DataFacts:
         tokenized_path=str(directory / "rows"),
         fingerprint=_hash({"data": source.content_hash, "columns": dict(source.columns)}),
         share_tokenized=tokenized / rows,
+        split=source.split,
     )
 
 

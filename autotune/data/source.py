@@ -1,11 +1,11 @@
 """Find training data by name, and check that all its rows have one form.
 
 A name is `demo`, a file, a directory of files or one that `save_to_disk` has written, or a dataset on the hub. Leaves
-out how a file is read (rows.py), what a row means (forms.py) and how it is tokenized (tokenization.py).
+out which part of a dataset is trained on (splits.py), how a file is read (rows.py), what a row means (forms.py) and
+how it is tokenized (tokenization.py).
 """
 
 import difflib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -33,21 +33,17 @@ from autotune.data.forms import (
     uses_tools,
 )
 from autotune.data.rows import Row, kind_of_file, of_table, rows_of_file
+from autotune.data.splits import choose_split, files_in
 from autotune.demo import CONVERSATIONS
 from autotune.errors import UsageError, first_line
 
 OPTIONS = ("demo",)
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?")
-# Words in a file's name by which the hub recognises splits that are not for training.
-HELD_OUT = re.compile(r"(^|[^a-z])(test|testing|valid|validation|val|dev|eval|evaluation)([^a-z]|$)")
 NAMING = "data.columns='{prompt: A, completion: B}' says which column is which"
 PROBLEMS_SHOWN = 20
 PROGRESS_ROWS = 50_000
 CHUNK_BYTES = 2**20
 EXPECTED_FILES = f"{', '.join(SUFFIXES)}, each also with {' or '.join(COMPRESSED)} behind it"
-# Beside the data of a directory: what tools write about it, and what they hide.
-BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json")
-TRAIN = "train"  # the split of a dataset that is trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +51,8 @@ class Source:
     """Data that was found, before it is read.
 
     files: none for a dataset on the hub, which then stands in `hub` (id, configuration or None).
-    columns: our field -> its name in the data. content_hash: of all bytes, or of the hub's revision.
+    split: that the data comes from, None where it has no splits. columns: our field -> its name in the data.
+    content_hash: of all bytes, or of the hub's revision.
     """
 
     name: str
@@ -63,6 +60,7 @@ class Source:
     files: tuple[Path, ...]
     columns: Mapping[str, str]
     content_hash: str
+    split: str | None = None
     hub: tuple[str, str | None] | None = None
 
 
@@ -87,33 +85,43 @@ class Survey:
     characters: NDArray[np.int64]
 
 
-def locate_data(name: str, columns: Mapping[str, str], progress: Callable[[str], None]) -> Source:
-    """Find the data that `name` means, without reading rows. Raises UsageError."""
+def locate_data(
+    name: str, columns: Mapping[str, str], progress: Callable[[str], None], *, split: str | None = None
+) -> Source:
+    """Find the data that `name` means, without reading rows. split: the one to train on; None: splits.py chooses.
+
+    Raises UsageError.
+    """
     if unknown := [field for field in columns if field not in FIELDS]:
         raise UsageError(*(f"data.columns.{field}: is not a field of autotune{_nearest(field)}" for field in unknown))
     path = CONVERSATIONS if name == "demo" else Path(name).expanduser()
     files: tuple[Path, ...]
+    chosen = None
     if name and path.is_dir():
-        files = _files_in(path, progress)
+        chosen, files = files_in(path, split, progress)
     elif path.is_file():
+        if split is not None:
+            raise UsageError(f"data.split={split}: {name} is one file; directories and datasets of the hub have splits")
         if kind_of_file(path) not in SUFFIXES:
             raise UsageError(f"data={name}: ends in {path.suffix!r}, expected one of {EXPECTED_FILES}")
         files = (path,)
     elif (match := HUB_ID.fullmatch(name)) and not name.startswith(".") and kind_of_file(path) not in SUFFIXES:
-        return _on_hub(name, match["id"], match["config"], columns, progress)
+        return _on_hub(name, match["id"], match["config"], columns, split, progress)
     else:
         raise UsageError(
             f"data={name}: no such file; expected {', '.join(OPTIONS)}, a file ({', '.join(SUFFIXES)}), "
             "a directory of such files, or a dataset on the hub like owner/name or owner/name:configuration"
         )
     short = name if name == "demo" else path.name
-    return Source(name=short, path=str(path.resolve()), files=files, columns=columns, content_hash=_hash(files))
+    return Source(
+        name=short, path=str(path.resolve()), files=files, columns=columns, content_hash=_hash(files), split=chosen
+    )
 
 
 def rows_of(source: Source) -> Iterator[Row]:
     """Read the rows one after another, in the order of the files, with `columns` applied."""
     if source.hub:
-        dataset = load_hub_dataset(*source.hub)
+        dataset = load_hub_dataset(*source.hub)[source.split]
         rows = (Row(where=f"{source.name} row {n}", fields=of_table(fields)) for n, fields in enumerate(dataset, 1))
         yield from (_renamed(row, source.columns) for row in rows)
     for file in source.files:
@@ -189,11 +197,11 @@ def converted_rows(source: Source, form: Form, dialect: Dialect) -> Iterator[tup
 
 
 def load_hub_dataset(hub_id: str, config: str | None) -> Any:
-    """Load split `train` of a dataset on the hub, from the cache where it has it. Raises UsageError."""
+    """Load a dataset on the hub, from the cache where it has it, as a mapping of its splits. Raises UsageError."""
     from datasets import DownloadConfig, load_dataset
 
     try:
-        return load_dataset(hub_id, config, split="train", download_config=DownloadConfig(max_retries=1))
+        return load_dataset(hub_id, config, download_config=DownloadConfig(max_retries=1))
     except ConnectionError:
         why = "is neither a file here nor in the cache, and the hub cannot be reached"
     except Exception as error:  # a dataset may raise anything; its name is the user's to mend
@@ -202,65 +210,25 @@ def load_hub_dataset(hub_id: str, config: str | None) -> Any:
 
 
 def _on_hub(
-    name: str, hub_id: str, config: str | None, columns: Mapping[str, str], progress: Callable[[str], None]
+    name: str,
+    hub_id: str,
+    config: str | None,
+    columns: Mapping[str, str],
+    split: str | None,
+    progress: Callable[[str], None],
 ) -> Source:
     progress(f"loading {name} from the hub or its cache")
-    dataset = load_hub_dataset(hub_id, config)
+    there = load_hub_dataset(hub_id, config)
+    chosen = choose_split({str(one): str(one) for one in there}, split, where=name, progress=progress)
     return Source(
-        name=name, path=name, files=(), columns=columns, content_hash=str(dataset._fingerprint), hub=(hub_id, config)
+        name=name,
+        path=name,
+        files=(),
+        columns=columns,
+        content_hash=str(there[chosen]._fingerprint),
+        split=chosen,
+        hub=(hub_id, config),
     )
-
-
-def _files_in(directory: Path, progress: Callable[[str], None]) -> tuple[Path, ...]:
-    """List the data files of a directory, without those whose names say that they are for evaluation."""
-    if (directory / "dataset_dict.json").is_file():
-        return _saved_files(_split_of(directory, progress))
-    if (directory / "state.json").is_file():
-        return _saved_files(directory)
-    files = sorted(path for path in directory.iterdir() if _is_data(path))
-    training = tuple(path for path in files if not HELD_OUT.search(path.name.lower()))
-    if files and not training:
-        training = tuple(files)
-    if held_out := [path.name for path in files if path not in training]:
-        progress(f"left out of training, by its name: {', '.join(held_out)}")
-    if not training:
-        there = sorted(path.name for path in directory.iterdir())[:5]
-        raise UsageError(
-            f"data={directory}: holds no file ending in {', '.join(SUFFIXES)}; it has {', '.join(there) or 'nothing'}"
-        )
-    return training
-
-
-def _is_data(path: Path) -> bool:
-    """Whether a file of a directory is one of its data files."""
-    hidden = path.name.startswith((".", "_")) or path.name in BOOKKEEPING
-    return path.is_file() and not hidden and kind_of_file(path) in SUFFIXES
-
-
-def _split_of(directory: Path, progress: Callable[[str], None]) -> Path:
-    """Choose the split of a `DatasetDict.save_to_disk`: the only one, or the one for training."""
-    splits = sorted(path.name for path in directory.iterdir() if (path / "state.json").is_file())
-    chosen = splits[0] if len(splits) == 1 else TRAIN
-    if chosen not in splits:
-        raise UsageError(
-            f"data={directory}: has no split {TRAIN}, but {', '.join(splits) or 'none'}; name the directory of one, "
-            f"such as data={directory / (splits[0] if splits else TRAIN)}"
-        )
-    if others := [split for split in splits if split != chosen]:
-        progress(f"the split {chosen} of {directory.name} is trained on; not used: {', '.join(others)}")
-    return directory / chosen
-
-
-def _saved_files(directory: Path) -> tuple[Path, ...]:
-    """List the files of a `Dataset.save_to_disk` in the order of their rows."""
-    try:
-        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        files = tuple(directory / entry["filename"] for entry in state["_data_files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"data={directory}: state.json is not as `save_to_disk` writes it ({error})") from error
-    if absent := [file.name for file in files if not file.is_file()]:
-        raise UsageError(f"data={directory}: state.json names {', '.join(absent)}, which is not there")
-    return files
 
 
 def _convert_in_form(row: Row, form: Form | None, named: tuple[str, ...]) -> tuple[Form, dict[str, Any]]:

@@ -46,6 +46,7 @@ class EstimateRequest:
     config: Mapping[str, Any] | None
     data: str | None
     columns: Mapping[str, str]
+    split: str | None = None
     recipe: Recipe
     fixed: Mapping[str, Any]
     loss: Loss
@@ -188,6 +189,7 @@ def _describe(request: EstimateRequest, facts: ModelFacts, progress: Callable[[s
         replace(facts, path=locate_tokenizer(request.model, home=request.home.absolute(), progress=progress)),
         data=request.data,
         columns=request.columns,
+        split=request.split,
         recipe=request.recipe,
         seed=request.seed,
         home=request.home.absolute(),

@@ -33,6 +33,7 @@ class SearchRequest:
     model: str
     data: str
     columns: Mapping[str, str]
+    split: str | None = None
     recipe: Recipe
     fidelity: Fidelity
     fixed: Mapping[str, Any]
@@ -56,6 +57,7 @@ def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> W
         model=request.model,
         data=request.data,
         columns=dict(request.columns),
+        split=request.split,
         recipe=request.recipe,
         seed=request.seed,
         home=request.home,

@@ -143,6 +143,8 @@ class DataResult:
     longest: int
     """tokens of the longest row"""
     fingerprint: str
+    split: str | None = None
+    """the split that was trained on; null where the data has no splits"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

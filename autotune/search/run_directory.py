@@ -94,6 +94,7 @@ def _workload(findings: Findings) -> WorkloadResult:
             useful_tokens=int(data.lengths.labels.sum()),
             longest=data.lengths.longest,
             fingerprint=data.fingerprint,
+            split=data.split,
         ),
         recipe=findings.workload.recipe,
         fidelity=request.fidelity,

@@ -32,6 +32,8 @@ def run_document(findings: Findings) -> str:
     data: dict[str, Any] = {"path": _from_anywhere(request.data)}
     if request.columns:
         data["columns"] = dict(request.columns)
+    if workload.data.split is not None:
+        data["split"] = workload.data.split
     device = findings.hardware.kind
     lines = [
         f"# {workload.model.name} on {workload.data.name}: {findings.answer}.",

@@ -17,7 +17,7 @@ from autotune.core.hardware import Hardware
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
 from autotune.core.recipe import Recipe
 from autotune.core.units import format_bytes, format_duration
-from autotune.core.workload import Workload
+from autotune.core.workload import DataFacts, Workload
 from autotune.data.describe import describe
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
 from autotune.files import lock, write_json
@@ -42,6 +42,7 @@ class RunRequest:
     model: str
     data: str
     columns: Mapping[str, str]
+    split: str | None = None
     recipe: Recipe
     candidate: Candidate
     seed: int
@@ -60,6 +61,7 @@ def workload_of(request: RunRequest, *, progress: Callable[[str], None]) -> Work
         model=request.model,
         data=request.data,
         columns=dict(request.columns),
+        split=request.split,
         recipe=request.recipe,
         seed=request.seed,
         home=request.home,
@@ -121,7 +123,9 @@ def _train(
     display.line(f"training {workload.model.name} on {workload.data.name}: {short_name(request.candidate)}")
     with display:
         outcome = workers.perform(task, limit_s=None, on_event=display.event)
-    document = _document(request, hardware, outcome, [*before, *(step["loss"] for step in display.steps)])
+    document = _document(
+        request, workload.data, hardware, outcome, [*before, *(step["loss"] for step in display.steps)]
+    )
     write_json(request.out / "run.json", document)
     if not isinstance(outcome, Measured):
         raise _failure(outcome, request)
@@ -173,7 +177,9 @@ def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:
     }
 
 
-def _document(request: RunRequest, hardware: Hardware, outcome: Outcome, losses: Sequence[float]) -> dict[str, Any]:
+def _document(
+    request: RunRequest, data: DataFacts, hardware: Hardware, outcome: Outcome, losses: Sequence[float]
+) -> dict[str, Any]:
     """Build the object of run.json. losses: of every step, also of those before the run was stopped."""
     part = max(1, round(LOSS_SHARE * len(losses)))
     return {
@@ -183,7 +189,7 @@ def _document(request: RunRequest, hardware: Hardware, outcome: Outcome, losses:
         "loss_at_start": fmean(losses[:part]) if losses else None,
         "loss_at_end": fmean(losses[-part:]) if losses else None,
         "model": request.model,
-        "data": {"path": request.data, "columns": dict(request.columns)},
+        "data": {"path": request.data, "columns": dict(request.columns), "split": data.split},
         "recipe": asdict(request.recipe),
         "candidate": request.candidate.to_dict(),
         "overrides": list(request.overrides),

@@ -141,7 +141,7 @@ SHORT = '{"text": "one row"}\n'
     ("words", "rows", "said"),
     [
         (["search", "model=tiny"], FORMLESS, "fits no form"),
-        (["search", "model=tiny"], SHORT, "the data has 1 rows, fewer than one optimizer step"),
+        (["search", "model=tiny"], SHORT, "the data has 1 row, fewer than one optimizer step"),
         (["search", "model=."], SHORT, "has no config.json"),
         (["run", "run.yaml"], FORMLESS, "fits no form"),
         (["estimate", "model=tiny"], FORMLESS, "fits no form"),

@@ -54,7 +54,7 @@ def test_a_fixed_method_is_the_method_that_is_asked_for(tmp_path: Path) -> None:
 def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
     """The builder's request holds core types and paths; `~` is expanded, and unset knobs are not fixed."""
     settings = search_settings(
-        data=DataSettings(path="~/rows.jsonl", columns={"question": "q"}),
+        data=DataSettings(path="~/rows.jsonl", columns={"question": "q"}, split="test"),
         recipe=RecipeSettings(lora_target_modules=["q_proj", "v_proj"]),
         candidate=CandidateSettings(batching="random", torch_compile=False),
         explain=True,
@@ -66,6 +66,7 @@ def test_a_search_is_built_of_plain_types(tmp_path: Path) -> None:
     assert request.recipe == Recipe(lora_target_modules=("q_proj", "v_proj"))
     assert dict(request.fixed) == {"batching": "random", "torch_compile": False}
     assert (request.data, dict(request.columns)) == (str(Path.home() / "rows.jsonl"), {"question": "q"})
+    assert request.split == "test"
     assert (request.out, request.home) == (tmp_path / "new", Path.home() / "cache")
     assert (request.model, request.fidelity, request.seed) == ("tiny", Fidelity.exact, 42)
     assert (request.minutes, request.trials, request.sampler) == (30.0, None, "roofline")

@@ -114,7 +114,10 @@ def test_a_directory_is_read_without_what_is_held_out(tmp_path: Path) -> None:
     lines: list[str] = []
     source = locate_data(str(tmp_path), {}, lines.append)
     assert [row.fields["text"] for row in rows_of(source)] == ["latest.jsonl", "part-1.jsonl", "part-2.jsonl"]
-    assert lines == ["left out of training, by its name: gsm_test.jsonl, validation.jsonl"]
+    assert lines == [
+        f"the split train of {tmp_path.name} is trained on; not used: "
+        "test (gsm_test.jsonl), validation (validation.jsonl)"
+    ]
     (named_only,) = rows_of(found(tmp_path / "gsm_test.jsonl"))
     assert named_only.fields == {"text": "gsm_test.jsonl"}
 
@@ -132,17 +135,10 @@ def test_a_directory_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert [row.fields for row in rows_of(source)] == QUESTIONS
     assert lines == ["the split train of both is trained on; not used: test"]
     DatasetDict(a=whole, b=whole).save_to_disk(str(tmp_path / "other"))
-    with pytest.raises(UsageError, match=r"has no split train, but a, b; name the directory of one, such as data=.*/a"):
+    with pytest.raises(UsageError, match=r"has no split train, but a, b; choose one by data\.split=NAME"):
         found(tmp_path / "other")
+    assert len(list(rows_of(locate_data(str(tmp_path / "other"), {}, lines.append, split="b")))) == 2
     assert len(list(rows_of(found(tmp_path / "other" / "b")))) == 2
-
-
-def test_bookkeeping_and_hidden_files_are_no_data(tmp_path: Path) -> None:
-    """What tools and file systems leave beside the data."""
-    write(tmp_path / "rows.jsonl", QUESTIONS)
-    for name in ("._rows.jsonl", ".DS_Store", "dataset_info.json", "_metadata.json"):
-        (tmp_path / name).write_text("{}")
-    assert [file.name for file in found(tmp_path).files] == ["rows.jsonl"]
 
 
 def test_columns_that_are_not_used_are_counted(tmp_path: Path) -> None:
@@ -265,14 +261,22 @@ def test_a_dataset_on_the_hub_is_read_from_its_training_split(monkeypatch: pytes
 
     asked = []
 
-    def load(name: str, config: str | None, **options: Any) -> datasets.Dataset:
-        asked.append((name, config, options["split"]))
-        return datasets.Dataset.from_list(QUESTIONS)
+    def load(name: str, config: str | None, **options: Any) -> datasets.DatasetDict:
+        asked.append((name, config))
+        rows = datasets.Dataset.from_list(QUESTIONS)
+        return datasets.DatasetDict(train=rows, test=rows.select([0]))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    source = found("openai/gsm8k:main")
+    lines: list[str] = []
+    source = locate_data("openai/gsm8k:main", {}, lines.append)
+    assert lines[-1] == "the split train of gsm8k:main is trained on; not used: test"
     assert [(row.where, row.fields) for row in rows_of(source)][1] == ("openai/gsm8k:main row 2", QUESTIONS[1])
-    assert set(asked) == {("openai/gsm8k", "main", "train")}
+    assert set(asked) == {("openai/gsm8k", "main")}
+    test = locate_data("openai/gsm8k:main", {}, lines.append, split="test")
+    assert len(list(rows_of(test))) == 1
+    assert test.content_hash != source.content_hash
+    with pytest.raises(UsageError, match=r"data\.split=dev: openai/gsm8k:main has no such split, but train, test"):
+        locate_data("openai/gsm8k:main", {}, lines.append, split="dev")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,14 @@ def test_it_holds_the_winner_and_what_was_asked_for(tmp_path: Path) -> None:
     assert (document["seed"], document["device"], document["hardware"]) == (42, "cpu", {"device": "cpu"})
 
 
+def test_it_says_the_split(tmp_path: Path) -> None:
+    """Also the one that was chosen because none was asked for."""
+    found = findings(tmp_path)
+    workload = replace(found.workload, data=replace(found.workload.data, split="train"))
+    document = yaml.safe_load(run_document(replace(found, workload=workload)))
+    assert document["data"] == {"path": "demo", "split": "train"}
+
+
 def test_the_answer_is_its_first_line(tmp_path: Path) -> None:
     """And every knob has its reason behind it."""
     text = run_document(findings(tmp_path))
