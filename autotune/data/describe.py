@@ -22,6 +22,7 @@ from autotune.child import Unanswered, ask
 from autotune.core.arithmetic import NORMAL_975
 from autotune.core.lengths import Lengths, Spans
 from autotune.core.recipe import Recipe
+from autotune.core.units import count_of
 from autotune.core.workload import DataFacts, ModelFacts, Workload
 from autotune.data.source import Source, locate_data, survey
 from autotune.data.tokenization import TokenizationRequest, tokenize
@@ -121,7 +122,8 @@ def describe_data(
             completion_only_loss=recipe.completion_only_loss,
             indices=indices,
         )
-        progress(f"tokenizing {len(found.characters) if indices is None else len(indices):,} rows of {source.name}")
+        rows = len(found.characters) if indices is None else len(indices)
+        progress(f"tokenizing {count_of(rows, 'row')} of {source.name}")
         cache.build(kept, lambda fresh: _tokenize_apart(request, fresh, progress))
     for note in json.loads((kept / "facts.json").read_text(encoding="utf-8"))["notes"]:
         progress(note)
@@ -193,7 +195,7 @@ class _Output:
         if bar := BAR.match(line):
             if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
                 self._told_at = time.monotonic()
-                self._progress(f"{bar['what'].lower()}: {int(bar['done']):,} of {int(bar['all']):,} rows")
+                self._progress(f"{bar['what'].lower()}: {int(bar['done']):,} of {count_of(int(bar['all']), 'row')}")
         elif warning := WARNING.search(line):
             self._progress(f"TRL warns: {warning[0]}")
 

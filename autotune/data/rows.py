@@ -151,8 +151,9 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
 
     try:
         with _opened(file) as content:
-            batches = pq.ParquetFile(io.BytesIO(content.read()) if file.suffix.lower() in COMPRESSED else file)
-            yield from _of_batches(file, batches.iter_batches(batch_size=1000))
+            # a parquet file is read from its end, so that a compressed one must be read whole
+            seekable = io.BytesIO(content.read()) if file.suffix.lower() in COMPRESSED else content
+            yield from _of_batches(file, pq.ParquetFile(seekable).iter_batches(batch_size=1000))
     except (pa.ArrowException, OSError) as error:
         yield Row(where=file.name, problem=f"is not parquet ({first_line(error)})")
 
@@ -166,7 +167,8 @@ def _arrow_rows(file: Path) -> Iterator[Row]:
             try:
                 batches: Any = pa.ipc.open_stream(content)
             except pa.ArrowInvalid:
-                file_format = pa.ipc.open_file(pa.py_buffer(file.read_bytes()))
+                with _opened(file) as again:
+                    file_format = pa.ipc.open_file(pa.py_buffer(again.read()))
                 batches = (file_format.get_batch(number) for number in range(file_format.num_record_batches))
             yield from _of_batches(file, batches)
     except (pa.ArrowException, OSError) as error:

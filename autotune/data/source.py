@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.core.units import count_of
 from autotune.data import COMPRESSED, SUFFIXES
 from autotune.data.forms import (
     EXPECTED,
@@ -166,14 +167,14 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
         unused.update(name for name, value in row.fields.items() if name not in known and value is not None)
         characters.append(len(str(converted)))
         if len(characters) % PROGRESS_ROWS == 0:
-            progress(f"read {len(characters):,} rows of {source.name}")
+            progress(f"read {count_of(len(characters), 'row')} of {source.name}")
     if problems or form is None or trl_form is None:
         raise UsageError(
             *(
-                f"{where}: {problem}" + (f" ({count - 1:,} more rows like this)" if count > 1 else "")
+                f"{where}: {problem}" + (f" ({count_of(count - 1, 'more row')} like this)" if count > 1 else "")
                 for problem, (where, count) in problems.items()
             ),
-            *([f"and {more:,} more rows with problems"] if more else []),
+            *([f"and {count_of(more, 'more row')} with problems"] if more else []),
         )
     return Survey(
         form=form,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.core.lengths import Spans
+from autotune.core.units import count_of
 from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, Dialect, TrlForm, marks_of
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
@@ -118,7 +119,7 @@ def _notes(request: TokenizationRequest, dialect: Dialect, chat: bool, *, unlear
     """Say what of the data is left out or written in another way, with counts."""
     survey, name = request.survey, request.source.name
     if survey.unused:
-        columns = ", ".join(f"{column} ({count:,} rows)" for column, count in survey.unused.items())
+        columns = ", ".join(f"{column} ({count_of(count, 'row')})" for column, count in survey.unused.items())
         yield f"columns of {name} that are not used: {columns}"
     if survey.with_tools and chat and not dialect.tools:
         yield (
@@ -126,7 +127,7 @@ def _notes(request: TokenizationRequest, dialect: Dialect, chat: bool, *, unlear
             "would drop: they are written as text, in the words of Qwen2.5"
         )
     if unlearned:
-        yield f"{unlearned:,} rows of {name} are left out: no token of them reaches the loss"
+        yield f"left out of {name}, because no token of them reaches the loss: {count_of(unlearned, 'row')}"
 
 
 def _with_marks(request: TokenizationRequest, rows: Any, dialect: Dialect) -> Any:
@@ -144,8 +145,8 @@ def _with_marks(request: TokenizationRequest, rows: Any, dialect: Dialect) -> An
         runs = np.split(learned, np.flatnonzero(np.diff(learned) > 1) + 1) if len(learned) else []
         if learn is not None and len(runs) != len(learn):
             problems.append(
-                f"{where}: marks {len(learn)} messages of the assistant, and {len(runs)} parts of it are learned; "
-                "recipe.assistant_only_loss=true makes each message one part"
+                f"{where}: marks {count_of(len(learn), 'message')} of the assistant, and learns "
+                f"{count_of(len(runs), 'part')}; recipe.assistant_only_loss=true makes each message one part"
             )
         for run, is_learned in zip(runs, learn or (), strict=False):
             if not is_learned:

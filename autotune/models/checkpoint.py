@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune import cache
+from autotune.core.units import count_of
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
 
@@ -123,13 +124,13 @@ def _problems_of_weights(directory: Path, files: Sequence[Path]) -> Iterator[str
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing:
         yield (
-            f"the checkpoint lacks {len(missing)} weights of {kind.__name__}, which would be drawn at random: "
-            f"{_some(missing)}"
+            f"the checkpoint lacks {count_of(len(missing), 'weight')} of {kind.__name__}, which would be drawn at "
+            f"random: {_some(missing)}"
         )
     if unexpected:
         yield (
-            f"the checkpoint has {len(unexpected)} tensors that {kind.__name__} has no place for: {_some(unexpected)}"
-            f"{_wrapper(unexpected)}"
+            f"the checkpoint has {count_of(len(unexpected), 'tensor')} that {kind.__name__} has no place for: "
+            f"{_some(unexpected)}{_wrapper(unexpected)}"
         )
     for name, theirs, ours in sorted(report["mismatched_keys"])[:SHOWN]:
         yield f"{name} has the shape {tuple(theirs)} in the checkpoint, and {tuple(ours)} by config.json"

@@ -6,7 +6,7 @@ from typing import Any
 from autotune.core.candidate import short_name
 from autotune.core.memory.estimate import MemoryEstimate
 from autotune.core.space.legality import QUANTIZED
-from autotune.core.units import format_bytes, format_duration
+from autotune.core.units import count_of, format_bytes, format_duration
 from autotune.predict.alternatives import End
 from autotune.predict.estimate import Estimate
 from autotune.predict.time import CalibratedTime
@@ -177,7 +177,7 @@ def _heading(found: Estimate) -> Iterator[str]:
         knobs = found.candidate
         yield (
             f"a step has {knobs.per_device_train_batch_size} x {knobs.gradient_accumulation_steps} = "
-            f"{knobs.rows_per_step} samples, not the {found.asked_samples} of recipe.effective_batch_size"
+            f"{count_of(knobs.rows_per_step, 'sample')}, not the {found.asked_samples} of recipe.effective_batch_size"
         )
     if emulated := _emulated(found):
         yield emulated
@@ -257,7 +257,7 @@ def _time(found: Estimate) -> Iterator[str]:
     basis = "the measured rates" if time.measured else "the published peaks"
     basis += f" of {found.hardware.name}"
     if time.trials:
-        basis += f", corrected by {time.trials} trials of searches on it"
+        basis += f", corrected by {count_of(time.trials, 'trial')} of searches on it"
     yield f"a step takes {format_duration(step_s)}, by {basis} ({low} to {high}):"
     for name, seconds in sorted(items.items(), key=lambda item: -item[1])[:LONGEST]:
         bar = "█" * max(1, round(BAR * seconds / max(items.values())))

@@ -13,6 +13,7 @@ from autotune.core.space.enumerate import Space
 from autotune.core.space.opening import opening
 from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
+from autotune.core.units import count_of
 from autotune.search.bench import Bench
 from autotune.search.predicted_rates import PredictedRates
 from autotune.search.proposer import Proposer
@@ -88,7 +89,7 @@ def _start(bench: Bench, baseline: Trial, by_hand: Trial) -> Candidate:
 
 def _predict_rates(bench: Bench, candidates: Sequence[Candidate], *, first: Sequence[Candidate]) -> PredictedRates:
     """Predict how fast candidates are, within a share of the time. first: those that are traced before the others."""
-    bench.display.line(f"predicting how fast {len(candidates):,} candidates are")
+    bench.display.line(f"predicting the speed of {count_of(len(candidates), 'candidate')}")
     patience_s = 0.0
     if bench.has_room():
         patience_s = bench.budget.tracing_s(bench.spent_s(), reserve_s=bench.reserve_s())

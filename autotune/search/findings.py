@@ -19,6 +19,7 @@ from autotune.core.trials.parity import NotCompared, Parity
 from autotune.core.trials.receipts import Known, Receipt
 from autotune.core.trials.trial import Trial
 from autotune.core.trials.verdict import Verdict
+from autotune.core.units import count_of
 from autotune.core.workload import Workload
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed
 from autotune.search.predicted_memory import Miss, PredictedMemory
@@ -121,7 +122,8 @@ def cannot_start(trial: Trial) -> AutotuneError:
     if isinstance(outcome, TimedOut):
         return TrainingFailed(
             f"the baseline was not measured after {outcome.limit_s:.0f} s ({name}): raise budget.minutes, or "
-            f"lower recipe.effective_batch_size or recipe.coverage (rows of up to {trial.candidate.max_length} tokens)"
+            "lower recipe.effective_batch_size or recipe.coverage (rows of up to "
+            f"{count_of(trial.candidate.max_length, 'token')})"
         )
     if isinstance(outcome, Diverged):
         return TrainingFailed(

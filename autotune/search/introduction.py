@@ -18,12 +18,12 @@ def introduction(workload: Workload, hardware: Hardware, space: Space, *, explai
     if hardware.is_slow_in_bf16:
         yield f"{hardware.name} is slow in bf16: TRL's defaults are measured without it"
     yield from _about_data(workload, space.candidates[0])
-    counts = f"{space.legal:,} candidates of {space.enumerated:,} combinations are legal"
+    counts = f"{count_of(space.legal, 'legal candidate')} of {count_of(space.enumerated, 'combination')}"
     if explains:
         yield counts
         yield from explain(space)
     else:
-        yield f"{counts}; explain=true lists why the others are not"
+        yield f"{counts}; explain=true lists why the others are not legal"
 
 
 def _about_data(workload: Workload, simplest: Candidate) -> Iterator[str]:

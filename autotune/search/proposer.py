@@ -27,6 +27,7 @@ from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import rates_as_at_first
 from autotune.core.trials.receipts import Known
 from autotune.core.trials.trial import Trial
+from autotune.core.units import count_of
 from autotune.search.predicted_rates import PredictedRates
 from autotune.search.roofline import ERROR, RooflineSampler
 
@@ -172,8 +173,8 @@ class Proposer:
             return "every candidate that fits has been tried"
         tolerance = 100 * self.roofline.current_tolerance(self.study)
         return (
-            f"no further candidate is tried: none of the {left:,} that are left is believed to beat the best by more "
-            f"than {tolerance:.0f} %"
+            f"no further candidate is tried: none of the {count_of(left, 'candidate')} left is believed to beat the best "
+            f"by more than {tolerance:.0f} %"
         )
 
     def _can_win(self) -> NDArray[np.bool_]:

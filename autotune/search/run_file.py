@@ -81,7 +81,11 @@ def _facts(findings: Findings) -> dict[str, str]:
     trained = trained_of(candidate, lengths)
     dropped = f", {count_of(trained.dropped_samples, 'row')} left out" if trained.dropped_samples else ""
     rows = f"{count_of(candidate.rows_per_step, 'row')} a step"
-    samples = f"about {recipe.effective_batch_size} samples" if candidate.packs else "the samples that were asked for"
+    samples = (
+        f"about {count_of(recipe.effective_batch_size, 'sample')}"
+        if candidate.packs
+        else "the samples that were asked for"
+    )
     facts = {
         "max_length": f"keeps {trained.tokens / lengths.total:.2%} of the tokens{dropped}, "
         f"{recipe.coverage:.2%} asked; the longest row has {lengths.longest}",

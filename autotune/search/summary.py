@@ -12,7 +12,7 @@ from autotune.core.candidate import Fidelity, differences, short_name
 from autotune.core.outcome import Measured
 from autotune.core.trials.comparison import is_distinguishable
 from autotune.core.trials.parity import NotCompared
-from autotune.core.units import format_bytes, format_duration
+from autotune.core.units import count_of, format_bytes, format_duration
 from autotune.search.result import Losses, ReceiptResult, Result
 
 
@@ -75,7 +75,7 @@ def _rest(result: Result) -> Iterator[str]:
     if result.baseline_differs:
         changes = ", ".join(f"{knob}={own}" for knob, (_, own) in result.baseline_differs.items())
         yield f"TRL's defaults were not measured as they are, but with {changes}"
-    yield f"{len(result.trials)} trials in {format_duration(result.wall_s['total'])}"
+    yield f"{count_of(len(result.trials), 'trial')} in {format_duration(result.wall_s['total'])}"
 
 
 def _by_hand(ratio: float, interval: tuple[float, float] | None) -> str:
@@ -92,8 +92,9 @@ def _losses(losses: Losses | NotCompared, fidelity: Fidelity) -> str:
     if isinstance(losses, NotCompared):
         return f"the losses were not compared with the baseline's: {losses.not_compared}"
     words = (
-        f"the losses of the first {len(losses.best)} steps differ from the baseline's by {losses.difference:.4f} "
-        f"on average; another order of the samples moves the mean loss by {losses.between_orders:.4f}"
+        f"the losses of the first {count_of(len(losses.best), 'step')} differ from the baseline's by "
+        f"{losses.difference:.4f} on average; another order of the samples moves the mean loss by "
+        f"{losses.between_orders:.4f}"
     )
     if losses.as_asked:
         return words

@@ -16,7 +16,7 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
 from autotune.core.recipe import Recipe
-from autotune.core.units import format_bytes, format_duration
+from autotune.core.units import count_of, format_bytes, format_duration
 from autotune.core.workload import DataFacts, Workload
 from autotune.data.describe import describe
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
@@ -138,7 +138,8 @@ def summary_lines(document: Mapping[str, Any]) -> list[str]:
     rate = outcome["useful_tokens_per_s"]  # 0 after a run that was resumed with nothing left to train
     speed = f"{rate:.0f} useful tokens/s" if rate else "no step was left to train"
     return [
-        f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in {document['steps']} optimizer steps",
+        f"loss {document['loss_at_start']:.3f} -> {document['loss_at_end']:.3f} in "
+        f"{count_of(document['steps'], 'optimizer step')}",
         f"{speed}, peak of {format_bytes(outcome['peak_bytes'])}, {format_duration(outcome['wall_s'])} in all",
         f"the trained weights are in {document['out']}",
     ]

@@ -27,6 +27,7 @@ from autotune.core.batches.packing import STRATEGIES, pack
 from autotune.core.candidate import Candidate
 from autotune.core.knobs import KNOBS
 from autotune.core.recipe import Recipe
+from autotune.core.units import count_of
 from autotune.data.tokenization import label_spans
 from autotune.train.random_weights import draw_model
 from autotune.train.task import Compare, Measure, Task, Train
@@ -157,7 +158,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         full = len(micro_batches) // accumulation * accumulation
         steps = [micro_batches[i : i + accumulation] for i in range(0, full, accumulation)]
         if not steps:
-            raise ValueError(f"{len(self.train_dataset)} rows do not fill one optimizer step of {size * accumulation}")
+            raise ValueError(
+                f"too few for one optimizer step of {size * accumulation}: {count_of(len(self.train_dataset), 'row')}"
+            )
         tokens, useful = row_counts(self.train_dataset)
         padded = np.array([[self._positions(tokens[rows]) for rows in step] for step in steps], dtype=np.int64)
         rows_of = [np.concatenate(step) for step in steps]
@@ -267,7 +270,7 @@ def drawn_parts(dataset: Dataset, task: Task) -> list[Dataset]:
     if task.goal.order:
         drawn = np.random.default_rng((task.seed, task.goal.order)).permutation(drawn)
     if len(drawn) < samples:
-        raise ValueError(f"{len(drawn)} samples do not fill one optimizer step of {samples}")
+        raise ValueError(f"too few for one optimizer step of {samples}: {count_of(len(drawn), 'sample')}")
     return [dataset.select(drawn[i : i + samples]) for i in range(0, len(drawn) // samples * samples, samples)]
 
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from autotune.core.units import format_bytes, format_duration, format_rate
+from autotune.core.units import count_of, format_bytes, format_duration, format_rate
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (2000, "2,000 rows")])
+def test_counts(count: int, text: str) -> None:
+    """One is singular, and thousands have a comma."""
+    assert count_of(count, "row") == text
 
 
 @pytest.mark.parametrize(

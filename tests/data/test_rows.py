@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from autotune.data import rows
 from autotune.data.rows import Row, kind_of_file, of_table, rows_of_file
 
 ROWS = [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
@@ -40,6 +41,26 @@ def test_compressed_files_are_read_like_the_file_inside(kind: str, suffix: str, 
     path = compressed(tmp_path / f"rows{kind}{suffix}", text.encode())
     assert kind_of_file(path) == kind
     assert fields(path) == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_tables_are_read_through_one_opening(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that are read from their end, and are compressed as a whole."""
+    table, content = pa.Table.from_pylist(ROWS), {}
+    pq.write_table(table, tmp_path / "plain")
+    content["parquet"] = (tmp_path / "plain").read_bytes()
+    with pa.ipc.new_file(str(tmp_path / "plain"), table.schema) as writer:
+        writer.write_table(table)
+    content["arrow"] = (tmp_path / "plain").read_bytes()
+    opened: list[Path] = []
+    monkeypatch.setattr(rows, "_opened", lambda file, real=rows._opened: opened.append(file) or real(file))
+    for kind, whole in content.items():
+        path = tmp_path / f"rows.{kind}{suffix}"
+        path = compressed(path, whole) if suffix else path
+        if not suffix:
+            path.write_bytes(whole)
+        assert [row.fields for row in rows_of_file(path)] == ROWS
+        assert len(opened) == {"parquet": 1, "arrow": 3}[kind]  # of Arrow's two formats the second is tried
 
 
 def test_a_torn_archive_is_told(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_messages_that_are_marked_are_not_learned(tiny: ModelFacts, tmp_path: Pa
     assert ["240 g." in text for text in learned] == [False, True]
     assert all("480 g." in text for text in learned)
     notes = json.loads((tmp_path / "facts.json").read_text())["notes"]
-    assert notes == ["1 rows of a.jsonl are left out: no token of them reaches the loss"]
+    assert notes == ["left out of a.jsonl, because no token of them reaches the loss: 1 row"]
 
 
 def test_marks_need_labels_of_the_assistant_alone(tiny: ModelFacts, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_it_ends_when_none_that_is_left_can_win(make_bench: MakeBench, monkeypat
     tried = {trial.candidate for trial in bench.trials if trial.role == "search"}
     assert max(CANDIDATES, key=stand_ins.formula_rate) in tried
     assert found.believed.keys() == set(CANDIDATES) - tried
-    assert f"no further candidate is tried: none of the {len(found.believed)} that are left" in said.getvalue()
+    assert f"no further candidate is tried: none of the {len(found.believed)} candidates left" in said.getvalue()
     assert "no candidate that is left is believed to beat the best by more than" in said.getvalue()
 
 

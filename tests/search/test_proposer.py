@@ -75,7 +75,7 @@ def test_what_is_predicted_comes_first_and_what_cannot_win_never(tmp_path: Path)
     tried = walk(proposer)
     assert tried[0] == max(SPACE, key=rate)
     assert len(tried) < len(SPACE)
-    why = f"none of the {len(SPACE) - len(tried)} that are left is believed to beat the best by more than 2 %"
+    why = f"none of the {len(SPACE) - len(tried)} candidates left is believed to beat the best by more than 2 %"
     assert why in proposer.why_none_is_left()  # 2 %: twice the error of a trial
 
 
