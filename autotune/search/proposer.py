@@ -173,8 +173,8 @@ class Proposer:
             return "every candidate that fits has been tried"
         tolerance = 100 * self.roofline.current_tolerance(self.study)
         return (
-            f"no further candidate is tried: none of the {count_of(left, 'candidate')} left is believed to beat the best "
-            f"by more than {tolerance:.0f} %"
+            f"no further candidate is tried: none of the {count_of(left, 'candidate')} left is believed to beat the "
+            f"best by more than {tolerance:.0f} %"
         )
 
     def _can_win(self) -> NDArray[np.bool_]:

@@ -79,7 +79,7 @@ def test_a_pickled_checkpoint_is_read_too(tmp_path: Path) -> None:
     assert problems(directory) == []
     torch.save({f"module.{name}": weight for name, weight in weights.items()}, directory / "pytorch_model.bin")
     lacks, has = problems(directory)
-    assert lacks.startswith("the checkpoint lacks 21 weights of LlamaForCausalLM, which would be drawn at random: lm_")
+    assert lacks.startswith("the checkpoint lacks 21 weight of LlamaForCausalLM, which would be drawn at random: lm_")
     assert has.endswith("DistributedDataParallel put 'module.' before the names: save the model that is inside")
 
 
@@ -98,7 +98,7 @@ def test_weights_that_would_be_drawn_at_random_are_refused(tmp_path: Path) -> No
         saved(tmp_path / "headless"), lambda weights: {n: w for n, w in weights.items() if "lm_" not in n}
     )
     assert problems(directory) == [
-        "the checkpoint lacks 1 weights of LlamaForCausalLM, which would be drawn at random: lm_head.weight"
+        "the checkpoint lacks 1 weight of LlamaForCausalLM, which would be drawn at random: lm_head.weight"
     ]
 
 
@@ -113,7 +113,7 @@ def test_weights_that_would_be_dropped_are_refused(tmp_path: Path) -> None:
         },
     )
     assert problems(directory) == [
-        "the checkpoint has 1 tensors that LlamaForCausalLM has no place for: model.layers.2.self_attn.q_proj.weight"
+        "the checkpoint has 1 tensor that LlamaForCausalLM has no place for: model.layers.2.self_attn.q_proj.weight"
     ]
 
 
