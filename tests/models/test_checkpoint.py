@@ -79,7 +79,7 @@ def test_a_pickled_checkpoint_is_read_too(tmp_path: Path) -> None:
     assert problems(directory) == []
     torch.save({f"module.{name}": weight for name, weight in weights.items()}, directory / "pytorch_model.bin")
     lacks, has = problems(directory)
-    assert lacks.startswith("the checkpoint lacks 21 weight of LlamaForCausalLM, which would be drawn at random: lm_")
+    assert lacks.startswith("the checkpoint lacks 21 weights of LlamaForCausalLM, which would be drawn at random: lm_")
     assert has.endswith("DistributedDataParallel put 'module.' before the names: save the model that is inside")
 
 
