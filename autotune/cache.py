@@ -6,6 +6,7 @@ the seal broken builds the directory again. Leaves out what the directories hold
 
 import errno
 import json
+import secrets
 import shutil
 import tempfile
 import time
@@ -21,6 +22,7 @@ from autotune.errors import AutotuneError, UsageError
 SEAL = "sealed.json"
 STALE_SECONDS = 24 * 3600  # a temporary directory of this age belonged to a process that was killed
 CHUNK_BYTES = 2**20
+TRIED_BYTES = 2**16  # more than the file of a probe
 
 
 def is_whole(directory: Path) -> bool:
@@ -89,6 +91,13 @@ def write_text(path: Path, text: str) -> None:
     with _errors_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, text)
+
+
+def check_writable(directory: Path) -> None:
+    """Write a small file there and remove it. Raises as `write_text` does, at once and not after the work."""
+    probe = directory / f".writable.{secrets.token_hex(4)}"
+    write_text(probe, "x" * TRIED_BYTES)
+    probe.unlink(missing_ok=True)
 
 
 @contextmanager

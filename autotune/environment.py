@@ -7,7 +7,9 @@ autotune sets itself (train/task.py, train/fork_server.py, child.py), which do n
 accelerate 1.15, torch 2.13, transformers 5.23.
 """
 
-from collections.abc import Iterator, MutableMapping
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -96,6 +98,16 @@ VARIABLES: tuple[Variables, ...] = (
         why="files of the current directory that are named like libraries must not be imported for them",
     ),
     Variables(
+        names=("PYTHONPATH",),
+        fate="set",
+        why="the user's directories are kept; an empty entry would be the current directory, and is left out",
+    ),
+    Variables(
+        names=("PYTHONIOENCODING",),
+        fate="set",
+        why="a library must not fail because it prints a character that the terminal lacks; logs are UTF-8",
+    ),
+    Variables(
         names=("HF_*", "HUGGINGFACE_*", "TRANSFORMERS_*", "XDG_CACHE_HOME"),
         fate="passed on",
         why="where the hub is, who asks, and where downloads are kept",
@@ -151,7 +163,24 @@ def take_away(environ: MutableMapping[str, str]) -> list[str]:
                 "start it once, without torchrun, accelerate launch or mpirun"
             )
     environ["PYTHONSAFEPATH"] = "1"
+    environ["PYTHONIOENCODING"] = "utf-8:replace"
+    if "PYTHONPATH" in environ:
+        environ["PYTHONPATH"] = os.pathsep.join(filter(None, environ["PYTHONPATH"].split(os.pathsep)))
     return list(_removed(environ))
+
+
+def leave_current_directory(path: list[str], environ: Mapping[str, str]) -> None:
+    """Take the current directory off `path`, this process's, if only an empty entry of PYTHONPATH has put it there.
+
+    `PYTHONPATH=$PYTHONPATH:/more` has an empty entry where PYTHONPATH was not set, and few people mean that.
+    """
+    entries = environ.get("PYTHONPATH", "").split(os.pathsep)
+    if len(entries) < 2 or "" not in entries:
+        return
+    with suppress(OSError, ValueError):  # the directory is gone, or stands there for another reason
+        current = os.getcwd()
+        if current not in map(os.path.abspath, filter(None, entries)):
+            path.remove(current)
 
 
 def _removed(environ: MutableMapping[str, str]) -> Iterator[str]:

@@ -7,10 +7,34 @@ import fcntl
 import json
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import IO, Any
 
 from autotune.errors import UsageError
+
+
+def make_directory(out: Path) -> None:
+    """Make the directory for results. Raises UsageError where that cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out={out}: cannot be made ({_reason(error)}); name another out") from error
+
+
+def check_can_be_made(out: Path) -> None:
+    """Judge whether results can be written to the directory `out`, without making it. Raises UsageError."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"out={out}: is a file, expected a directory; name another out")
+    place = next(place for place in (out, *out.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as scratch:
+            scratch.write(b"x")
+            scratch.flush()
+    except OSError as error:
+        raise UsageError(
+            f"out={out}: nothing can be written in {place} ({_reason(error)}); name another out"
+        ) from error
 
 
 def lock(out: Path) -> IO[str]:
@@ -19,7 +43,7 @@ def lock(out: Path) -> IO[str]:
     The kernel gives the lock back when the process ends, also after `kill -9`. On a file system without locks nobody is
     kept out. Raises UsageError when another process has the directory.
     """
-    stream = (out / ".lock").open("w")
+    stream = (out / ".lock").open("w", encoding="utf-8")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -47,3 +71,7 @@ def write_text(file: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -113,3 +113,19 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(AutotuneError, match="no room left"):
         cache.build(tmp_path / "x", full)
+
+
+def test_a_cache_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that can be written stays empty; a full or a wrong one is told, as when the work is kept there."""
+    cache.check_writable(tmp_path / "hardware")
+    assert list((tmp_path / "hardware").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="home: cannot write"):
+        cache.check_writable(tmp_path / "file")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AutotuneError, match="no room left"):
+        cache.check_writable(tmp_path / "hardware")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from autotune.environment import VARIABLES, fate_of, take_away
+from autotune.environment import VARIABLES, fate_of, leave_current_directory, take_away
 from autotune.errors import UsageError
 
+OURS = {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8:replace"}
 PAGE = Path(__file__).parents[1] / "docs" / "environment.md"
 
 
@@ -25,7 +26,7 @@ def test_what_a_launcher_leaves_is_taken_away_and_named() -> None:
         "HOME": "/home/me",
     }
     said = take_away(environ)
-    assert environ == {"HF_TOKEN": "secret", "HOME": "/home/me", "PYTHONSAFEPATH": "1"}
+    assert environ == {"HF_TOKEN": "secret", "HOME": "/home/me", **OURS}
     assert [line.partition(" (")[0] for line in said] == [
         "not passed on: ACCELERATE_DYNAMO_BACKEND=INDUCTOR, ACCELERATE_MIXED_PRECISION=bf16",
         "not passed on: MASTER_ADDR=127.0.0.1, RANK=0, WORLD_SIZE=2",
@@ -36,7 +37,31 @@ def test_a_clean_environment_is_left_alone() -> None:
     """Nothing is said."""
     environ = {"PATH": "/bin", "OMP_NUM_THREADS": "2", "SLURM_JOB_ID": "7"}
     assert take_away(environ) == []
-    assert environ.keys() == {"PATH", "OMP_NUM_THREADS", "SLURM_JOB_ID", "PYTHONSAFEPATH"}
+    assert environ.keys() == {"PATH", "OMP_NUM_THREADS", "SLURM_JOB_ID", *OURS}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(":/more", "/more"), ("/a:/b", "/a:/b"), ("/a::/b:", "/a:/b"), (":", ""), (".:/a", ".:/a")]
+)
+def test_an_empty_entry_of_pythonpath_is_left_out(before: str, after: str) -> None:
+    """It would be the current directory of every child. A dot is written on purpose."""
+    environ = {"PYTHONPATH": before}
+    take_away(environ)
+    assert environ["PYTHONPATH"] == after
+
+
+@pytest.mark.parametrize(
+    ("variable", "left"),
+    [(":/more", ["/lib"]), ("/more", ["{here}", "/lib"]), ("", ["{here}", "/lib"]), (":{here}", ["{here}", "/lib"])],
+)
+def test_the_current_directory_leaves_the_path_unless_it_is_meant(
+    variable: str, left: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only an empty entry of PYTHONPATH, beside others, has put it there by accident."""
+    monkeypatch.chdir(tmp_path)
+    path = [str(tmp_path), "/lib"]
+    leave_current_directory(path, {"PYTHONPATH": variable.format(here=tmp_path)})
+    assert path == [entry.format(here=tmp_path) for entry in left]
 
 
 @pytest.mark.parametrize("name", ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import UsageError
-from autotune.files import lock, write_json, write_text
+from autotune.files import check_can_be_made, lock, make_directory, write_json, write_text
 
 
 def test_a_file_is_written_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -66,3 +66,31 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
     monkeypatch.setattr("fcntl.flock", unsupported)
     with lock(tmp_path):
         pass
+
+
+def test_a_place_for_results_is_judged_without_making_it(tmp_path: Path) -> None:
+    """The nearest directory that exists must take files; nothing is left there."""
+    check_can_be_made(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["/proc/nowhere/out", "{}/file", "{}/file/out"])
+def test_a_place_that_takes_no_files_is_refused(out: str, tmp_path: Path) -> None:
+    """A file in its place, or a file system that lets nobody write."""
+    (tmp_path / "file").touch()
+    place = Path(out.format(tmp_path))
+    with pytest.raises(UsageError, match="name another out"):
+        check_can_be_made(place)
+    with pytest.raises(UsageError, match="name another out"):
+        make_directory(place)
+
+
+def test_a_full_disk_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte that is written says so."""
+
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        check_can_be_made(tmp_path)

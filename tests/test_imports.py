@@ -35,7 +35,7 @@ ORDER = tuple(
         "report",
         "search": "samplers journal predicted_rates predicted_memory predictions request roofline proposer display "
         "introduction bench explore repeats losses result findings run_file run_directory summary search",
-        "cli": "limits settings requests keys help schema judge usage run_file commands exits application main",
+        "cli": "limits settings requests keys help schema judge usage run_file commands streams exits application main",
     }.items()
     for name in names.split()
 )

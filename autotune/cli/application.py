@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.cli.commands import JOBS, Job, say
-from autotune.cli.exits import JobFailed, report_error
+from autotune.cli.exits import UNREAD, JobFailed, print_result, report_error
 from autotune.cli.help import COMMANDS
 from autotune.cli.settings import find_problems, store_configs
 from autotune.errors import UsageError
@@ -96,11 +96,11 @@ def _job(command: str) -> Callable[["DictConfig"], None]:
                 raise UsageError(*problems)
             with contextlib.redirect_stdout(sys.stderr):  # a library may print, and stdout is for the result
                 shown = JOBS[command](settings, about)
+            print_result(f"{shown}\n")
         except Exception as error:
             code = report_error(error, debug=config.debug)
             # Hydra stops at a SystemExit. After any other exception it goes on with the next job.
-            raise (JobFailed if multirun else SystemExit)(code) from None
+            raise (JobFailed if multirun and code != UNREAD else SystemExit)(code) from None
         printed.append(1)
-        print(shown, flush=True)
 
     return job

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from autotune.core.hardware import Hardware
 
 
+RUNS = Path("runs")  # where searches make new directories
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One job of a command line. number: its place in a multirun, None without -m.
@@ -75,12 +78,14 @@ def search(settings: SearchSettings, job: Job) -> str:
     from autotune.core.decode import encode
     from autotune.search.display import SearchDisplay
     from autotune.search.request import workload_of
-    from autotune.search.search import search
+    from autotune.search.search import check_search, search
     from autotune.search.summary import summary_lines
 
     _refuse_catalogue_gpu(settings)
-    request = build_search(settings, new=Path("runs") / _new_name(settings, job))
-    workload = workload_of(request, progress=say)  # what the files say is judged before a probe, which takes a minute
+    request = build_search(settings, new=RUNS / _new_name(settings, job))
+    # What the files say is judged before a probe, which takes a minute.
+    workload = workload_of(request, progress=say)
+    check_search(request, workload, _seen(settings))
     result = search(request, workload, _hardware(settings), display=SearchDisplay(Console(stderr=True)))
     return _shown(settings, encode(result), summary_lines(result))
 
@@ -90,11 +95,12 @@ def run(settings: RunSettings, job: Job) -> str:
     from rich.console import Console
 
     from autotune.train.display import RunDisplay
-    from autotune.train.run import run, summary_lines, workload_of
+    from autotune.train.run import check_run, run, summary_lines, workload_of
 
     _refuse_catalogue_gpu(settings)
     request = build_run(settings, overrides=job.overrides)
     workload = workload_of(request, progress=say)
+    check_run(request, workload, _seen(settings))
     result = run(request, workload, _hardware(settings), display=RunDisplay(Console(stderr=True)))
     return _shown(settings, result, summary_lines(result))
 
@@ -108,7 +114,10 @@ def _new_name(settings: SearchSettings, job: Job) -> str:
     parts = [f"{datetime.now():%Y%m%d-%H%M%S}", *(directory_name(path or "") for path in paths)]
     if job.number is not None:
         parts.append(str(job.number))  # a launcher may start several jobs in one second
-    return "-".join(parts)
+    name = "-".join(parts)
+    # Two searches may start in the same second, and a clock may be set back.
+    names = (name, *(f"{name}-{number}" for number in range(2, 100)))
+    return next(free for free in names if not (RUNS / free).exists())
 
 
 def _given_hardware(settings: EstimateSettings) -> "Hardware | None":
@@ -130,6 +139,15 @@ def _refuse_catalogue_gpu(settings: TrainingSettings) -> None:
             f"hardware={settings.hardware.gpu.get('name')}: is a GPU of the catalogue, for `autotune estimate`; search "
             "and run train on the machine at hand: expected hardware=auto, hardware=cpu or its own probe"
         )
+
+
+def _seen(settings: TrainingSettings) -> "Hardware":
+    """The machine that trains, as far as it can be known without measuring."""
+    from autotune.machine.probe import load_own_probe, look
+
+    if settings.hardware.file is not None:
+        return load_own_probe(Path(settings.hardware.file).expanduser(), progress=lambda line: None)
+    return look(use_gpu=settings.hardware.device != "cpu")
 
 
 def _hardware(settings: TrainingSettings) -> "Hardware":

@@ -1,11 +1,14 @@
 """How a command line ends: its exit code, and what is said about an error."""
 
+import sys
 import traceback
 
+from autotune.cli import streams
 from autotune.cli.commands import say
-from autotune.errors import AutotuneError, UsageError
+from autotune.errors import AutotuneError, UsageError, first_line
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+UNREAD = 141  # 128 + SIGPIPE: the reader of stdout or stderr has gone away, as `head` does
 
 
 class JobFailed(Exception):
@@ -14,15 +17,21 @@ class JobFailed(Exception):
 
 def report_error(error: Exception, *, debug: bool) -> int:
     """Print on stderr what went wrong, and return the exit code."""
+    if isinstance(error, BrokenPipeError) and streams.reader_is_gone():
+        streams.discard(1, 2)
+        return UNREAD
     if debug:
         traceback.print_exception(error)
+        for line in getattr(error, "details", ()):
+            say(line)
     library = type(error).__module__.partition(".")[0]
     if isinstance(error, AutotuneError):
         problems, code = error.problems, error.exit_code
     elif library in ("hydra", "omegaconf"):  # a mistake that only Hydra found
         problems, code = [" ".join(f"{error} {error.__cause__ or ''}".split())], UsageError.exit_code
     else:
-        problems, code = [f"{type(error).__name__}: {error} (debug=true shows where)"], AutotuneError.exit_code
+        said = f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+        problems, code = [f"{said} (debug=true shows where)"], AutotuneError.exit_code
     if len(problems) == 1:
         say(f"autotune: {problems[0]}")
     else:
@@ -30,3 +39,15 @@ def report_error(error: Exception, *, debug: bool) -> int:
         for problem in problems:
             say(f"  {problem}")
     return code
+
+
+def print_result(text: str) -> None:
+    """Print on stdout what was asked for. Raises AutotuneError where it cannot be written, as on a full disk."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        streams.discard(1)
+        raise AutotuneError(f"stdout: the answer cannot be written ({error.strerror})") from error

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 from autotune.cli.help import COMMANDS
@@ -37,6 +38,7 @@ class Judge:
     """Judges single values against the types and rules of a command's settings."""
 
     def __init__(self, command: str) -> None:
+        self.command = command
         self.groups = COMMANDS[command].groups
         self.settings: type[ProbeSettings] = COMMANDS[command].settings
         self.keys = keys_of(self.settings)
@@ -55,6 +57,8 @@ class Judge:
         if inside:
             return [f"{said}: {name} holds keys, such as {inside[0]}"]
         key = self.keys.get(name) or self.mapping(name)
+        if key is not None and key.name == "model.config" and self.command not in ("estimate", "probe"):
+            return [f"{said}: is for estimate; {self.command} trains the model as its own files say"]
         if key is None:
             return [f"{said}: no such key{hint_at(nearest(name, (*self.keys, *self.groups)))}"]
         if isinstance(value, str) and "${" in value:
@@ -64,14 +68,20 @@ class Judge:
             return []
         return [f"{said}: expected {key.expected}{hint_at(nearest(str(value), key.choices))}"]
 
+    @cached_property
+    def _node(self) -> Any:
+        """The settings as OmegaConf has them. Values are tried on it, one after another."""
+        from omegaconf import OmegaConf
+
+        return OmegaConf.structured(self.settings)
+
     def _converted(self, name: str, value: Any) -> Any:
         """Convert a value to the key's type as OmegaConf does. Returns _REFUSED when OmegaConf refuses it."""
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
-        node = OmegaConf.structured(self.settings)
         try:
-            OmegaConf.update(node, name, value, force_add=name not in self.keys)
-            return OmegaConf.select(node, name)
+            OmegaConf.update(self._node, name, value, force_add=name not in self.keys)
+            return OmegaConf.select(self._node, name)
         except OmegaConfBaseException:
             return _REFUSED

@@ -7,16 +7,19 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """Which values of a key make sense, in addition to its type."""
+    """Which values of a key make sense, in addition to its type. named: a list needs a name, and none is empty."""
 
     choices: tuple[str, ...] = ()
     above: float | None = None
     at_least: float | None = None
     below: float | None = None
     at_most: float | None = None
+    named: bool = False
 
-    def allows(self, value: str | float) -> bool:
+    def allows(self, value: Any) -> bool:
         """Whether `value` is one of the choices, or within the limits. It must have the key's type already."""
+        if self.named:
+            return len(value) > 0 and all(value)
         if isinstance(value, str):
             return value in self.choices
         lower = -math.inf if self.at_least is None else self.at_least
@@ -27,6 +30,8 @@ class Limit:
     @property
     def words(self) -> str:
         """The limit in words: `one of a, b`, or `above 0 and at most 1`."""
+        if self.named:
+            return "with at least one name"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}

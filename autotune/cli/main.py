@@ -10,16 +10,17 @@ import sys
 from collections.abc import Sequence
 
 from autotune import __version__
+from autotune.cli import streams
 from autotune.cli.application import call_hydra, complete, parse_flags
 from autotune.cli.commands import say
-from autotune.cli.exits import INTERRUPTED, JobFailed, report_error
+from autotune.cli.exits import INTERRUPTED, UNREAD, JobFailed, print_result, report_error
 from autotune.cli.help import COMMANDS, help_text
 from autotune.cli.judge import hint_at, nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs
 from autotune.cli.usage import check
-from autotune.environment import take_away
-from autotune.errors import UsageError
+from autotune.environment import leave_current_directory, take_away
+from autotune.errors import AutotuneError, UsageError
 
 COMPLETION = ("-sc", "--shell-completion")
 
@@ -27,8 +28,22 @@ COMPLETION = ("-sc", "--shell-completion")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default this process's own, and return its exit code. argv: without the program."""
     words = list(sys.argv[1:] if argv is None else argv)
+    streams.prepare()
+    leave_current_directory(sys.path, os.environ)
     try:
-        return _dispatch(words)
+        code = _run(words)
+        streams.flush()
+        return code
+    except OSError as error:  # only what could not even be said gets here
+        streams.discard(1, 2)
+        return UNREAD if isinstance(error, BrokenPipeError) else AutotuneError.exit_code
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command line, say how it ended, and return the exit code."""
+    try:
+        _dispatch(words)
+        return 0
     except KeyboardInterrupt:
         again = " (a search with the same out= continues)" if words[:1] == ["search"] else ""
         say(f"autotune: interrupted; what was measured and saved is kept{again}")
@@ -41,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_error(error, debug="debug=true" in words)
 
 
-def _dispatch(words: Sequence[str]) -> int:
+def _dispatch(words: Sequence[str]) -> None:
     first, *rest = words or ("--help",)
     if first in ("--help", "-h") or (first in COMMANDS and {"--help", "-h"} & set(rest)):
-        print(help_text(first if first in COMMANDS else None), end="")
+        print_result(help_text(first if first in COMMANDS else None))
     elif "--version" in words:
-        print(f"autotune {__version__}")
+        print_result(f"autotune {__version__}\n")
     elif first in COMPLETION:
         complete(rest)
     elif first in COMMANDS:
@@ -54,7 +69,6 @@ def _dispatch(words: Sequence[str]) -> int:
     else:
         hint = hint_at(nearest(first, COMMANDS))
         raise UsageError(f"{first}: no such command, expected one of {', '.join(COMMANDS)}{hint}")
-    return 0
 
 
 def _compose_and_call(command: str, words: Sequence[str]) -> None:

@@ -96,13 +96,18 @@ def build_run(settings: RunSettings, *, overrides: Sequence[str]) -> "RunRequest
     """Build the request of a run. overrides: the words of the command line, which won over the run file."""
     from autotune.train.run import RunRequest
 
+    candidate = Candidate(**build_fixed(settings.candidate))
+    samples = settings.recipe.effective_batch_size
+    if samples is None and not candidate.packs:  # rows that are packed hold several samples
+        samples = candidate.rows_per_step
+    recipe = build_recipe(replace(settings.recipe, effective_batch_size=samples or Recipe().effective_batch_size))
     return RunRequest(
         model=_path(settings.model.path),
         data=_path(settings.data.path),
         columns=dict(settings.data.columns),
         split=settings.data.split,
-        recipe=build_recipe(settings.recipe),
-        candidate=Candidate(**build_fixed(settings.candidate)),
+        recipe=recipe,
+        candidate=candidate,
         seed=settings.seed,
         out=Path(settings.out or "run").expanduser(),
         home=build_home(settings),

@@ -127,6 +127,8 @@ def _choice(schemas: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _limited(limit: Limit, *, optional: bool) -> dict[str, Any]:
     """A limit in the words of JSON schema."""
+    if limit.named:
+        return {"minItems": 1}
     if limit.choices:
         return {"enum": [*limit.choices, None] if optional else list(limit.choices)}
     words = {

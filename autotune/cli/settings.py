@@ -12,6 +12,7 @@ Three things look unusual because of Hydra (hydra-core 1.3.8, omegaconf 2.3.1):
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, get_args
 
@@ -118,7 +119,9 @@ class RecipeSettings:
     """scale of the adapters; their output is multiplied by alpha / rank"""
     lora_dropout: float = number(0.0, at_least=0, below=1)
     """dropout on the input of the adapters"""
-    lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"], metadata={"limit": Limit(named=True)}
+    )
     """names of the modules that get an adapter; [all-linear]: all linear layers but the head, as PEFT chooses them"""
 
 
@@ -196,6 +199,14 @@ class SearchSettings(TrainingSettings):
 
 
 @dataclass(kw_only=True)
+class RunRecipeSettings(RecipeSettings):
+    """The training of a run, whose candidate says how many samples a step holds."""
+
+    effective_batch_size: int | None = number(at_least=1)  # type: ignore[assignment]
+    """samples per optimizer step; null: as many as the candidate's micro-batches hold"""
+
+
+@dataclass(kw_only=True)
 class RunSettings(TrainingSettings):
     """Keys of `autotune run`, on the command line and in its file.
 
@@ -204,6 +215,7 @@ class RunSettings(TrainingSettings):
     is short for `model: {path: PATH}`, and `data: PATH` for `data: {path: PATH}`.
     """
 
+    recipe: RunRecipeSettings = field(default_factory=RunRecipeSettings)
     device: str | None = one_of(get_args(Device))
     """kind of device that the candidate was found for; null: any"""
 
@@ -262,12 +274,19 @@ def store_configs(run_file: Mapping[str, Any]) -> None:
     """Register the settings, and the values of a run file, with Hydra under the names that conf/ uses."""
     from hydra.core.config_store import ConfigStore
 
+    _store_schemas()
+    ConfigStore.instance().store(name="run_file", node=dict(run_file))
+
+
+@cache
+def _store_schemas() -> None:
+    from hydra.core.config_store import ConfigStore
+
     store = ConfigStore.instance()
     store.store(name="probe_schema", node=ProbeSettings)
     store.store(name="estimate_schema", node=EstimateSettings)
     store.store(name="search_schema", node=SearchSettings)
     store.store(name="run_schema", node=RunSettings)
-    store.store(name="run_file", node=dict(run_file))
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Limit | None]]:

@@ -64,6 +64,7 @@ class _Reader:
         self.multirun = multirun
         self.search_path: list[str] = []
         self.parser = OverridesParser.create()
+        self.options: dict[str, list[str]] = {}
         self.problems: list[str] = []
         self.faulty: set[str] = set()  # groups with a problem; they are not reported as missing too
 
@@ -84,6 +85,8 @@ class _Reader:
         from hydra.errors import HydraException
 
         name, _, value = text.partition("=")
+        if not name:
+            return self._refuse("", f"{text}: has no key before the equals sign")
         is_path = value and name in FREE_FORM and name in self.judge.groups and Path(value).exists()
         if is_path and value not in self._options(name):
             return _free_form(name, [value])  # a path may hold characters that Hydra's grammar refuses
@@ -160,11 +163,15 @@ class _Reader:
         return [self.parser.parse_override(single).value() for single in _singles(override)]
 
     def _options(self, group: str) -> list[str]:
+        """The options of a group; none for a key. Hydra looks at the directories anew each time, so they are kept."""
         from hydra.core.global_hydra import GlobalHydra
         from hydra.core.object_type import ObjectType
 
-        loader = GlobalHydra.instance().config_loader()
-        return loader.get_group_options(group, ObjectType.CONFIG, self.config_name, self.search_path)
+        if group not in self.options:
+            loader = GlobalHydra.instance().config_loader()
+            found = loader.get_group_options(group, ObjectType.CONFIG, self.config_name, self.search_path)
+            self.options[group] = found
+        return self.options[group]
 
     def _refuse(self, name: str, *problems: str) -> list[str]:
         self.faulty.add(name.partition(".")[0])

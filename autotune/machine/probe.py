@@ -41,11 +41,24 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
         progress(f"rates of {now['name']} as measured on {known.measured_at}; refresh=true measures again")
         hardware = _renewed(known, gpus, host, now)
     else:
+        cache.check_writable(path.parent)  # not only once the machine is measured
         progress(f"measuring {now['name']}, under a minute")
         measured, throttled = _measure(gpus, host, progress)
         hardware = _join(now, measured, gpus, host, throttled)
         cache.write_text(path, json.dumps(hardware.to_dict(), indent=1) + "\n")
     return hardware
+
+
+def look(*, use_gpu: bool = True) -> Hardware:
+    """Say what the machine at hand is, without its rates: nothing is measured. Raises as `probe` does.
+
+    It is enough to judge what was asked for, before a probe that takes a minute.
+    """
+    gpus, host, now = _look(use_gpu, lambda line: None)
+    if not gpus:
+        return Hardware(**now, used_by_others_bytes=host.used_by_others_bytes)
+    memory = gpus[0].memory.total
+    return Hardware(**now, **_of_capability(gpus[0].compute_capability), memory_bytes=memory, used_by_others_bytes=0)
 
 
 def load_own_probe(path: Path, *, progress: Callable[[str], None]) -> Hardware:
@@ -219,9 +232,7 @@ def _join(
         facts |= {
             "memory_bytes": memory_bytes,
             "used_by_others_bytes": _used_by_others(gpus[0], memory_bytes),
-            "compute_capability": capability,
-            "supports_bf16": capability is not None and capability >= (8, 0),
-            "supports_tf32": capability is not None and capability >= (8, 0),
+            **_of_capability(capability),
             "context_bytes": measured.context_bytes,
             "workspace_bytes": measured.workspace_bytes,
             "throttled": throttled,
@@ -239,6 +250,12 @@ def _join(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         measured_in_s=measured.wall_s,
     )
+
+
+def _of_capability(capability: tuple[int, int] | None) -> dict[str, Any]:
+    """What a GPU's compute capability says of it."""
+    ampere = capability is not None and capability >= (8, 0)
+    return {"compute_capability": capability, "supports_bf16": ampere, "supports_tf32": ampere}
 
 
 def _used_by_others(gpu: Gpu, memory_bytes: int) -> int:

@@ -16,7 +16,7 @@ from autotune.core.candidate import Candidate
 from autotune.core.outcome import Outcome, outcome_from_dict, outcome_to_dict
 from autotune.core.trials.trial import Role, Trial
 from autotune.errors import UsageError
-from autotune.files import lock, write_json
+from autotune.files import check_can_be_made, lock, make_directory, write_json
 
 SPENT_FILE = "spent_s.json"
 
@@ -30,10 +30,11 @@ class Journal:
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
         self.out = out
-        out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
         self._lock = lock(out)
         try:
-            self._check_identity(identity)
+            if not _is_of(out, identity):
+                write_json(out / "search.json", identity)
             self.trials: list[Trial] = self._read()
         except BaseException:
             self._lock.close()
@@ -42,24 +43,6 @@ class Journal:
     def close(self) -> None:
         """Unlock the directory."""
         self._lock.close()
-
-    def _check_identity(self, identity: Mapping[str, Any]) -> None:
-        file = self.out / "search.json"
-        if not file.exists():
-            if (self.out / "trials").exists():
-                raise UsageError(f"out={self.out}: holds trials but no search.json; name another out")
-            write_json(file, identity)
-            return
-        before = json.loads(file.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(identity))
-        changed = [
-            f"out={self.out}: belongs to a search with another {key} "
-            f"(there {_brief(before.get(key))}, now {_brief(now.get(key))}); name another out"
-            for key in {**before, **now}
-            if before.get(key) != now.get(key)
-        ]
-        if changed:
-            raise UsageError(*changed)
 
     def _read(self) -> list[Trial]:
         """Read all finished trials, and remove the folders of those that never finished."""
@@ -119,6 +102,37 @@ class Journal:
     def abandon(self, number: int) -> None:
         """Remove a trial that was interrupted: it says nothing about its candidate."""
         shutil.rmtree(self.folder(number), ignore_errors=True)
+
+
+def check_directory(out: Path, identity: Mapping[str, Any]) -> None:
+    """Judge whether a search can be kept in `out`, without writing there. Raises UsageError as `Journal` does."""
+    _is_of(out, identity)
+    check_can_be_made(out)
+
+
+def _is_of(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `out` holds this search already. Raises UsageError where it holds another one, or something else."""
+    file = out / "search.json"
+    if not file.exists():
+        if (out / "trials").exists():
+            raise UsageError(f"out={out}: holds trials but no search.json; name another out")
+        return False
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); remove it, or name another out") from error
+    now = json.loads(json.dumps(identity))
+    changed = [
+        f"out={out}: belongs to a search with another {key} "
+        f"(there {_brief(before.get(key))}, now {_brief(now.get(key))}); name another out"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UsageError(*changed)
+    return True
 
 
 def _brief(value: Any) -> str:

@@ -31,13 +31,26 @@ from autotune.search.display import SearchDisplay
 from autotune.search.explore import Exploration, explore, in_space
 from autotune.search.findings import Findings, cannot_start
 from autotune.search.introduction import introduction
-from autotune.search.journal import Journal
+from autotune.search.journal import Journal, check_directory
 from autotune.search.losses import compare_losses
 from autotune.search.repeats import REPEAT, measure_again
 from autotune.search.request import SearchRequest, identity_of, predictions_of
 from autotune.search.result import Result
 from autotune.search.run_directory import write_result
 from autotune.train.workers import Workers
+
+
+def check_search(request: SearchRequest, workload: Workload, hardware: Hardware) -> None:
+    """Judge what can be judged before anything is measured: the fixed knobs, and the run directory.
+
+    hardware: as machine.probe.look returns it, without rates. Writes nothing. Raises UsageError.
+    """
+    stack = installed()
+    if request.fixed:
+        enumerate_space(
+            workload=workload, hardware=hardware, installed=stack, fidelity=request.fidelity, fixed=request.fixed
+        )
+    check_directory(request.out, identity_of(request, workload, hardware, stack))
 
 
 def search(request: SearchRequest, workload: Workload, hardware: Hardware, *, display: SearchDisplay) -> Result:

@@ -16,16 +16,26 @@ from autotune.core.candidate import Candidate, short_name
 from autotune.core.hardware import Hardware
 from autotune.core.outcome import Crashed, Diverged, Measured, Outcome, OutOfMemory, outcome_to_dict
 from autotune.core.recipe import Recipe
+from autotune.core.space.context import Context
+from autotune.core.space.fixed import against_method, fixed_in_words
+from autotune.core.space.legality import RULES
 from autotune.core.units import count_of, format_bytes, format_duration
 from autotune.core.workload import DataFacts, Workload
 from autotune.data.describe import describe
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
-from autotune.files import lock, write_json
+from autotune.files import check_can_be_made, lock, make_directory, write_json
 from autotune.machine.installed import installed
 from autotune.train.display import RunDisplay
 from autotune.train.task import Task, Train, last_checkpoint
 from autotune.train.workers import Workers
 
+# Rules that a run may break: the candidate then trains as it says, and gains nothing or is slow.
+EXCUSED = frozenset(
+    """
+    splits_nothing one_full_step balances_nothing groups_nothing tf32_changes_nothing two_half_types
+    more_workers_than_cores more_threads_than_cores
+    """.split()  # noqa: SIM905
+)
 CHECKPOINTS = 10  # in a whole run, of which Trainer keeps the last two
 LOSS_SHARE = 0.1  # share of the steps that the mean losses at the start and at the end are taken over
 
@@ -80,6 +90,43 @@ def workload_of(request: RunRequest, *, progress: Callable[[str], None]) -> Work
     return workload
 
 
+def check_run(request: RunRequest, workload: Workload, hardware: Hardware) -> None:
+    """Judge what can be judged before anything is measured: the device, the candidate and the run's directory.
+
+    hardware: as machine.probe.look returns it, without rates. Writes nothing. Raises UsageError.
+    """
+    if request.device not in (None, hardware.kind):
+        raise UsageError(
+            f"device={request.device}: the configuration was made for another device than this one ({hardware.kind}, "
+            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
+        )
+    if problems := _problems_of_candidate(
+        request, Context(installed=installed(), hardware=hardware, workload=workload)
+    ):
+        raise UsageError(*problems)
+    _is_of(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
+    check_can_be_made(request.out)
+
+
+def _problems_of_candidate(request: RunRequest, context: Context) -> list[str]:
+    """Say why the libraries would refuse the candidate, or train something else than it says."""
+    candidate, recipe = request.candidate, request.recipe
+    problems = against_method({"method": candidate.method}, recipe)
+    excused = EXCUSED | {"samples_per_step"}
+    if not candidate.packs and candidate.rows_per_step != recipe.effective_batch_size:
+        problems.append(
+            "candidate.per_device_train_batch_size x candidate.gradient_accumulation_steps: got "
+            f"{candidate.per_device_train_batch_size} x {candidate.gradient_accumulation_steps} = "
+            f"{candidate.rows_per_step}, expected recipe.effective_batch_size={recipe.effective_batch_size}"
+        )
+    broken = (rule for rule in RULES if rule.name not in excused and rule.broken(candidate, context))
+    for rule in broken:
+        said = fixed_in_words({knob: getattr(candidate, knob) for knob in rule.knobs})
+        limit = f" ({context.workload.model.limit})" if rule.name == "within_model_limit" else ""
+        problems.append(f"{said}: {rule.reason}{limit}")
+    return problems
+
+
 def run(request: RunRequest, workload: Workload, hardware: Hardware, *, display: RunDisplay) -> dict[str, Any]:
     """Train, write run.json into `request.out`, and return its object.
 
@@ -87,15 +134,11 @@ def run(request: RunRequest, workload: Workload, hardware: Hardware, *, display:
     holds another run, NothingFits when memory runs out and TrainingFailed when training fails in another way. run.json
     is written in these last cases, too.
     """
-    if request.device not in (None, hardware.kind):
-        raise UsageError(
-            f"device={request.device}: the configuration was made for another device than this one ({hardware.kind}, "
-            f"{hardware.name}); search again here, or run it all the same with device={hardware.kind}"
-        )
+    check_run(request, workload, hardware)
     on_cuda = hardware.kind == "cuda"
     uuid = hardware.uuid if on_cuda else None
     with Workers(device="cuda" if on_cuda else "cpu", device_uuid=uuid, memory_limit_bytes=None) as workers:
-        request.out.mkdir(parents=True, exist_ok=True)
+        make_directory(request.out)
         with lock(request.out):
             return _train(request, workload, hardware, workers, display)
 
@@ -104,7 +147,9 @@ def _train(
     request: RunRequest, workload: Workload, hardware: Hardware, workers: Workers, display: RunDisplay
 ) -> dict[str, Any]:
     """Train in the run's directory, which is this process's alone, and write run.json."""
-    _claim(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
+    identity = _identity(request, workload.model.fingerprint, workload.data.fingerprint)
+    if not _is_of(request.out, identity):
+        write_json(request.out / "task.json", identity)
     steps = training_steps(request.candidate, workload.data, request.recipe)
     task = Task(
         candidate=request.candidate,
@@ -154,18 +199,28 @@ def _losses_before(out: Path) -> list[float]:
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
-def _claim(out: Path, identity: Mapping[str, Any]) -> None:
-    """Mark the directory as this run's, or check that it is."""
+def _is_of(out: Path, identity: Mapping[str, Any]) -> bool:
+    """Whether `out` holds this run already, stopped before its end. Raises UsageError where it holds another one."""
     file = out / "task.json"
     if not file.exists():
-        write_json(file, identity)
-        return
-    before = json.loads(file.read_text(encoding="utf-8"))
+        return False
+    before, record = _read_object(file), out / "run.json"
     changed = [key for key in identity if before.get(key) != json.loads(json.dumps(identity[key]))]
     if changed:
         raise UsageError(f"out={out}: holds a run with another {', '.join(changed)}; name another out")
-    if (out / "run.json").exists() and json.loads((out / "run.json").read_text(encoding="utf-8"))["finished"]:
+    if record.exists() and _read_object(record).get("finished"):
         raise UsageError(f"out={out}: this run is finished; name another out to train again")
+    return True
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}); remove it, or name another out") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{file}: holds no object; remove it, or name another out")
+    return value
 
 
 def _identity(request: RunRequest, model: str, data: str) -> dict[str, Any]:

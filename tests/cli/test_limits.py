@@ -18,9 +18,12 @@ from autotune.cli.limits import Limit
         (Limit(at_least=0, below=1), 1.0, False),
         (Limit(above=0), float("nan"), False),
         (Limit(above=0), float("inf"), False),
+        (Limit(named=True), ["q_proj"], True),
+        (Limit(named=True), [], False),
+        (Limit(named=True), ["q_proj", ""], False),
     ],
 )
-def test_a_limit_allows_what_it_says(limit: Limit, value: str | float, allowed: bool) -> None:
+def test_a_limit_allows_what_it_says(limit: Limit, value: object, allowed: bool) -> None:
     """A limit ends exactly where its words say, and none lets nan or infinity through."""
     assert limit.allows(value) is allowed
 

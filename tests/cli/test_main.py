@@ -53,6 +53,10 @@ class Work:
         progress("reading")
         return f"{request.model} on {request.data}"
 
+    def judge(self, request: Any, workload: str, hardware: Hardware) -> None:
+        assert workload == f"{request.model} on {request.data}"
+        assert not hardware.rates  # nothing was measured yet
+
     def do(self, request: Any, workload: str, hardware: Hardware, *, display: Any) -> dict[str, Any]:
         print("a library that prints")
         assert workload == f"{request.model} on {request.data}"
@@ -73,6 +77,8 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Work]:
     monkeypatch.setattr("autotune.machine.probe.probe", stand_in.probe)
     monkeypatch.setattr("autotune.search.request.workload_of", stand_in.read)
     monkeypatch.setattr("autotune.train.run.workload_of", stand_in.read)
+    monkeypatch.setattr("autotune.search.search.check_search", stand_in.judge)
+    monkeypatch.setattr("autotune.train.run.check_run", stand_in.judge)
     monkeypatch.setattr("autotune.search.search.search", stand_in.do)
     monkeypatch.setattr("autotune.train.run.run", stand_in.do)
     monkeypatch.setattr("autotune.search.summary.summary_lines", lambda document: [f"found {document['model']}"])
@@ -197,6 +203,15 @@ def test_the_searches_of_a_sweep_go_to_places_of_their_own(work: Work) -> None:
     assert len(set(outs)) == 2
 
 
+def test_searches_of_one_second_go_to_places_of_their_own(work: Work) -> None:
+    """Two may start at once, and a clock may be set back: a directory that is there is another search's."""
+    for _ in range(2):
+        assert main(SEARCH) == 0
+        work.asked[-1].out.mkdir(parents=True)
+    first, second = (request.out.name for request in work.asked if not isinstance(request, dict))
+    assert first != second
+
+
 def test_a_failing_job_does_not_end_the_sweep(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """The other jobs go on, each failure is told, and the exit code is that of the first."""
     work.error = lambda request: NothingFits(f"seed {request.seed} does not fit") if request.seed != 2 else None
@@ -226,6 +241,35 @@ def test_exit_codes(work: Work, error: BaseException, code: int, said: str, caps
     out, err = capsys.readouterr()
     assert (out, "Traceback" in err) == ("", False)
     assert said in err
+
+
+COMMANDS_WITH_A_FAULT = {
+    "probe": (["probe"], "autotune.machine.probe.probe"),
+    "estimate": (["estimate", "model=tiny"], "autotune.predict.estimate.workload_of"),
+    "search": (SEARCH, "autotune.search.search.search"),
+    "run": (["run", "run.yaml"], "autotune.train.run.run"),
+}
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("command", COMMANDS_WITH_A_FAULT)
+def test_a_fault_of_ours_is_one_sentence(
+    work: Work, command: str, debug: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any command: one line without debug=true, however long the text of the error is; with it, where it was."""
+    words, place = COMMANDS_WITH_A_FAULT[command]
+
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise RuntimeError("the first line\nthe second line\n  the third line")
+
+    Path("run.yaml").write_text(RUN_FILE)
+    monkeypatch.setattr(place, fail)
+    assert main([*words, *(["debug=true"] if debug else [])]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "Traceback" in err, "in fail\n    raise RuntimeError" in err) == ("", debug, debug)
+    said = [line for line in err.splitlines() if line.startswith("autotune")]
+    assert said == ["autotune: RuntimeError: the first line (debug=true shows where)"]
+    assert debug or "second line" not in err
 
 
 def test_a_traceback_only_when_asked(work: Work, capsys: pytest.CaptureFixture[str]) -> None:

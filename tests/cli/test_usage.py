@@ -41,7 +41,10 @@ def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[
         ("recipe.coverage=1.5", "recipe.coverage=1.5: expected a number, above 0 and at most 1"),
         ("recipe.max_steps=2.5", "recipe.max_steps=2.5: expected a whole number, at least 1, or null"),
         ("recipe.effective_batch_size=0", "recipe.effective_batch_size=0: expected a whole number, at least 1"),
-        ("recipe.lora_target_modules=q", "recipe.lora_target_modules=q: expected a list such as [a,b]"),
+        (
+            "recipe.lora_target_modules=q",
+            "recipe.lora_target_modules=q: expected a list such as [a,b], with at least one name",
+        ),
         (
             "recipe.method=lorra",
             "recipe.method=lorra: expected one of full, lora, qlora, lora_int8, or null; the nearest is lora",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from autotune.machine import gpus as gpus_module
 from autotune.machine import probe as probe_module
 from autotune.machine.gpus import TorchBuild
 from autotune.machine.host import Host
-from autotune.machine.probe import load_hardware, probe, summary_lines
+from autotune.machine.probe import load_hardware, look, probe, summary_lines
 from autotune.machine.process import Measurement, Request
 from autotune.machine.rates import Rates
 from tests.fakes_nvml import GIB, FakeGpu, FakeNvml
@@ -274,3 +275,27 @@ def test_probing_imports_no_torch_here(tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", code, str(tmp_path)]
     assert json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout) is False
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_measuring(cpu: Machine) -> None:
+    """Not after the minute that a probe takes."""
+    (cpu.home / "hardware").touch()
+    with pytest.raises(UsageError, match="home: cannot write"):
+        cpu.probe()
+    assert cpu.requests == []
+
+
+def test_a_look_measures_nothing(cpu: Machine) -> None:
+    """It has the facts of a probe, and no rates."""
+    seen = look()
+    assert (cpu.requests, seen.rates) == ([], ())
+    probed = cpu.probe()
+    unknown = {"rates": (), "launch_s": None, "launch_spread": None, "noise": None, "cpu_share": None, "doubts": ()}
+    assert seen == replace(probed, **unknown, measured_at=None, measured_in_s=None)
+
+
+def test_a_look_at_a_gpu_knows_what_it_can_compute(cuda: Machine) -> None:
+    """So that a type that it lacks is refused before a probe."""
+    seen, probed = look(), cuda.probe()
+    for fact in ("kind", "uuid", "compute_capability", "supports_bf16", "supports_tf32", "name"):
+        assert getattr(seen, fact) == getattr(probed, fact)
