@@ -53,6 +53,9 @@ VARIABLES: tuple[Variables, ...] = (
             "PMIX_*",
             "OMPI_COMM_WORLD_*",
             "MV2_COMM_WORLD_*",
+            "SM_HP_MP_PARAMETERS",
+            "SM_FRAMEWORK_PARAMS",
+            "SMDATAPARALLEL_*",
         ),
         fate="taken away",
         why="the trainer would wait for other processes; one process trains here",
@@ -61,6 +64,11 @@ VARIABLES: tuple[Variables, ...] = (
         names=("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_SUPPRESS_ERRORS", "PYTORCH_JIT"),
         fate="taken away",
         why="torch would not compile, whatever candidate.torch_compile says",
+    ),
+    Variables(
+        names=("USE_HUB_KERNELS",),
+        fate="taken away",
+        why="candidate.use_kernels says whether kernels of the hub are used",
     ),
     Variables(
         names=("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
@@ -123,9 +131,9 @@ VARIABLES: tuple[Variables, ...] = (
         why="which libraries are loaded, how they choose kernels, and where they keep compiled ones",
     ),
     Variables(
-        names=("PYTORCH_*", "TRITON_*", "TORCHDYNAMO_*"),
+        names=("PYTORCH_*", "TRITON_*", "TORCHDYNAMO_*", "AOT_*", "INDUCTOR_*", "FLASH_ATTENTION_DETERMINISTIC"),
         fate="passed on",
-        why="settings of torch that change no result",
+        why="how torch chooses and compiles kernels, the same in the probe as in trials and runs",
     ),
     Variables(
         names=("SLURM_*", "SBATCH_*", "PBS_*", "LSB_*", "KUBERNETES_*"),
@@ -133,9 +141,19 @@ VARIABLES: tuple[Variables, ...] = (
         why="a scheduler's own; nothing that trains here reads them",
     ),
     Variables(
-        names=("WANDB_*", "MLFLOW_*", "COMET_*", "NEPTUNE_*", "CLEARML_*"),
+        names=("WANDB_*", "MLFLOW_*", "COMET_*", "NEPTUNE_*", "CLEARML_*", "SWANLAB_*", "TENSORBOARD_*"),
         fate="passed on",
         why="trackers, which are not called (`report_to` is none)",
+    ),
+    Variables(
+        names=("DATASETS_VERBOSITY", "TQDM_*", "NO_COLOR", "DISABLE_TELEMETRY", "DO_NOT_TRACK"),
+        fate="passed on",
+        why="what is shown and sent, and not what is trained",
+    ),
+    Variables(
+        names=("XLA_*", "PJRT_DEVICE", "TPU_NAME", "USE_TORCH_XLA", "HIP_*", "ROCR_*", "ZE_*", "PT_HPU_*"),
+        fate="passed on",
+        why="for TPUs and for GPUs of other makers, on which autotune does not train",
     ),
     Variables(
         names=("PYTHON*",),

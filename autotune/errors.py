@@ -9,9 +9,13 @@ from typing import ClassVar
 
 
 class AutotuneError(Exception):
-    """Something that the user can act on. `problems` holds one line for each problem."""
+    """Something that the user can act on. `problems` holds one line for each problem.
+
+    details: lines that only debug=true shows, such as the last ones that a library printed.
+    """
 
     exit_code: ClassVar[int] = 1
+    details: Sequence[str] = ()
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)  # all of them, so that it can be pickled and raised in another process

@@ -76,12 +76,14 @@ def search(settings: SearchSettings, job: Job) -> str:
     from rich.console import Console
 
     from autotune.core.decode import encode
+    from autotune.machine.host import check_semaphores
     from autotune.search.display import SearchDisplay
     from autotune.search.request import workload_of
     from autotune.search.search import check_search, search
     from autotune.search.summary import summary_lines
 
     _refuse_catalogue_gpu(settings)
+    check_semaphores()
     request = build_search(settings, new=RUNS / _new_name(settings, job))
     # What the files say is judged before a probe, which takes a minute.
     workload = workload_of(request, progress=say)

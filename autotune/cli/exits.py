@@ -22,7 +22,7 @@ def report_error(error: Exception, *, debug: bool) -> int:
         return UNREAD
     if debug:
         traceback.print_exception(error)
-        for line in getattr(error, "details", ()):
+        for line in error.details if isinstance(error, AutotuneError) else ():
             say(line)
     library = type(error).__module__.partition(".")[0]
     if isinstance(error, AutotuneError):

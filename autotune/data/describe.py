@@ -178,9 +178,10 @@ def _tokenize_apart(request: TokenizationRequest, out: Path, progress: Progress)
     try:
         ask(tokenize, request, out, variables=variables, on_output=_Output(progress).read)
     except Unanswered as ended:
-        raise AutotuneError(
-            f"tokenizing {request.source.name} failed (exit code {ended.code})", *ended.last_lines
-        ) from None
+        code = "" if ended.reason else f" (exit code {ended.code})"
+        error = AutotuneError(f"tokenizing {request.source.name} failed{code}: {ended} (debug=true shows more)")
+        error.details = ended.last_lines
+        raise error from None
 
 
 class _Output:

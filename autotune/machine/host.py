@@ -7,6 +7,7 @@ machine's own figures count. Every function takes the root of the file system: a
 
 import hashlib
 import math
+import multiprocessing
 import os
 import platform
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from autotune.core.units import GIB
+from autotune.errors import AutotuneError
 
 ROOT = Path("/")
 # Flags in /proc/cpuinfo of instructions that multiply bfloat16: x86, x86 with tiles, Arm.
@@ -69,12 +71,25 @@ def count_cores(root: Path = ROOT) -> int:
     return max(1, min([allowed, *quotas]))
 
 
+def check_semaphores() -> None:
+    """Raise AutotuneError where processes cannot share semaphores. Linux keeps them in /dev/shm; traces need some."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        raise AutotuneError(
+            f"/dev/shm: cannot be written ({error.strerror}), and processes that work together need it; mount a "
+            "tmpfs there (docker run --shm-size=1g), or free some of it"
+        ) from error
+
+
 def _memory(root: Path) -> _HostMemory:
     """Read the machine's memory, limited by every control group above this process. Cached files count as free."""
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
     for group in _groups(root, "memory"):
-        limit = _first_number(group, "memory.max", "memory.limit_in_bytes")
+        # Above memory.high the kernel makes a process wait instead of killing it, so training there has no end.
+        limits = (_first_number(group, "memory.max", "memory.limit_in_bytes"), _first_number(group, "memory.high"))
+        limit = min((each for each in limits if each is not None), default=None)
         used = _first_number(group, "memory.current", "memory.usage_in_bytes")
         if limit is None or limit >= machine.total:
             continue
@@ -151,6 +166,6 @@ def _processor_line(root: Path, key: str) -> str | None:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None

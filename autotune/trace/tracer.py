@@ -18,6 +18,7 @@ from autotune.child import end_with_parent
 from autotune.core.step.deepening import with_growth
 from autotune.core.step.profile import Profile
 from autotune.errors import NotPredicted, UsageError
+from autotune.machine.host import check_semaphores
 from autotune.trace.request import TraceRequest
 from autotune.train.fork_server import start_fork_server
 
@@ -117,6 +118,7 @@ def _deeper(request: TraceRequest) -> tuple[Profile, tuple[int, int, int]] | Non
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Make a pool of processes that are gone afterwards, whatever happens. None of them starts further ones."""
+    check_semaphores()
     context = start_fork_server(NO_GPU)
     with ProcessPoolExecutor(count, mp_context=context, initializer=end_with_parent) as pool:
         try:

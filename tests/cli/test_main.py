@@ -12,7 +12,7 @@ import pytest
 from autotune.cli.main import main
 from autotune.core.candidate import Candidate
 from autotune.core.hardware import Hardware
-from autotune.errors import NothingFits, UsageError
+from autotune.errors import AutotuneError, NothingFits, UsageError
 from autotune.machine.host import read_host
 
 CPU = Hardware(
@@ -270,6 +270,17 @@ def test_a_fault_of_ours_is_one_sentence(
     said = [line for line in err.splitlines() if line.startswith("autotune")]
     assert said == ["autotune: RuntimeError: the first line (debug=true shows where)"]
     assert debug or "second line" not in err
+
+
+def test_the_details_of_an_error_only_when_asked(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last lines of a library are one sentence's background, and no problems of their own."""
+    error = AutotuneError("tokenizing rows failed")
+    error.details = ("a warning", "the library's own words")
+    work.error = lambda request: error
+    assert main(SEARCH) == 1
+    assert capsys.readouterr().err.endswith("\nautotune: tokenizing rows failed\n")
+    assert main([*SEARCH, "debug=true"]) == 1
+    assert "a warning\nthe library's own words\nautotune: tokenizing rows failed\n" in capsys.readouterr().err
 
 
 def test_a_traceback_only_when_asked(work: Work, capsys: pytest.CaptureFixture[str]) -> None:

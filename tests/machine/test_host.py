@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from autotune.core.units import GIB, MIB
-from autotune.machine.host import count_cores, read_host
+from autotune.errors import AutotuneError
+from autotune.machine.host import check_semaphores, count_cores, read_host
 
 V1_MOUNT = "32 31 0:29 {mounted} /sys/fs/cgroup/{name} rw,relatime - cgroup cgroup rw,{name}\n"
 V2_MOUNT = "41 31 0:38 {mounted} /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n"
@@ -131,3 +132,38 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     host = read_host()
     assert 1 <= host.cores <= (os.cpu_count() or 1)
     assert 0 < host.free_bytes <= host.memory_bytes
+
+
+@pytest.mark.parametrize(("high", "total"), [("max", 8 * GIB), (str(3 * GIB), 3 * GIB), (str(32 * GIB), 8 * GIB)])
+def test_a_soft_limit_of_version_2_is_a_limit(tmp_path: Path, high: str, total: int) -> None:
+    """Above memory.high a process is slowed down until it hardly moves."""
+    group = {"memory.max": str(8 * GIB), "memory.high": high, "memory.current": str(GIB)}
+    host = read_host(version_2(tmp_path, {"": group}))
+    assert (host.memory_bytes, host.free_bytes) == (total, total - GIB)
+
+
+def test_a_group_with_less_memory_and_fewer_cores(tmp_path: Path) -> None:
+    """Both limits hold together, in both versions."""
+    limits = {"memory.max": str(4 * GIB), "memory.current": str(GIB), "cpu.max": "150000 100000"}
+    second = read_host(version_2(tmp_path / "2", {"/job": limits}, own="/job"))
+    old = {
+        "memory/memory.limit_in_bytes": str(4 * GIB),
+        "memory/memory.usage_in_bytes": str(GIB),
+        "cpu/cpu.cfs_quota_us": "150000",
+        "cpu/cpu.cfs_period_us": "100000",
+    }
+    first = read_host(version_1(tmp_path / "1", old))
+    assert {(host.cores, host.memory_bytes, host.free_bytes) for host in (first, second)} == {(2, 4 * GIB, 3 * GIB)}
+
+
+@pytest.mark.parametrize("code", [2, 13, 28, 30, 38])
+def test_without_shared_memory_there_are_words(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """No /dev/shm, one that is full or read-only, or a kernel without semaphores."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    check_semaphores()
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", fail)
+    with pytest.raises(AutotuneError, match="/dev/shm: cannot be written"):
+        check_semaphores()
