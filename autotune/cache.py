@@ -6,6 +6,7 @@ the seal broken builds the directory again. Leaves out what the directories hold
 
 import errno
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from autotune.errors import AutotuneError, UsageError
 SEAL = "sealed.json"
 STALE_SECONDS = 24 * 3600  # a temporary directory of this age belonged to a process that was killed
 CHUNK_BYTES = 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TRIED_BYTES = 2**16  # more than the file of a probe
 
 
@@ -105,9 +107,12 @@ def _errors_explained(path: Path) -> Iterator[None]:
     """Raise our own errors where the cache is full or not writable; any other error passes unchanged."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # Libraries that are written in Rust or C++ have errors of their own for a full disk, with the system's words.
+        if (isinstance(error, OSError) and error.errno in FULL) or os.strerror(errno.ENOSPC) in str(error):
             raise AutotuneError(f"home: no room left for {path}; free some, or name another by home=DIR") from error
+        if not isinstance(error, OSError):
+            raise
         nowhere = error.errno == errno.ENOENT and not path.parent.exists()  # /proc lets nobody make a directory
         if nowhere or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             reason = error.strerror

@@ -105,11 +105,19 @@ def test_a_place_where_nothing_can_be_made_is_one_too() -> None:
         cache.write_text(Path("/proc/nowhere/file"), "")
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """No room left is no traceback."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    ],
+)
+def test_a_full_disk_is_told(tmp_path: Path, error: Exception) -> None:
+    """No room left is no traceback, whichever library finds out."""
 
     def full(fresh: Path) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     with pytest.raises(AutotuneError, match="no room left"):
         cache.build(tmp_path / "x", full)

@@ -29,6 +29,8 @@ def report_error(error: Exception, *, debug: bool) -> int:
         problems, code = error.problems, error.exit_code
     elif library in ("hydra", "omegaconf"):  # a mistake that only Hydra found
         problems, code = [" ".join(f"{error} {error.__cause__ or ''}".split())], UsageError.exit_code
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        problems, code = [f"{error.filename}: {error.strerror} (debug=true shows where)"], AutotuneError.exit_code
     else:
         said = f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
         problems, code = [f"{said} (debug=true shows where)"], AutotuneError.exit_code

@@ -72,6 +72,10 @@ def _dispatch(words: Sequence[str]) -> None:
 
 
 def _compose_and_call(command: str, words: Sequence[str]) -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone: change to one that exists") from None
     flags = parse_flags(words)
     overrides = list(flags.overrides)
     rest = [word for word in words if word not in overrides]  # Hydra's flags with their values

@@ -337,6 +337,25 @@ def test_mistakes_beside_the_keys(words: list[str], said: str, capsys: pytest.Ca
     assert capsys.readouterr().err == f"autotune: {said}\n"
 
 
+def test_a_directory_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shell may stand in a directory that somebody has removed."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["probe"]) == 2
+    assert capsys.readouterr().err == "autotune: the current directory is gone: change to one that exists\n"
+
+
+def test_a_full_disk_is_one_sentence(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
+    """It names the file, and not the class of the error."""
+    work.error = lambda request: OSError(28, "No space left on device", "runs/x/trials/0000/trial.json")
+    assert main(SEARCH) == 1
+    said = "autotune: runs/x/trials/0000/trial.json: No space left on device (debug=true shows where)\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_cfg_shows_and_does_nothing(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """--cfg job prints the composed configuration, with a preset and flags anywhere among the words."""
     assert main(["search", "--cfg", "job", "experiment=demo", "-p", "recipe"]) == 0
