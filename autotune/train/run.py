@@ -29,13 +29,8 @@ from autotune.train.display import RunDisplay
 from autotune.train.task import Task, Train, last_checkpoint
 from autotune.train.workers import Workers
 
-# Rules that a run may break: the candidate then trains as it says, and gains nothing or is slow.
-EXCUSED = frozenset(
-    """
-    splits_nothing one_full_step balances_nothing groups_nothing tf32_changes_nothing two_half_types
-    more_workers_than_cores more_threads_than_cores
-    """.split()  # noqa: SIM905
-)
+# Rules that are not judged by themselves: the first in better words, the second because TRL trains a smaller step.
+JUDGED_APART = ("samples_per_step", "one_full_step")
 CHECKPOINTS = 10  # in a whole run, of which Trainer keeps the last two
 LOSS_SHARE = 0.1  # share of the steps that the mean losses at the start and at the end are taken over
 
@@ -112,15 +107,15 @@ def _problems_of_candidate(request: RunRequest, context: Context) -> list[str]:
     """Say why the libraries would refuse the candidate, or train something else than it says."""
     candidate, recipe = request.candidate, request.recipe
     problems = against_method({"method": candidate.method}, recipe)
-    excused = EXCUSED | {"samples_per_step"}
     if not candidate.packs and candidate.rows_per_step != recipe.effective_batch_size:
         problems.append(
             "candidate.per_device_train_batch_size x candidate.gradient_accumulation_steps: got "
             f"{candidate.per_device_train_batch_size} x {candidate.gradient_accumulation_steps} = "
             f"{candidate.rows_per_step}, expected recipe.effective_batch_size={recipe.effective_batch_size}"
         )
-    broken = (rule for rule in RULES if rule.name not in excused and rule.broken(candidate, context))
-    for rule in broken:
+    for rule in RULES:
+        if rule.gains_nothing or rule.name in JUDGED_APART or not rule.broken(candidate, context):
+            continue
         said = fixed_in_words({knob: getattr(candidate, knob) for knob in rule.knobs})
         limit = f" ({context.workload.model.limit})" if rule.name == "within_model_limit" else ""
         problems.append(f"{said}: {rule.reason}{limit}")

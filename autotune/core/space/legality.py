@@ -44,6 +44,8 @@ class Rule:
         else, or nothing at all.
     seen_on: the kind of device on which the library refuses it.
     Only tests read these two: they compare the rules with the installed libraries.
+    gains_nothing: whether such a candidate trains as it says, and is left out because another one is at least as good.
+        A run may break such a rule.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Rule:
     broken: Callable[[Candidate, Context], bool]
     refused_by: str | None = None
     seen_on: str = "cpu"
+    gains_nothing: bool = False
 
 
 def first_broken(candidate: Candidate, context: Context) -> Rule | None:
@@ -119,6 +122,7 @@ RULES: tuple[Rule, ...] = (
         knobs=("batching", "packed_length"),
         reason="no sample is longer than a row, so pack_bfd_split does what pack_bfd does",
         broken=lambda c, x: c.batching == "pack_bfd_split" and c.row_length >= x.workload.data.lengths.longest,
+        gains_nothing=True,
     ),
     Rule(
         name="samples_per_step",
@@ -146,12 +150,14 @@ RULES: tuple[Rule, ...] = (
         broken=lambda c, x: (
             c.batching == "batch_rebalance" and min(c.per_device_train_batch_size, c.gradient_accumulation_steps) < 2
         ),
+        gains_nothing=True,
     ),
     Rule(
         name="groups_nothing",
         knobs=("batching", "per_device_train_batch_size"),
         reason="a micro-batch of one row has no padding that grouping by length could save",
         broken=lambda c, x: c.batching == "group_by_length" and c.per_device_train_batch_size < 2,
+        gains_nothing=True,
     ),
     # numbers
     Rule(
@@ -191,6 +197,7 @@ RULES: tuple[Rule, ...] = (
         knobs=("weights_dtype", "mixed_precision"),
         reason="bf16 weights under fp16 autocast are converted for every matrix product, which gains nothing",
         broken=lambda c, x: c.weights_dtype == "bfloat16" and c.mixed_precision == "fp16",
+        gains_nothing=True,
     ),
     Rule(
         name="quantized_under_fp16",
@@ -218,6 +225,7 @@ RULES: tuple[Rule, ...] = (
         knobs=("weights_dtype", "mixed_precision", "tf32"),
         reason="tf32 speeds up nothing but matrix products of fp32, and in half precision there are none",
         broken=lambda c, x: c.tf32 and (c.weights_dtype, c.mixed_precision) != ("float32", "no"),
+        gains_nothing=True,
     ),
     # activations
     Rule(
@@ -304,12 +312,14 @@ RULES: tuple[Rule, ...] = (
         knobs=("dataloader_num_workers",),
         reason="more loader workers than this machine has cores",
         broken=lambda c, x: c.dataloader_num_workers > x.hardware.cores,
+        gains_nothing=True,
     ),
     Rule(
         name="more_threads_than_cores",
         knobs=("torch_threads",),
         reason="more threads than this machine has cores",
         broken=lambda c, x: (c.torch_threads or 0) > x.hardware.cores,
+        gains_nothing=True,
     ),
     Rule(
         name="threads_on_a_gpu",
