@@ -93,6 +93,8 @@ class _Reader:
         try:
             override = self.parser.parse_override(text)
         except HydraException:
+            if self._is_plain_text(name, value):  # such as out=runs/lr=1e-4
+                return [f"{name}={_quoted(value)}"]
             return self._refuse(name, f"{text}: cannot be read; expected key=value, with quotes as in key='a (b)'")
         name = override.key_or_group
         if name.startswith(("hydra.", "hydra/")):
@@ -159,6 +161,11 @@ class _Reader:
             return self._refuse(group, f"{text}: options and free forms cannot be mixed in one sweep")
         return [f"{group}={override.get_value_string()}"]
 
+    def _is_plain_text(self, name: str, value: str) -> bool:
+        """Whether a key takes any text and `value` is meant as one, although Hydra's grammar refuses it."""
+        key = self.judge.keys.get(name)
+        return key is not None and key.hint is str and not key.choices and value[:1] not in ("", *"'\"[{$")
+
     def _values(self, override: "Override") -> list[Any]:
         return [self.parser.parse_override(single).value() for single in _singles(override)]
 
@@ -188,10 +195,13 @@ def _is_free_form(group: str, value: Any) -> bool:
 
 def _free_form(group: str, values: Sequence[str]) -> list[str]:
     """Remove the group and set the key that its option would have set. Several values stay one sweep."""
+    return [f"~{group}", f"{FREE_FORM[group][0]}={','.join(map(_quoted, values))}"]
+
+
+def _quoted(text: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    quoted = ",".join(QuotedString(text=value, quote=Quote.single).with_quotes() for value in values)
-    return [f"~{group}", f"{FREE_FORM[group][0]}={quoted}"]
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 
 def _singles(override: "Override") -> list[str]:

@@ -356,6 +356,13 @@ def test_a_full_disk_is_one_sentence(work: Work, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.endswith(said)
 
 
+@pytest.mark.parametrize("out", ["runs/lr=1e-4", "runs/my run (2)", "runs/a&b;c", "runs/it's"])
+def test_a_path_may_hold_what_hydra_s_grammar_refuses(work: Work, out: str) -> None:
+    """A key that takes any text takes it as the shell gives it."""
+    assert main([*SEARCH, f"out={out}"]) == 0
+    assert work.asked[-1].out == Path(out)
+
+
 def test_cfg_shows_and_does_nothing(work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """--cfg job prints the composed configuration, with a preset and flags anywhere among the words."""
     assert main(["search", "--cfg", "job", "experiment=demo", "-p", "recipe"]) == 0

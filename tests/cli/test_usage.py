@@ -59,7 +59,7 @@ def problems_of(*overrides: str, command: str = "search", **flags: Any) -> list[
         ("hardware=rtx_409", f"hardware=rtx_409: expected {group_words('hardware')}; the nearest is rtx_4090"),
         ("~seed", "~seed: only a group can be left out"),
         ("seed=1,2", "seed=1,2: several values need -m; a list is [a,b], a text with commas 'a,b'"),
-        ("out=a(b", "out=a(b: cannot be read; expected key=value, with quotes as in key='a (b)'"),
+        ("seed=a(b", "seed=a(b: cannot be read; expected key=value, with quotes as in key='a (b)'"),
         ("tiny", "tiny: cannot be read; expected key=value, with quotes as in key='a (b)'"),
     ],
 )
