@@ -23,6 +23,7 @@ class ModelFacts:
     path: directory or hub id that `from_pretrained` takes. name: what people call it.
     parameters: of the whole model, unquantized. limit: positions that the model was made for; None: no limit.
     window: positions that its sliding window reaches back, None without one.
+    not_adapted: last names of linear modules that PEFT's LoRA refuses in this type of model.
     attention: `attn_implementation` values that the class supports.
     fingerprint: of config, tokenizer and the weights' identity; two equal fingerprints train identically.
     """
@@ -39,6 +40,7 @@ class ModelFacts:
     is_mixture_of_experts: bool
     fingerprint: str
     window: int | None = None
+    not_adapted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -65,7 +65,8 @@ def describe(
     home = home.absolute()
     facts = fetch_weights(resolve_model(model, home=home, progress=progress), progress=progress)
     check_weights(facts, home=home, progress=progress)
-    check_target_modules(facts, recipe.lora_target_modules)
+    if recipe.method != "full":
+        check_target_modules(facts, recipe.lora_target_modules, progress=progress)
     found = describe_data(
         facts,
         data=data,

@@ -15,8 +15,11 @@ from autotune import cache
 from autotune.core.decode import decode
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
+from autotune.models.positions import limit_of
+from autotune.models.target_modules import refused_by_peft
+from autotune.models.untrainable import why_untrainable
 
-FORMAT = 2  # of the kept facts; raise it when they change
+FORMAT = 3  # of the kept facts; raise it when they change
 
 # Keys of config.json that do not describe the architecture.
 NAMES = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -78,6 +81,8 @@ def class_facts(
     named = architectures if isinstance(architectures, str) else architectures[0]
     if named != type(model).__name__:
         raise UsageError(f"{path}: is a {named}, expected a causal language model ({type(model).__name__})")
+    if problems := list(why_untrainable(config, model)):
+        raise UsageError(*(f"{path}: {problem}" for problem in problems))
     supported = {
         "eager": True,
         "sdpa": model._supports_sdpa,
@@ -92,12 +97,13 @@ def class_facts(
         parameters=model.num_parameters(),
         layers=layers,
         vocabulary=vocabulary,
-        limit=getattr(text, "max_position_embeddings", None),
+        limit=limit_of(text, model),
         attention=tuple(name for name, there in supported.items() if there),
         supports_checkpointing=model.supports_gradient_checkpointing,
         is_mixture_of_experts=any((getattr(text, name, 0) or 0) > 1 for name in EXPERT_COUNTS),
         fingerprint=fingerprint,
         window=sliding_window(text),
+        not_adapted=refused_by_peft(model),
     )
 
 

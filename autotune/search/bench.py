@@ -164,6 +164,7 @@ class Bench:
             candidate=candidate,
             recipe=self.request.recipe,
             model_path=self.workload.model.path,
+            not_adapted=self.workload.model.not_adapted,
             tokenized_path=self.workload.data.tokenized_path,
             seed=self.request.seed,
             device=self.workers.device,

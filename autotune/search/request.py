@@ -15,6 +15,7 @@ from autotune.core.workload import Workload, check_workload, cut_by
 from autotune.data.describe import describe
 from autotune.machine.installed import Installed
 from autotune.models.find import configuration_of
+from autotune.models.savable import check_generation
 from autotune.predict.memory import MemoryPredictor
 from autotune.predict.time import calibrated_speed
 from autotune.predict.training import Training
@@ -64,6 +65,8 @@ def workload_of(request: SearchRequest, *, progress: Callable[[str], None]) -> W
         progress=progress,
     )
     check_workload(workload, max_length=cut_by(request.fixed))
+    if request.recipe.asked_method == "full":
+        check_generation(workload.model)
     return workload
 
 

@@ -38,7 +38,7 @@ from autotune.core.recipe import Recipe
 from autotune.core.step.profile import PAGED
 from autotune.core.step.regime import Shapes, keeps_documents_apart
 from autotune.errors import NotPredicted, UsageError
-from autotune.models.target_modules import ALL_LINEAR, problems_of_targets
+from autotune.models.target_modules import ALL_LINEAR, problems_of_targets, refused_by_peft
 from autotune.trace.assembly import WARMUP
 from autotune.trace.contracts import cuda_paths
 from autotune.trace.hub_kernels import use_hub_kernels
@@ -202,7 +202,7 @@ def record_steps(
                 args=arguments,
                 train_dataset=Dataset.from_dict(rows),
                 processing_class=_tokenizer(),
-                peft_config=None if adapted else sft.lora_config(request.recipe),
+                peft_config=None if adapted else sft.lora_config(request.recipe, refused_by_peft(model)),
                 callbacks=[_Phases(recorder)],
             )
             trainer.remove_callback(PrinterCallback)

@@ -25,6 +25,7 @@ from autotune.data.describe import describe
 from autotune.errors import AutotuneError, NothingFits, TrainingFailed, UsageError
 from autotune.files import check_can_be_made, lock, make_directory, write_json
 from autotune.machine.installed import installed
+from autotune.models.savable import check_generation, check_room
 from autotune.train.display import RunDisplay
 from autotune.train.task import Task, Train, last_checkpoint
 from autotune.train.workers import Workers
@@ -101,6 +102,9 @@ def check_run(request: RunRequest, workload: Workload, hardware: Hardware) -> No
         raise UsageError(*problems)
     _is_of(request.out, _identity(request, workload.model.fingerprint, workload.data.fingerprint))
     check_can_be_made(request.out)
+    if request.candidate.method == "full":
+        check_generation(workload.model)
+        check_room(workload.model, request.out)
 
 
 def _problems_of_candidate(request: RunRequest, context: Context) -> list[str]:
@@ -150,6 +154,7 @@ def _train(
         candidate=request.candidate,
         recipe=request.recipe,
         model_path=workload.model.path,
+        not_adapted=workload.model.not_adapted,
         tokenized_path=workload.data.tokenized_path,
         seed=request.seed,
         device=workers.device,

@@ -253,7 +253,7 @@ def build_trainer(task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Trai
         args=arguments,
         train_dataset=dataset,
         quantization_config=quantization,
-        peft_config=lora_config(recipe) if candidate.method != "full" else None,
+        peft_config=lora_config(recipe, task.not_adapted) if candidate.method != "full" else None,
         callbacks=list(callbacks),
     )
     if parts:
@@ -369,8 +369,8 @@ def max_steps(task: Task) -> int:
     return task.recipe.max_steps or -1
 
 
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """Build PEFT's configuration of the recipe's adapters."""
+def lora_config(recipe: Recipe, not_adapted: Sequence[str] = ()) -> LoraConfig:
+    """Build PEFT's configuration of the recipe's adapters. not_adapted: modules that the default choice leaves out."""
     modules = recipe.lora_target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -378,6 +378,7 @@ def lora_config(recipe: Recipe) -> LoraConfig:
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules="all-linear" if modules == ("all-linear",) else list(modules),
+        exclude_modules=(list(not_adapted) or None) if modules == ("all-linear",) else None,
     )
 
 

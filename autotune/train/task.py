@@ -70,6 +70,7 @@ class Task:
 
     model_path: what `from_pretrained` takes. tokenized_path: the Arrow cache of data/describe.py.
     output_dir: where Trainer may write. log_path: where the worker's own output goes.
+    not_adapted: of the model's facts: modules that LoRA leaves out when it adapts all linear ones.
     random_weights: read only the configuration and the tokenizer of `model_path`, and draw the weights on the device.
         The memory and time of a dense model do not depend on the values of its weights.
     allocator_limit_bytes: most that torch's CUDA allocator may hold, to imitate a smaller GPU; None: the whole device.
@@ -84,6 +85,7 @@ class Task:
     output_dir: str
     log_path: str
     goal: Measure | Train | Compare
+    not_adapted: tuple[str, ...] = ()
     random_weights: bool = False
     allocator_limit_bytes: int | None = None
 

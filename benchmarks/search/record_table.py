@@ -129,6 +129,7 @@ def _record(arguments: argparse.Namespace) -> Path:
                 candidate=candidate,
                 recipe=request.recipe,
                 model_path=workload.model.path,
+                not_adapted=workload.model.not_adapted,
                 tokenized_path=workload.data.tokenized_path,
                 seed=request.seed + number,
                 device=hardware.kind,

@@ -34,6 +34,11 @@ DOCUMENTS_KEPT_APART = frozenset(
     """.split()  # noqa: SIM905  # one name a line would take two pages
 )
 
+# Types whose experts mix bf16 and fp32 under autocast, and types whose causal mask is a table as long as the limit.
+# benchmarks/models/causal_types.py found them.
+WITHOUT_AUTOCAST = frozenset({"dbrx"})
+MASK_IS_A_TABLE = frozenset({"gpt_neo"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
@@ -118,6 +123,16 @@ RULES: tuple[Rule, ...] = (
         broken=lambda c, x: (limit := x.workload.model.limit) is not None and c.max_length > limit,
     ),
     Rule(
+        name="packed_within_the_mask",
+        knobs=("batching", "packed_length", "per_device_train_batch_size"),
+        reason="TRL puts the packed rows of a micro-batch behind each other, and the model's causal mask is too short",
+        broken=lambda c, x: (
+            c.packs
+            and x.workload.model.model_type in MASK_IS_A_TABLE
+            and c.per_device_train_batch_size * c.row_length > (x.workload.model.limit or 0)
+        ),
+    ),
+    Rule(
         name="splits_nothing",
         knobs=("batching", "packed_length"),
         reason="no sample is longer than a row, so pack_bfd_split does what pack_bfd does",
@@ -177,6 +192,12 @@ RULES: tuple[Rule, ...] = (
         knobs=("mixed_precision",),
         reason="on a CPU accelerate accepts fp16 mixed precision and silently computes without it",
         broken=lambda c, x: c.mixed_precision == "fp16" and x.hardware.kind == "cpu",
+    ),
+    Rule(
+        name="autocast_of_the_model",
+        knobs=("mixed_precision",),
+        reason="the model's class adds bf16 to fp32 under autocast, which torch refuses",
+        broken=lambda c, x: c.mixed_precision != "no" and x.workload.model.model_type in WITHOUT_AUTOCAST,
     ),
     Rule(
         name="fp16_weights_trained",

@@ -14,6 +14,8 @@ from tests.core.test_candidate import OTHER_VALUES
 NO_SDPA = workload(model={"attention": ("eager",)})
 FIXED = workload(model={"supports_checkpointing": False})
 OPT = workload(model={"model_type": "opt"})
+GPT_NEO = workload(model={"model_type": "gpt_neo"})
+DBRX = workload(model={"model_type": "dbrx"})
 PROMPTS = workload(
     labels=5
 )  # of rows of 20 to 419 tokens the last five are labels; within 20 tokens five rows have one
@@ -32,6 +34,7 @@ TABLE: list[tuple[str, Context, dict[str, Any], dict[str, Any]]] = [
     ("packed_length_without_packing", context(), PACKED | {"packed_length": None}, PACKED),
     ("packing_cuts_at_the_row", context(), PACKED | {"max_length": 448}, PACKED),
     ("within_model_limit", context(), {"max_length": 1088}, {"max_length": 1024}),
+    ("packed_within_the_mask", context(work=GPT_NEO), PACKED, PACKED | {"per_device_train_batch_size": 1}),
     (
         "splits_nothing",
         context(),
@@ -63,6 +66,7 @@ TABLE: list[tuple[str, Context, dict[str, Any], dict[str, Any]]] = [
     ("int8_needs_turing", context(replace(T4, compute_capability=(7, 0))), {"method": "lora_int8"}, {}),
     ("fp16_weights_on_a_cpu", context(), {"method": "lora", "weights_dtype": "float16"}, {"method": "lora"}),
     ("fp16_autocast_on_a_cpu", context(), {"mixed_precision": "fp16"}, {"mixed_precision": "no"}),
+    ("autocast_of_the_model", context(work=DBRX), {}, {"mixed_precision": "no"}),
     (
         "fp16_weights_trained",
         context(T4),
