@@ -50,7 +50,7 @@ def skipped_by_trl(text: Any, model: Any) -> list[str]:
     """List what a class does between its layers and its loss that TRL's fused head leaves out (TRL 1.16).
 
     TRL multiplies the last hidden states by the weights of the head, and knows the names that a cap or a scale of the
-    logits has in most configurations. benchmarks/models/causal_types.py compares its loss with the class's own.
+    logits has in most configurations. tests/models/test_untrainable.py compares the losses of a few classes.
     """
     body, head = model.base_model_prefix, model.get_output_embeddings()
     heads = {id(parameter) for parameter in head.parameters()} if head is not None else set()
