@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from autotune.core.lengths import Spans
 from autotune.core.units import count_of
+from autotune.data.endings import notes_on_endings
 from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, Dialect, TrlForm, marks_of
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
@@ -67,11 +68,8 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
         if request.survey.marked:
             rows = _with_marks(request, rows, dialect)
         tokens, labels, largest = measure(rows)
-        if largest >= request.vocabulary:
-            raise UsageError(
-                f"{request.model}: its tokenizer gives token {largest}, but the model has only {request.vocabulary} "
-                "embeddings"
-            )
+        if problems := _without_embedding(request, tokenizer, largest):
+            raise UsageError(*problems)
         learned = np.flatnonzero(labels)
         if not len(learned):
             raise UsageError(
@@ -89,9 +87,25 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
         "form": request.survey.trl_form,
         "rows_in_file": len(request.survey.characters),
         "rows_tokenized": len(labels),
-        "notes": list(_notes(request, dialect, chat, unlearned=len(labels) - len(learned))),
+        "notes": [
+            *_notes(request, dialect, chat, unlearned=len(labels) - len(learned)),
+            *notes_on_endings(request.model, tokenizer, rows, chat=chat),
+        ],
     }
     (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _without_embedding(request: TokenizationRequest, tokenizer: Any, largest: int) -> list[str]:
+    """Name the tokens that can reach the model, and for which it has no embedding. largest: of all rows."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id  # as TRL pads
+    reaching = {number: what for number, what in ((largest, "the rows hold"), (pad, "rows are padded with")) if number}
+    return [
+        f"{request.model}: {what} token {number} ({tokenizer.convert_ids_to_tokens(number)!r}), but the model has only "
+        f"{request.vocabulary:,} embeddings; take the tokenizer that belongs to it, or add embeddings "
+        "(resize_token_embeddings) and save the model anew"
+        for number, what in reaching.items()
+        if number >= request.vocabulary
+    ]
 
 
 def arguments_taken(tokenizer: Any) -> Arguments | None:
@@ -123,8 +137,8 @@ def _notes(request: TokenizationRequest, dialect: Dialect, chat: bool, *, unlear
         yield f"columns of {name} that are not used: {columns}"
     if survey.with_tools and chat and not dialect.tools:
         yield (
-            f"{survey.with_tools:,} rows of {name} have tools or calls, which the chat template of {request.model} "
-            "would drop: they are written as text, in the words of Qwen2.5"
+            f"tools and calls of {name} are written as text, in the words of Qwen2.5, because the chat template of "
+            f"{request.model} would drop them: {count_of(survey.with_tools, 'row')}"
         )
     if unlearned:
         yield f"left out of {name}, because no token of them reaches the loss: {count_of(unlearned, 'row')}"

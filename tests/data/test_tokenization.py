@@ -312,7 +312,7 @@ STRICT = (
             ["a.jsonl:2: the chat template of", "cannot render it (must start with user)", "a.jsonl:4: the chat"],
         ),
         ([{"text": ""}], "same", {}, ["a.jsonl: no token of any row reaches the loss (assistant_only_loss=False"]),
-        ([TEXT], "same", {"vocabulary": 5}, ["its tokenizer gives token", "but the model has only 5 embeddings"]),
+        ([TEXT], "same", {"vocabulary": 5}, ["the rows hold token", "but the model has only 5 embeddings"]),
         (
             [{"messages": TURNS}],
             "{% if false %}{% generation %}{% endgeneration %}{% endif %}{{ messages[0].content }}",
