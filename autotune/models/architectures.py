@@ -15,6 +15,7 @@ from autotune import cache
 from autotune.core.decode import decode
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError, first_line
+from autotune.models import other_kinds
 from autotune.models.positions import limit_of
 from autotune.models.target_modules import refused_by_peft
 from autotune.models.untrainable import why_untrainable
@@ -49,9 +50,7 @@ def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
     if "model_type" not in config:
         problems.append(f"{where}/config.json: has no model_type, so transformers cannot tell what it is")
     if quantization := config.get("quantization_config"):
-        named = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-        method = named or "an unnamed method"
-        problems.append(f"{where}: is quantized already ({method}); name the model it was made from instead")
+        problems.append(f"{where}: {other_kinds.of_quantization(quantization)}")
     if config.get("vision_config") is not None or config.get("audio_config") is not None:
         problems.append(f"{where}: is a model of images or sound too, and only text models can be trained")
     return problems
@@ -80,7 +79,8 @@ def class_facts(
     architectures = config.architectures or type(model).__name__
     named = architectures if isinstance(architectures, str) else architectures[0]
     if named != type(model).__name__:
-        raise UsageError(f"{path}: is a {named}, expected a causal language model ({type(model).__name__})")
+        expected = f"is a {named}, expected a causal language model ({type(model).__name__})"
+        raise UsageError(f"{path}: {other_kinds.of_class(named) or expected}")
     if problems := list(why_untrainable(config, model)):
         raise UsageError(*(f"{path}: {problem}" for problem in problems))
     supported = {
@@ -123,4 +123,6 @@ def _why_not(path: str, values: Mapping[str, Any], error: Exception) -> str:
     if "does not recognize this architecture" in str(error) or "Unrecognized model identifier" in str(error):
         known = version("transformers")
         return f"{path}: model_type {values.get('model_type')!r} is unknown to transformers {known}"
+    if words := other_kinds.of_class(values.get("architectures")):
+        return f"{path}: {words}"
     return f"{path}: is no causal language model that transformers can build ({first_line(error)})"

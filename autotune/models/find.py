@@ -16,6 +16,7 @@ from autotune import cache
 from autotune.core.workload import ModelFacts
 from autotune.demo.tiny import build_tiny
 from autotune.errors import UsageError, first_line
+from autotune.models import other_kinds
 from autotune.models.architectures import NAMES, class_facts, kept_facts, problems_of_config
 from autotune.models.catalogue import catalogued_config
 from autotune.models.smollm2 import HUB_ID as SMOLLM2_HUB_ID
@@ -185,7 +186,8 @@ def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
     if name and path.is_dir():
         return _in_directory(path.resolve().name, path.resolve())
     if path.is_file():
-        raise UsageError(f"model={name}: is a file, expected the directory that `save_pretrained` writes")
+        words = "is a file" if path.suffix != ".gguf" else "is a file for llama.cpp (GGUF), made for inference"
+        raise UsageError(f"model={name}: {words}; expected the directory that `save_pretrained` writes")
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return _on_hub(name, name)
     raise UsageError(
@@ -195,8 +197,10 @@ def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
 
 def _in_directory(name: str, directory: Path) -> Located:
     weights = _files(directory, WEIGHT_FILES)
-    problems = [*_problems_of(directory)]
-    if not weights and not (directory / ADAPTER).exists():
+    problems = _problems_of(directory)
+    if not weights and (words := other_kinds.of_files(directory)):
+        problems = [f"{directory}: {words}"]
+    elif not weights and not (directory / ADAPTER).exists():
         problems.append(f"{directory}: holds no weights, expected one of {', '.join(WEIGHT_FILES)}")
     if problems:
         raise UsageError(*problems)

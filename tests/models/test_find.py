@@ -181,9 +181,9 @@ def spoil(directory: Path, how: str) -> None:
         ("unknown", "model_type 'zork' is unknown to transformers"),
         ("remote", "needs code of its own from its repository (auto_map), which autotune does not run"),
         ("encoder", "is no causal language model that transformers can build"),
-        ("headless", "is a LlamaModel, expected a causal language model (LlamaForCausalLM)"),
+        ("headless", "is a model without a head that gives tokens, such as one for embeddings (LlamaModel)"),
         ("impossible", "is no causal language model that transformers can build"),
-        ("quantized", "is quantized already (gptq); name the model it was made from"),
+        ("quantized", "4-bit integers of GPTQ, made for inference; name the model that it was made from"),
         ("vision", "is a model of images or sound too"),
     ],
 )
@@ -208,7 +208,7 @@ def test_names_that_are_nothing_say_what_would_be_something(home: Path, name: st
 def test_a_file_is_no_model(home: Path, tmp_path: Path) -> None:
     """Somebody names the weights file itself."""
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UsageError, match="is a file, expected the directory"):
+    with pytest.raises(UsageError, match="is a file; expected the directory"):
         resolve_model(str(tmp_path / "model.safetensors"), home=home, progress=lambda line: None)
 
 

@@ -282,8 +282,12 @@ def test_data_decides_the_worst_batch(home: Path) -> None:
         ({**CONFIG, "hidden_size": "wide"}, {}, ["no causal language model"]),
         ({**CONFIG, "hidden_size": -3}, {}, ["hidden size (-3)"]),
         ({**CONFIG, "num_hidden_layers": 0}, {}, ["num_hidden_layers is 0, expected at least 1"]),
-        ({**CONFIG, "architectures": "BertForMaskedLM"}, {}, ["is a BertForMaskedLM, expected a causal"]),
-        ({**CONFIG, "quantization_config": "gptq"}, {}, ["is quantized already (an unnamed method)"]),
+        (
+            {**CONFIG, "architectures": "BertForMaskedLM"},
+            {},
+            ["is an encoder, which fills in words and does not go on (BertForMaskedLM)"],
+        ),
+        ({**CONFIG, "quantization_config": "gptq"}, {}, ["its weights are numbers quantized by an unnamed method"]),
         (
             CONFIG,
             {"max_length": 5000, "tf32": True},
