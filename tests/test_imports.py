@@ -28,7 +28,7 @@ ORDER = tuple(
         "demo": "make tiny",
         "models": "catalogue other_kinds target_modules positions untrainable architectures smollm2 find checkpoint "
         "savable",
-        "data": "forms rows splits source endings tokenization describe",
+        "data": "forms marks rows splits source endings tokenization describe",
         "train": "task random_weights sft saving measure preload fork_server worker workers display run",
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "
         "offloading assembly shallow hub_kernels request fake_training trace tracer profiles",

@@ -2,7 +2,8 @@
 
 TRL trains on `text`, `prompt` + `completion` (strings or messages) and `messages`. Questions with answers and
 instructions with outputs become a prompt and a completion, so that only the answer counts for the loss. `conversations`
-(ShareGPT) become messages, with function calls. Leaves out where rows come from (source.py).
+(ShareGPT) become messages, with function calls. What stands beside messages (`system`, `tools`, `chat_template_kwargs`)
+goes with them. Leaves out where rows come from (source.py).
 """
 
 import json
@@ -94,17 +95,20 @@ class Dialect:
     arguments: Arguments = "mapping"
 
 
+# Fields that a chat template renders beside the messages. `functions` is OpenAI's old name of `tools`.
+FOR_A_TEMPLATE = ("tools", "functions", "chat_template_kwargs")
+
 # The forms that say most come first: a row that fits several is read as the first of them.
 FORMS = (
-    Form(name="messages", required=("messages",), optional=("tools", "chat_template_kwargs")),
-    Form(name="conversations", required=("conversations",), optional=("system", "tools")),
+    Form(name="messages", required=("messages",), optional=("system", *FOR_A_TEMPLATE)),
+    Form(name="conversations", required=("conversations",), optional=("system", *FOR_A_TEMPLATE)),
+    Form(name="prompt and completion", required=("prompt", "completion"), optional=("system", *FOR_A_TEMPLATE)),
     Form(
-        name="prompt and completion",
-        required=("prompt", "completion"),
-        optional=("tools", "chat_template_kwargs"),
+        name="instruction and output",
+        required=("instruction", "output"),
+        optional=("input", "system", "history", *FOR_A_TEMPLATE),
     ),
-    Form(name="instruction and output", required=("instruction", "output"), optional=("input", "system", "history")),
-    Form(name="question and answer", required=("question", "answer"), optional=("system",)),
+    Form(name="question and answer", required=("question", "answer"), optional=("system", "history", *FOR_A_TEMPLATE)),
     Form(name="text", required=("text",)),
 )
 # Fields of rows that another of TRL's trainers is for.
@@ -113,7 +117,7 @@ OF_OTHER_TRAINERS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("completions", "labels"), "completions with judged steps", "PRMTrainer"),
     (("prompt", "completion", "label"), "completions that are judged as a whole", "KTOTrainer"),
 )
-# Keys of a message of the assistant that say whether it is learned: 0 or false says no (OpenAI, Mistral, Axolotl).
+# Keys of a message that say whether it is learned: 0 or false says no (OpenAI, Mistral, Axolotl).
 MARKS = ("weight", "train", "trainable", "training", "loss")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")  # of TRL's trainers for models of images or sound
 FOLLOW_THE_TOKENIZER = ("instruction and output", "question and answer")  # messages if it has a chat template
@@ -148,25 +152,31 @@ def trl_form_of(converted: Fields) -> tuple[TrlForm, bool]:
     return "text", False
 
 
+def unused_in(row: Fields, form: Form, converted: Fields) -> list[str]:
+    """Name the columns that hold something, and that are not in the converted row. Strings take no optional field."""
+    _, chat = trl_form_of(converted)
+    used = {*form.required, *(form.optional if chat else ())}
+    return [name for name, value in row.items() if name not in used and value not in (None, "", [], {})]
+
+
 def convert(row: Fields, form: Form, dialect: Dialect) -> dict[str, Any]:
     """Convert a row to one of TRL's own forms, as the tokenizer's `dialect` can render it.
 
     Returns the fields of that form only; `tools` is JSON text, as TRL reads it. Raises BadRow.
     """
-    if form.name == "text":
-        return {"text": _text(row, "text")}
-    if form.name == "question and answer":
-        return _question(row, dialect)
-    if form.name == "instruction and output":
-        return _instruction(row, dialect)
-    if form.name == "prompt and completion" and isinstance(row["prompt"], str):
-        return {"prompt": _text(row, "prompt"), "completion": _text(row, "completion")}
-    fields = {field: _with_arguments(_messages(row, field), dialect.arguments) for field in form.required}
-    first = form.required[0]
-    if (system := _optional_text(row, "system")) and fields[first][0]["role"] != "system":
-        fields[first].insert(0, {"role": "system", "content": system})
-    if not any(message["role"] == "assistant" for message in [*fields.values()][-1]):
-        raise BadRow(f"{form.required[-1]} has no message of the assistant, so there is nothing to learn")
+    first, last = form.required[0], form.required[-1]
+    if form.name == "text" or (form.name == "prompt and completion" and isinstance(row["prompt"], str)):
+        return {field: _text(row, field) for field in form.required}
+    if form.name not in FOLLOW_THE_TOKENIZER:
+        fields = {field: _with_arguments(_messages(row, field), dialect.arguments) for field in form.required}
+    elif dialect.chat:
+        fields, first, last = _exchange(row, form), "prompt", "completion"
+    else:
+        return _exchange_in_strings(row, form)
+    if system := _optional_text(row, "system"):
+        _add_system(fields[first], system)
+    if not any(message["role"] == "assistant" for message in fields[last]):
+        raise BadRow(f"{last} has no message of the assistant, so there is nothing to learn")
     tools = _tools(row)
     if not dialect.tools:
         fields = {field: _as_plain_text(messages, tools * (field == first)) for field, messages in fields.items()}
@@ -174,22 +184,9 @@ def convert(row: Fields, form: Form, dialect: Dialect) -> dict[str, Any]:
     converted: dict[str, Any] = {"messages" if f == "conversations" else f: m for f, m in fields.items()}
     if tools:
         converted["tools"] = json.dumps(tools, ensure_ascii=False)
-    if row.get("chat_template_kwargs"):
-        converted["chat_template_kwargs"] = row["chat_template_kwargs"]
+    if keywords := _keywords(row):
+        converted["chat_template_kwargs"] = keywords
     return converted
-
-
-def marks_of(row: Fields) -> list[bool] | None:
-    """Read which messages of the assistant are learned, by the marks in a converted row; None without marks.
-
-    A mark is one of MARKS on a message. A message of the assistant without one is learned. Raises BadRow for a weight
-    between 0 and 1.
-    """
-    replies = [message for message in _talk_of(row) if message["role"] == "assistant"]
-    marks = [[message[mark] for mark in MARKS if mark in message] for message in replies]
-    if partial := [value for values in marks for value in values if value not in (0, 1)]:
-        raise BadRow(f"marks a message with {partial[0]!r}, expected 0 or 1: a message is learned or not")
-    return [all(values) for values in marks] if any(marks) else None
 
 
 def uses_tools(row: Fields) -> bool:
@@ -203,34 +200,36 @@ def _talk_of(row: Fields) -> list[Message]:
     return [message for part in parts if isinstance(part, list) for message in part]
 
 
-def _question(row: Fields, dialect: Dialect) -> dict[str, Any]:
-    question, answer, system = _text(row, "question"), _text(row, "answer"), _optional_text(row, "system")
-    if dialect.chat:
-        return _exchange(system, [], question, answer)
-    opening = f"{system}\n\n" if system else ""
-    # The space stands before the answer, because byte-level tokenizers join it to the first word.
-    return {"prompt": f"{opening}Question: {question}\nAnswer:", "completion": f" {answer}"}
-
-
-def _instruction(row: Fields, dialect: Dialect) -> dict[str, Any]:
-    instruction, output = _text(row, "instruction"), _text(row, "output")
-    given, system = _optional_text(row, "input"), _optional_text(row, "system")
-    history = _history(row)
-    if dialect.chat:
-        return _exchange(system, history, f"{instruction}\n\n{given}" if given else instruction, output)
-    if history:
-        raise BadRow("history needs a model with a chat template")
-    template = ALPACA_PROMPT_WITH_INPUT if given else ALPACA_PROMPT
-    prompt = template.format(instruction=instruction, input=given)
-    return {"prompt": f"{system}\n\n{prompt}" if system else prompt, "completion": output}
-
-
-def _exchange(system: str, history: list[Message], question: str, answer: str) -> dict[str, Any]:
-    opening = [{"role": "system", "content": system}] if system else []
+def _exchange(row: Fields, form: Form) -> dict[str, list[Message]]:
+    """Make messages of a question and its answer, or of an instruction and its output."""
+    question, answer = (_text(row, field) for field in form.required)
+    given = _optional_text(row, "input") if "input" in form.optional else ""
     return {
-        "prompt": [*opening, *history, {"role": "user", "content": question}],
+        "prompt": [*_history(row), {"role": "user", "content": f"{question}\n\n{given}" if given else question}],
         "completion": [{"role": "assistant", "content": answer}],
     }
+
+
+def _exchange_in_strings(row: Fields, form: Form) -> dict[str, Any]:
+    """Make a prompt and a completion for a tokenizer without a chat template."""
+    if held := [field for field in ("history", *FOR_A_TEMPLATE) if _loaded(row.get(field))]:
+        raise BadRow(f"has {' and '.join(held)}, expected a model with a chat template, which renders them")
+    question, answer = (_text(row, field) for field in form.required)
+    system = _optional_text(row, "system")
+    opening = f"{system}\n\n" if system else ""
+    if form.name == "question and answer":
+        # The space stands before the answer, because byte-level tokenizers join it to the first word.
+        return {"prompt": f"{opening}Question: {question}\nAnswer:", "completion": f" {answer}"}
+    given = _optional_text(row, "input")
+    template = ALPACA_PROMPT_WITH_INPUT if given else ALPACA_PROMPT
+    return {"prompt": opening + template.format(instruction=question, input=given), "completion": answer}
+
+
+def _add_system(messages: list[Message], system: str) -> None:
+    if messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    elif messages[0]["content"].strip() != system.strip():
+        raise BadRow("has a column system that differs from the system message, expected one of the two")
 
 
 def _history(row: Fields) -> list[Message]:
@@ -259,6 +258,10 @@ def _message(message: Fields, where: str) -> Message:
     kept = {key: value for key, value in message.items() if value is not None}  # tables fill absent keys with nulls
     if not isinstance(kept.get("role"), str) or not kept["role"]:
         raise BadRow(f"{where}.role is {_name(message.get('role'))}, expected text like user or assistant")
+    if kept["role"] == "function":  # OpenAI's old spelling of a result, and of a call
+        kept["role"] = "tool"
+    if called := kept.pop("function_call", None):
+        kept.setdefault("tool_calls", [called])
     if kept.get("tool_calls"):
         kept["tool_calls"] = [_call(call, f"{where}.tool_calls") for call in kept["tool_calls"]]
         kept.setdefault("content", "")
@@ -319,10 +322,24 @@ def _with_arguments(messages: list[Message], kind: Arguments) -> list[Message]:
 
 def _tools(row: Fields) -> list[dict[str, Any]]:
     """List the functions that may be called, each wrapped as {"type": "function", "function": {...}}."""
-    tools = _loaded(row.get("tools")) or []
+    tools, functions = _functions(row, "tools"), _functions(row, "functions")
+    if tools and functions and tools != functions:
+        raise BadRow("has tools and functions that differ, expected one of the two: functions is the old name of tools")
+    return tools or functions
+
+
+def _functions(row: Fields, field: str) -> list[dict[str, Any]]:
+    tools = _loaded(row.get(field)) or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRow(f"tools is {_name(row['tools'])}, expected a list of functions, or such a list as JSON text")
+        raise BadRow(f"{field} is {_name(row[field])}, expected a list of functions, or such a list as JSON text")
     return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+
+
+def _keywords(row: Fields) -> dict[str, Any]:
+    keywords = _loaded(row.get("chat_template_kwargs")) or {}
+    if not isinstance(keywords, dict):
+        raise BadRow(f"chat_template_kwargs is {_name(keywords)}, expected an object with the template's keywords")
+    return keywords
 
 
 def _as_plain_text(messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:

@@ -28,11 +28,12 @@ from autotune.data.forms import (
     TrlForm,
     convert,
     form_of,
-    marks_of,
     refuse_what_is_not_sft,
     trl_form_of,
+    unused_in,
     uses_tools,
 )
+from autotune.data.marks import is_marked
 from autotune.data.rows import Row, kind_of_file, of_table, rows_of_file
 from autotune.data.splits import choose_split, files_in
 from autotune.demo import CONVERSATIONS
@@ -71,7 +72,7 @@ class Survey:
 
     trl_form: TRL's form after conversion. chat: rows hold messages, so a chat template is needed.
     extras: columns beside the form's own (`tools`, `chat_template_kwargs`) that some row has.
-    unused: columns that no form or option knows, with the number of rows that have a value there.
+    unused: columns that are not trained on, with the number of rows that hold something there.
     marked, with_tools: rows that mark messages as learned or not, and rows with tools or calls of them.
     characters: of each row's text, shape (N,), int64, N >= 1.
     """
@@ -152,7 +153,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
             row_form, converted = _convert_in_form(row, form, tuple(source.columns))
             if trl_form and trl_form_of(converted) != trl_form:
                 raise BadRow(f"is {_form_name(*trl_form_of(converted))}, the rows before are {_form_name(*trl_form)}")
-            marked += marks_of(converted) is not None
+            marked += is_marked(converted)
         except BadRow as bad:
             where, count = problems.get(str(bad), (row.where, 0))
             if count or len(problems) < PROBLEMS_SHOWN:
@@ -163,8 +164,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
         form, trl_form = row_form, trl_form_of(converted)
         extras |= converted.keys() & {"tools", "chat_template_kwargs"}
         with_tools += uses_tools(converted)
-        known = {*form.required, *form.optional}
-        unused.update(name for name, value in row.fields.items() if name not in known and value is not None)
+        unused.update(unused_in(row.fields, form, converted))
         characters.append(len(str(converted)))
         if len(characters) % PROGRESS_ROWS == 0:
             progress(f"read {count_of(len(characters), 'row')} of {source.name}")

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from autotune.core.lengths import Spans
 from autotune.core.units import count_of
 from autotune.data.endings import notes_on_endings
-from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, Dialect, TrlForm, marks_of
+from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, BadRow, Dialect, TrlForm
+from autotune.data.marks import IGNORED, Loss, apply_marks, marks_of
 from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
 from autotune.machine.host import count_cores
 
-IGNORED = -100  # label of a token that does not reach the loss, in torch and everywhere above it
 ROWS_PER_PROCESS = 5_000  # fewer rows are tokenized before another process has started
 MOST_PROCESSES = 16
 IDENTITY = "call00001"  # nine letters and digits, which Mistral's templates demand
@@ -145,27 +145,20 @@ def _notes(request: TokenizationRequest, dialect: Dialect, chat: bool, *, unlear
 
 
 def _with_marks(request: TokenizationRequest, rows: Any, dialect: Dialect) -> Any:
-    """Take the messages that are marked as not learned out of the labels.
-
-    In the labels of a row, each message of the assistant is one run of tokens. Raises UsageError where that is not so.
-    """
+    """Take the messages that are marked as not learned out of the labels. Raises UsageError if that cannot be done."""
+    loss = Loss(
+        completion_only=request.completion_only_loss is not False,  # TRL's default is true where there is a completion
+        assistant_only=request.assistant_only_loss,
+    )
     kept = None if request.indices is None else set(request.indices.tolist())
     converted = converted_rows(request.source, request.survey.form, dialect)
     chosen = [(where, row) for number, (where, row) in enumerate(converted) if kept is None or number in kept]
     labels, problems = [], []
     for (where, row), before in zip(chosen, rows["labels"], strict=True):
-        after, learn = np.array(before), marks_of(row)
-        learned = np.flatnonzero(after != IGNORED)
-        runs = np.split(learned, np.flatnonzero(np.diff(learned) > 1) + 1) if len(learned) else []
-        if learn is not None and len(runs) != len(learn):
-            problems.append(
-                f"{where}: marks {count_of(len(learn), 'message')} of the assistant, and learns "
-                f"{count_of(len(runs), 'part')}; recipe.assistant_only_loss=true makes each message one part"
-            )
-        for run, is_learned in zip(runs, learn or (), strict=False):
-            if not is_learned:
-                after[run] = IGNORED
-        labels.append(after.tolist())
+        try:
+            labels.append(apply_marks(before, marks_of(row), loss))
+        except BadRow as bad:
+            problems.append(f"{where}: {bad}")
     if problems:
         raise UsageError(*problems[:PROBLEMS_SHOWN])
     return rows.remove_columns("labels").add_column("labels", labels, feature=rows.features["labels"])

@@ -10,7 +10,6 @@ from autotune.data.forms import (
     Dialect,
     convert,
     form_of,
-    marks_of,
     refuse_what_is_not_sft,
     trl_form_of,
     uses_tools,
@@ -38,10 +37,6 @@ def converted(row: dict[str, Any], dialect: Dialect = CHAT) -> dict[str, Any]:
         (
             {"messages": [USER, ASSISTANT], "system": "Be brief."},
             {"messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]},
-        ),
-        (
-            {"messages": [{"role": "system", "content": "Be kind."}, USER, ASSISTANT], "system": "Be brief."},
-            {"messages": [{"role": "system", "content": "Be kind."}, USER, ASSISTANT]},
         ),
         ({"messages": json.dumps([USER, ASSISTANT])}, {"messages": [USER, ASSISTANT]}),
         ({"question": "hi", "answer": "hello"}, {"prompt": [USER], "completion": [ASSISTANT]}),
@@ -250,27 +245,20 @@ def test_columns_that_only_look_like_those_of_other_trainers_are_taken() -> None
     refuse_what_is_not_sft({"messages": [USER, ASSISTANT], "images": [], "image": None, "chosen": "x"})
 
 
-@pytest.mark.parametrize(
-    ("mark", "no", "yes"), [("weight", 0, 1), ("train", False, True), ("trainable", False, True), ("loss", 0, 1)]
-)
-def test_marks_say_what_is_learned(mark: str, no: Any, yes: Any) -> None:
-    """In messages and in ShareGPT's turns. What has no mark is learned."""
-    turns = [USER, {**ASSISTANT, mark: no}, USER, {**ASSISTANT, mark: yes}, USER, ASSISTANT]
-    assert marks_of(converted({"messages": turns})) == [False, True, True]
-    said = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello", mark: no}]
-    assert marks_of(converted({"conversations": said})) == [False]
-
-
-def test_rows_without_marks_have_none() -> None:
-    """Strings, and a mark on the user's message, which is not learned anyway."""
-    assert marks_of({"text": "a"}) is None
-    assert marks_of(converted({"messages": [{**USER, "weight": 0}, ASSISTANT]})) is None
-
-
-def test_a_weight_between_none_and_all_is_refused() -> None:
-    """TRL's loss knows no weights."""
-    with pytest.raises(BadRow, match=r"marks a message with 0.5, expected 0 or 1"):
-        marks_of(converted({"messages": [USER, {**ASSISTANT, "weight": 0.5}]}))
+def test_calls_and_results_in_the_old_spelling_are_read() -> None:
+    """OpenAI's `function_call` and role `function`, which chat templates no longer know."""
+    call = {"name": "tide", "arguments": "{}"}
+    row = {
+        "messages": [
+            USER,
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "tide", "content": "9:30"},
+            ASSISTANT,
+        ]
+    }
+    _, asked, result, _ = converted(row, Dialect(arguments="text"))["messages"]
+    assert asked == {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+    assert result == {"role": "tool", "name": "tide", "content": "9:30"}
 
 
 def test_rows_with_tools_are_known() -> None:
