@@ -26,8 +26,8 @@ ORDER = tuple(
         "core.trials": "comparison racing parity budget surrogate receipts trial standings reserve verdict",
         "machine": "installed nvml malloc operations rates process host gpus probe",
         "demo": "make tiny",
-        "models": "catalogue other_kinds target_modules positions untrainable architectures smollm2 find checkpoint "
-        "savable",
+        "models": "catalogue other_kinds target_modules positions untrainable architectures smollm2 checkpoint "
+        "text_backbone find savable",
         "data": "forms marks rows splits source endings tokenization describe",
         "train": "task random_weights sft saving measure preload fork_server worker workers display run",
         "trace": "plain_step quantized kernels attention_operators attention_kernels operators contracts recorder "

@@ -66,7 +66,7 @@ class ModelSettings:
     """The model."""
 
     path: str | None = None
-    """name of a shipped model, hub id (owner/name), or local directory"""
+    """name of a shipped model, hub id (owner/name), or local directory; :text behind it: its text backbone alone"""
     config: dict[str, Any] = field(default_factory=dict)
     """architecture, in the keys of config.json; only for estimate; empty: the model's own"""
 

@@ -44,15 +44,19 @@ def kept_facts(
         return facts
 
 
-def problems_of_config(config: Mapping[str, Any], where: str) -> list[str]:
-    """List the reasons why the model of a configuration cannot be trained. where: the model, for the messages."""
+def problems_of_config(config: Mapping[str, Any], where: str, *, text_alone: bool = False) -> list[str]:
+    """List the reasons why the model of a configuration cannot be trained.
+
+    where: the model, for the messages. text_alone: whether its text backbone is asked for.
+    """
     problems = []
     if "model_type" not in config:
         problems.append(f"{where}/config.json: has no model_type, so transformers cannot tell what it is")
     if quantization := config.get("quantization_config"):
         problems.append(f"{where}: {other_kinds.of_quantization(quantization)}")
-    if config.get("vision_config") is not None or config.get("audio_config") is not None:
-        problems.append(f"{where}: is a model of images or sound too, and only text models can be trained")
+    if not text_alone and (config.get("vision_config") is not None or config.get("audio_config") is not None):
+        alone = "; behind its name, :text asks for its text backbone alone" if "text_config" in config else ""
+        problems.append(f"{where}: is a model of images or sound too, and only text models can be trained{alone}")
     return problems
 
 

@@ -1,6 +1,7 @@
 """Find models by name: where their files are, and their facts, before any weights are read.
 
-A name is `tiny`, `smollm2`, a directory, or a hub id. The facts come from the configuration and from an instance of the
+A name is `tiny`, `smollm2`, a directory, or a hub id. `:text` behind a directory or a hub id asks for the text backbone
+of a checkpoint of text and images (text_backbone.py). The facts come from the configuration and from an instance of the
 class without memory (architectures.py). Leaves out loading the weights, which the worker does.
 """
 
@@ -22,6 +23,7 @@ from autotune.models.catalogue import catalogued_config
 from autotune.models.smollm2 import HUB_ID as SMOLLM2_HUB_ID
 from autotune.models.smollm2 import PACKAGE as SMOLLM2_PACKAGE
 from autotune.models.smollm2 import build_smollm2, find_gguf
+from autotune.models.text_backbone import SUFFIX, take_text_backbone, text_config
 
 OPTIONS = ("tiny", "smollm2")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -86,6 +88,8 @@ def resolve_architecture(
     """
     home = home.absolute()
     config = _without_names(config or _configuration(name, lambda: _directory_of(name, home, progress)))
+    if name.endswith(SUFFIX):
+        config = _without_names(text_config(config, name.removesuffix(SUFFIX)).to_dict())
     if problems := problems_of_config(config, name):
         raise UsageError(*problems)
     fingerprint = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -115,12 +119,13 @@ def configuration_of(name: str, directory: Path) -> dict[str, Any]:
 def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
     """Find a model's tokenizer, or fetch it. Returns its directory or hub id. Raises UsageError without one."""
     home = home.absolute()
+    text_alone, name = name.endswith(SUFFIX), name.removesuffix(SUFFIX)
     path = Path(name).expanduser()
     if name in OPTIONS:
         return _locate(name, home, progress).path
     if not path.is_dir():
-        return _on_hub(name, name).path
-    if problems := _problems_of(path.resolve()):
+        return _on_hub(name, name, text_alone=text_alone).path
+    if problems := _problems_of(path.resolve(), text_alone=text_alone):
         raise UsageError(*problems)
     return str(path.resolve())
 
@@ -137,6 +142,7 @@ def _without_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _directory_of(name: str, home: Path, progress: Callable[[str], None]) -> Path:
     """Find the directory of a model's configuration, or fetch it. Raises UsageError with every problem."""
+    text_alone, name = name.endswith(SUFFIX), name.removesuffix(SUFFIX)
     path = Path(name).expanduser()
     if name == "tiny":
         directory = build_tiny(home, progress)
@@ -149,7 +155,7 @@ def _directory_of(name: str, home: Path, progress: Callable[[str], None]) -> Pat
         )
     else:
         directory = _snapshot(name, CONFIGURATION)
-    if problems := _problems_of_directory(directory):
+    if problems := _problems_of_directory(directory, text_alone=text_alone):
         raise UsageError(*(problem.replace(str(directory), name) for problem in problems))
     return directory
 
@@ -161,12 +167,17 @@ def fetch_weights(facts: ModelFacts, *, progress: Callable[[str], None]) -> Mode
     """
     if Path(facts.path).is_dir():
         return facts
-    progress(f"fetching the weights of {facts.path}, unless they are here already")
+    return replace(facts, path=str(_with_weights(facts.path, progress)))
+
+
+def _with_weights(hub_id: str, progress: Callable[[str], None]) -> Path:
+    """Fetch a model from the hub unless it is here already. Raises UsageError when that is not possible."""
+    progress(f"fetching the weights of {hub_id}, unless they are here already")
     for weights in HUB_WEIGHTS:
-        directory = _snapshot(facts.path, (*BEFORE_WEIGHTS, weights, f"{weights}.index.json"))
+        directory = _snapshot(hub_id, (*BEFORE_WEIGHTS, weights, f"{weights}.index.json"))
         if _files(directory, [weights]):
-            return replace(facts, path=str(directory))
-    raise UsageError(f"model={facts.path}: holds no weights, expected one of {', '.join(HUB_WEIGHTS)}")
+            return directory
+    raise UsageError(f"model={hub_id}: holds no weights, expected one of {', '.join(HUB_WEIGHTS)}")
 
 
 def tokenizer_fingerprint(path: str) -> str:
@@ -177,6 +188,8 @@ def tokenizer_fingerprint(path: str) -> str:
 
 
 def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
+    if name.endswith(SUFFIX):
+        return _locate_text_backbone(name, home, progress)
     if name == "tiny":
         return _in_directory(name, build_tiny(home, progress))
     if name == "smollm2":
@@ -195,6 +208,21 @@ def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
     )
 
 
+def _locate_text_backbone(name: str, home: Path, progress: Callable[[str], None]) -> Located:
+    """Find a checkpoint of text and images, and take its text backbone out."""
+    whole = name.removesuffix(SUFFIX)
+    directory = Path(whole).expanduser().resolve()
+    if not directory.is_dir():
+        if not HUB_ID.fullmatch(whole) or whole.startswith("."):
+            raise UsageError(f"model={name}: {whole} is neither a directory nor a hub id like owner/name")
+        directory = _with_weights(whole, progress)
+    if problems := _problems_of(directory, text_alone=True):
+        raise UsageError(*problems)
+    tokenizer = _files(directory, TOKENIZER_FILES)
+    backbone = take_text_backbone(directory, home=home, tokenizer=tokenizer, progress=progress)
+    return _in_directory(f"{Path(whole).name}{SUFFIX}", backbone)
+
+
 def _in_directory(name: str, directory: Path) -> Located:
     weights = _files(directory, WEIGHT_FILES)
     problems = _problems_of(directory)
@@ -211,9 +239,9 @@ def _in_directory(name: str, directory: Path) -> Located:
     return Located(name=name, path=str(directory), directory=directory, weights=json.dumps(stats))
 
 
-def _on_hub(name: str, hub_id: str) -> Located:
+def _on_hub(name: str, hub_id: str, *, text_alone: bool = False) -> Located:
     directory = _snapshot(hub_id, BEFORE_WEIGHTS)
-    if problems := _problems_of(directory):
+    if problems := _problems_of(directory, text_alone=text_alone):
         raise UsageError(*(problem.replace(str(directory), hub_id) for problem in problems))
     return Located(name=name, path=hub_id, directory=directory, weights=directory.name)  # named by its commit
 
@@ -238,15 +266,15 @@ def _snapshot(hub_id: str, patterns: Sequence[str], *, offline: bool = False) ->
     raise UsageError(f"model={hub_id}: {why}")
 
 
-def _problems_of(directory: Path) -> list[str]:
+def _problems_of(directory: Path, *, text_alone: bool = False) -> list[str]:
     """List the reasons, as far as its files tell, why a directory is not a model that can be trained."""
-    problems = _problems_of_directory(directory)
+    problems = _problems_of_directory(directory, text_alone=text_alone)
     if not (directory / ADAPTER).exists() and not _files(directory, VOCABULARIES):
         problems.append(f"{directory}: has no tokenizer, expected one of {', '.join(VOCABULARIES)}")
     return problems
 
 
-def _problems_of_directory(directory: Path) -> list[str]:
+def _problems_of_directory(directory: Path, *, text_alone: bool = False) -> list[str]:
     if (directory / ADAPTER).exists():
         base = _read_json(directory / ADAPTER).get("base_model_name_or_path", "its base model")
         return [
@@ -259,7 +287,9 @@ def _problems_of_directory(directory: Path) -> list[str]:
     else:
         config = _read_json(directory / "config.json")
         problems += (
-            problems_of_config(config, str(directory)) if config else [f"{directory}/config.json: is not a JSON object"]
+            problems_of_config(config, str(directory), text_alone=text_alone)
+            if config
+            else [f"{directory}/config.json: is not a JSON object"]
         )
     return problems
 

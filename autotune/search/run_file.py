@@ -18,6 +18,7 @@ from autotune.core.trials.receipts import Receipt
 from autotune.core.units import count_of, format_bytes
 from autotune.formats import RUN_FORMAT
 from autotune.models.find import OPTIONS
+from autotune.models.text_backbone import SUFFIX
 from autotune.search.findings import Findings
 
 NAMED = (*OPTIONS, "demo")  # models and data that ship with autotune; a directory of that name does not hide them
@@ -111,8 +112,9 @@ def _worth(receipt: Receipt) -> str:
 
 def _from_anywhere(name: str) -> str:
     """Make a path absolute, so that a run finds it from any directory; return other names unchanged."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() and name not in NAMED else name
+    suffix = SUFFIX if name.endswith(SUFFIX) else ""
+    path = Path(name.removesuffix(suffix)).expanduser()
+    return f"{path.resolve()}{suffix}" if path.exists() and name not in NAMED else name
 
 
 def _yaml(values: Mapping[str, Any]) -> list[str]:
