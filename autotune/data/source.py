@@ -87,6 +87,33 @@ class Survey:
     characters: NDArray[np.int64]
 
 
+class Problems:
+    """The first PROBLEMS_SHOWN different problems of rows, each at the first row that has it. Counts the others."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[str, int]] = {}  # problem -> its first place, and how many rows have it
+        self._more = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._shown)
+
+    def add(self, where: str, problem: str) -> None:
+        """Count a problem of the row at `where`."""
+        first, count = self._shown.get(problem, (where, 0))
+        if count or len(self._shown) < PROBLEMS_SHOWN:
+            self._shown[problem] = first, count + 1
+        else:
+            self._more += 1
+
+    def lines(self) -> list[str]:
+        """Write the problems for UsageError, one line each."""
+        lines = [
+            f"{where}: {problem}" + (f" ({count_of(count - 1, 'more row')} like this)" if count > 1 else "")
+            for problem, (where, count) in self._shown.items()
+        ]
+        return lines + ([f"and {count_of(self._more, 'more row')} with problems"] if self._more else [])
+
+
 def locate_data(
     name: str, columns: Mapping[str, str], progress: Callable[[str], None], *, split: str | None = None
 ) -> Source:
@@ -136,18 +163,14 @@ def rows_of(source: Source) -> Iterator[Row]:
 
 
 def survey(source: Source, progress: Callable[[str], None]) -> Survey:
-    """Read every row once and check that all fit one form. Raises UsageError with the rows that do not.
-
-    It shows the first PROBLEMS_SHOWN different problems, each at the first row that has it, and counts the others.
-    """
+    """Read every row once and check that all fit one form. Raises UsageError with the rows that do not."""
     form: Form | None = None
     trl_form: tuple[TrlForm, bool] | None = None
     extras: set[str] = set()
     unused: Counter[str] = Counter()
     marked = with_tools = 0
     characters: list[int] = []
-    problems: dict[str, tuple[str, int]] = {}  # the first place of each, and how many rows have it
-    more = 0
+    problems = Problems()
     for row in rows_of(source):
         try:
             row_form, converted = _convert_in_form(row, form, tuple(source.columns))
@@ -155,11 +178,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
                 raise BadRow(f"is {_form_name(*trl_form_of(converted))}, the rows before are {_form_name(*trl_form)}")
             marked += is_marked(converted)
         except BadRow as bad:
-            where, count = problems.get(str(bad), (row.where, 0))
-            if count or len(problems) < PROBLEMS_SHOWN:
-                problems[str(bad)] = where, count + 1
-            else:
-                more += 1
+            problems.add(row.where, str(bad))
             continue
         form, trl_form = row_form, trl_form_of(converted)
         extras |= converted.keys() & {"tools", "chat_template_kwargs"}
@@ -169,13 +188,7 @@ def survey(source: Source, progress: Callable[[str], None]) -> Survey:
         if len(characters) % PROGRESS_ROWS == 0:
             progress(f"read {count_of(len(characters), 'row')} of {source.name}")
     if problems or form is None or trl_form is None:
-        raise UsageError(
-            *(
-                f"{where}: {problem}" + (f" ({count_of(count - 1, 'more row')} like this)" if count > 1 else "")
-                for problem, (where, count) in problems.items()
-            ),
-            *([f"and {count_of(more, 'more row')} with problems"] if more else []),
-        )
+        raise UsageError(*problems.lines())
     return Survey(
         form=form,
         trl_form=trl_form[0],

@@ -21,7 +21,7 @@ from autotune.core.units import count_of
 from autotune.data.endings import notes_on_endings
 from autotune.data.forms import FOLLOW_THE_TOKENIZER, Arguments, BadRow, Dialect, TrlForm
 from autotune.data.marks import IGNORED, Loss, apply_marks, marks_of
-from autotune.data.source import PROBLEMS_SHOWN, Source, Survey, converted_rows
+from autotune.data.source import PROBLEMS_SHOWN, Problems, Source, Survey, converted_rows
 from autotune.errors import UsageError, first_line
 from autotune.machine.host import count_cores
 
@@ -153,14 +153,14 @@ def _with_marks(request: TokenizationRequest, rows: Any, dialect: Dialect) -> An
     kept = None if request.indices is None else set(request.indices.tolist())
     converted = converted_rows(request.source, request.survey.form, dialect)
     chosen = [(where, row) for number, (where, row) in enumerate(converted) if kept is None or number in kept]
-    labels, problems = [], []
+    labels, problems = [], Problems()
     for (where, row), before in zip(chosen, rows["labels"], strict=True):
         try:
             labels.append(apply_marks(before, marks_of(row), loss))
         except BadRow as bad:
-            problems.append(f"{where}: {bad}")
+            problems.add(where, str(bad))
     if problems:
-        raise UsageError(*problems[:PROBLEMS_SHOWN])
+        raise UsageError(*problems.lines())
     return rows.remove_columns("labels").add_column("labels", labels, feature=rows.features["labels"])
 
 

@@ -185,9 +185,12 @@ def test_messages_that_are_marked_are_not_learned(tiny: ModelFacts, tmp_path: Pa
 
 def test_marks_need_labels_of_the_assistant_alone(tiny: ModelFacts, tmp_path: Path) -> None:
     """Else the marked message is part of one run of labels, with the user's words before it."""
-    rows = [{"messages": [USER, {**ASSISTANT, "train": False}, *TURNS[2:]]}]
-    with pytest.raises(UsageError, match=r"a.jsonl:1: .* 4 messages are learned as 1 part; .*assistant_only_loss=true"):
+    rows = [{"messages": [USER, {**ASSISTANT, "train": False}, *TURNS[2:]]}] * 30
+    with pytest.raises(UsageError, match=r"4 messages are learned as 1 part; .*assistant_only_loss=true") as error:
         tokenize(request_for(tiny, write(tmp_path / "a.jsonl", rows)), tmp_path)
+    [problem] = error.value.problems
+    assert problem.startswith("a.jsonl:1: ")
+    assert problem.endswith("(29 more rows like this)")
 
 
 def test_the_same_rows_in_a_table_give_the_same_tokens(tiny: ModelFacts, tmp_path: Path) -> None:
