@@ -112,7 +112,7 @@ def _problems_of_weights(directory: Path, files: Sequence[Path]) -> Iterator[str
     config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     with torch.device("meta"):
         kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
-    with _silence():
+    with silence():
         _, report = kind.from_pretrained(
             None,
             config=config,
@@ -138,8 +138,8 @@ def _problems_of_weights(directory: Path, files: Sequence[Path]) -> Iterator[str
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers' report and its progress bar from stderr."""
+def silence() -> Iterator[None]:
+    """Keep transformers' reports, warnings and progress bars from stderr."""
     from transformers.utils import logging as reports
 
     shown = reports.is_progress_bar_enabled()

@@ -12,6 +12,7 @@ from pathlib import Path
 from autotune.core.units import format_bytes
 from autotune.core.workload import ModelFacts
 from autotune.errors import UsageError
+from autotune.models.checkpoint import silence
 
 LEAST_BYTES = 4  # of a checkpoint for each weight: two of the weight in bf16, two of an optimizer in 8 bits
 
@@ -31,12 +32,13 @@ def check_generation(facts: ModelFacts) -> None:
     tokens = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     tokens["pad"] = tokens["eos"] if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # as TRL sets it
     try:
-        config = GenerationConfig.from_pretrained(facts.path)
+        with silence():
+            config = GenerationConfig.from_pretrained(facts.path)
         for name, token in tokens.items():
             known = getattr(config, f"{name}_token_id")
             if token is not None and token not in (known if isinstance(known, list) else [known]):
                 setattr(config, f"{name}_token_id", token)
-        with tempfile.TemporaryDirectory() as scratch:
+        with silence(), tempfile.TemporaryDirectory() as scratch:
             config.save_pretrained(scratch)
     except Exception as error:  # the library raises anything over a file that it cannot read
         raise UsageError(
