@@ -24,7 +24,7 @@ ORDER = tuple(
         "core.memory": "law allocator replay estimate levers calibration",
         "core.time": "speed measured published law common_steps many_candidates calibration guess",
         "core.trials": "comparison racing parity budget surrogate receipts trial standings reserve verdict",
-        "machine": "installed nvml malloc operations rates process host gpus probe",
+        "machine": "installed nvml malloc operations rates process host disturbance gpus probe",
         "demo": "make tiny",
         "models": "catalogue other_kinds target_modules positions untrainable architectures smollm2 checkpoint "
         "text_backbone find savable",

@@ -64,7 +64,9 @@ def probed(home: Path) -> Path:
 
     with FileLock(home / "probe.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("autotune.machine.probe.measure_in_process", measure_quickly)
-        probe(home=home, progress=lambda line: None)
+        hardware = probe(home=home, progress=lambda line: None)
+        for path in (home / "hardware").glob(f"{hardware.uuid}-*.json"):  # doubtful rates would be measured again
+            path.write_text(json.dumps({**json.loads(path.read_text()), "doubts": []}))
     return home
 
 

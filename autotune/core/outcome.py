@@ -20,6 +20,7 @@ class Step:
 
     number: its place in the epoch. positions: all token positions computed, padding included.
     useful: labels that reached the loss. loss: mean over the useful tokens.
+    disturbed: share of what the step needed that other processes had meanwhile, 0 to 1 (machine/disturbance.py).
     """
 
     number: int
@@ -28,6 +29,7 @@ class Step:
     positions: int
     useful: int
     loss: float
+    disturbed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,21 +32,38 @@ def probe(*, home: Path, refresh: bool = False, use_gpu: bool = True, progress: 
     """Say what this machine can do: its first visible GPU where torch can use it, else its CPU.
 
     home: of the cache. refresh: measure again even if the cache has the rates. use_gpu: False looks at the CPU only.
-    Takes under a minute, or a moment with the cache. Raises AutotuneError when a GPU is there that should work and
-    does not, or the measuring fails.
+    Takes under a minute, or a moment if the cache has rates without doubts. Doubtful ones are measured again. Raises
+    AutotuneError when a GPU is there that should work and does not, or the measuring fails.
     """
     gpus, host, now = _look(use_gpu, progress)
     path = home / "hardware" / f"{now['uuid']}-{_key(now)}.json"
-    if not refresh and (known := _read_cache(path, progress)) is not None:
+    known = None if refresh else _read_cache(path, progress)
+    if known is not None and known.trustworthy:
         progress(f"rates of {now['name']} as measured on {known.measured_at}; refresh=true measures again")
         hardware = _renewed(known, gpus, host, now)
     else:
         cache.check_writable(path.parent)  # not only once the machine is measured
+        if known is not None:
+            progress(f"rates of {now['name']} as measured on {known.measured_at} are not to be trusted")
         progress(f"measuring {now['name']}, under a minute")
         measured, throttled = _measure(gpus, host, progress)
         hardware = _join(now, measured, gpus, host, throttled)
+        if known is not None and not hardware.trustworthy:
+            hardware = with_best_rates(hardware, known)
         cache.write_text(path, json.dumps(hardware.to_dict(), indent=1) + "\n")
     return hardware
+
+
+def with_best_rates(latest: Hardware, earlier: Hardware) -> Hardware:
+    """Take the better of two doubtful measurements, point by point: what else runs can only slow a device down."""
+    best = {(point.what, point.dtype, point.shape): point for point in earlier.rates}
+    for point in latest.rates:
+        key = point.what, point.dtype, point.shape
+        if key not in best or point.per_second > best[key].per_second:
+            best[key] = point
+    launches = [(each.launch_s, each.launch_spread) for each in (latest, earlier) if each.launch_s is not None]
+    launch_s, launch_spread = min(launches, default=(None, None))
+    return replace(latest, rates=tuple(best.values()), launch_s=launch_s, launch_spread=launch_spread)
 
 
 def look(*, use_gpu: bool = True) -> Hardware:

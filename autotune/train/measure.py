@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from autotune.core.hardware import Device
 from autotune.core.outcome import Diverged, Measured, Outcome, Step, epoch_rate
 from autotune.core.trials.racing import is_outpaced
+from autotune.machine.disturbance import Look, disturbed_share, look
 from autotune.machine.host import count_cores
 from autotune.machine.malloc import keep_pages
 from autotune.train import sft
@@ -157,12 +158,13 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.diverged: tuple[int, float] | None = None  # the optimizer step, and the loss there
         self.ended_by = "steps"
         self._marks: list[Any] = []
+        self._looks: list[Look] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._marks = [self._mark()]
+        self._marks, self._looks = [self._mark()], [look()]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._marks = [*self._marks[-1:], self._mark()]
+        self._marks, self._looks = [*self._marks[-1:], self._mark()], [*self._looks[-1:], look()]
 
     def on_log(
         self,
@@ -184,6 +186,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
             positions=sum(count.positions for count in counts),
             useful=sum(count.useful for count in counts),
             loss=float(logs["loss"]),
+            disturbed=disturbed_share(self._looks[0], self._looks[-1]),
         )
         # A run needs no warm-up, but its first step is slow.
         goal = self.task.goal

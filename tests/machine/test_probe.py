@@ -48,6 +48,7 @@ class Machine:
         self.requests: list[Request] = []
         self.lines: list[str] = []
         self.cpu_share: float | None = 0.99
+        self.points = POINTS
         self.nvml = FakeNvml(*gpus) if gpus else None
         monkeypatch.setitem(sys.modules, "pynvml", self.nvml)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -60,7 +61,7 @@ class Machine:
     def measure(self, request: Request, *, progress: Any) -> Measurement:
         self.requests.append(request)
         cuda = request.uuid is not None
-        rates = Rates(points=POINTS, launch_s=5e-6, launch_spread=0.04, cpu_share=None if cuda else self.cpu_share)
+        rates = Rates(points=self.points, launch_s=5e-6, launch_spread=0.04, cpu_share=None if cuda else self.cpu_share)
         return Measurement(
             memory_bytes=139 * GIB if cuda else None,
             compute_capability=(9, 0) if cuda else None,
@@ -149,8 +150,23 @@ def test_refresh_measures_again(cpu: Machine) -> None:
     cpu.cpu_share = 0.5
     assert cpu.probe().trustworthy
     assert not cpu.probe(refresh=True).trustworthy
-    assert not cpu.probe().trustworthy
     assert len(cpu.requests) == 2
+
+
+def test_doubtful_rates_are_measured_again(cpu: Machine) -> None:
+    """By each command, until there is no doubt; meanwhile the fastest of each rate counts, for load only slows."""
+    cpu.cpu_share = 0.5
+    assert cpu.probe().rates == POINTS
+    products, copies = [replace(point, per_second=2e12) for point in POINTS[:2]], POINTS[2:3]
+    cpu.points = (*products, *(replace(point, per_second=1.0) for point in copies))
+    second = cpu.probe()
+    assert not second.trustworthy
+    assert second.rates == (*products, *POINTS[2:])
+    assert any("not to be trusted" in line for line in cpu.lines)
+    cpu.cpu_share, cpu.points = 0.99, POINTS[1:]
+    assert cpu.probe().rates == POINTS[1:]
+    assert cpu.probe().trustworthy
+    assert len(cpu.requests) == 3
 
 
 def test_another_driver_is_measured_anew(cuda: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

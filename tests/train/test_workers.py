@@ -44,6 +44,7 @@ def test_a_trial_measures_the_real_trainer(workers: Workers, make_task) -> None:
     assert [len(outcome.warmup_steps), len(outcome.steps)] == [2, 3]
     assert outcome.warmup_steps[0].positions < outcome.warmup_steps[1].positions
     assert all(step.rows == 8 and 0 < step.useful < step.positions and step.seconds > 0 for step in outcome.steps)
+    assert all(0 <= step.disturbed <= 1 for step in outcome.steps)
     assert outcome.ended_by == "steps"
     assert outcome.peak_bytes > 2**20
     assert 0 < outcome.padding_epoch < 1
