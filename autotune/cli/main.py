@@ -18,7 +18,7 @@ from autotune.cli.help import COMMANDS, help_text
 from autotune.cli.judge import hint_at, nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs
-from autotune.cli.usage import check
+from autotune.cli.usage import check, twice_named
 from autotune.environment import leave_current_directory, take_away
 from autotune.errors import AutotuneError, UsageError
 
@@ -93,7 +93,7 @@ def _compose_and_call(command: str, words: Sequence[str]) -> None:
             to_be_used=not (flags.cfg or flags.info),
         )
     if not (flags.hydra_help or flags.shell_completion or flags.cfg or flags.info):
-        for line in take_away(os.environ):
+        for line in (*take_away(os.environ), *twice_named(flags.overrides)):
             say(line)
         _say_what_was_not_tested()
     # The flags go last: --info takes a value or none, and would take an override that follows it.

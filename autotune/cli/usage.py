@@ -52,6 +52,16 @@ def check(
     return good
 
 
+def twice_named(overrides: Sequence[str]) -> list[str]:
+    """Say so where the name of an option, which counts, is that of a file or directory here, too."""
+    given = [(group, value) for group, _, value in (text.partition("=") for text in overrides) if group in FREE_FORM]
+    return [
+        f"{group}={value} is an option of autotune; what is called {value} here is {group}=./{value}"
+        for group, value in given
+        if "/" not in value and (CONF / group / f"{value}.yaml").is_file() and Path(value).exists()
+    ]
+
+
 class _Reader:
     """Reads overrides one by one and collects problems. Needs an initialized Hydra, which knows the groups' options."""
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autotune.cli.settings import group_words, store_configs
-from autotune.cli.usage import check
+from autotune.cli.usage import check, twice_named
 from autotune.errors import UsageError
 
 NEEDED = ["model=tiny", "data=demo"]
@@ -194,3 +194,14 @@ def test_what_only_hydra_sees_is_reported() -> None:
     """A mistake in Hydra's own keys comes in one line."""
     (problem,) = problems_of(*NEEDED, "hydra.nothing=1")
     assert problem.startswith("Could not override 'hydra.nothing'.")
+
+
+def test_a_directory_with_the_name_of_an_option_is_pointed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option counts, as always; how to name the directory is said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert twice_named(["model=tiny", "data=demo", "out=tiny"]) == [
+        "model=tiny is an option of autotune; what is called tiny here is model=./tiny"
+    ]
+    assert twice_named(["model=./tiny", "model=mine"]) == []
