@@ -15,7 +15,7 @@ from autotune.cli.judge import Judge, hint_at, nearest
 from autotune.cli.keys import shown
 from autotune.cli.settings import FREE_FORM, find_problems
 from autotune.errors import UsageError
-from autotune.models.catalogue import CONF
+from autotune.models.catalogue import CONF, TEXT_BACKBONE
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -97,7 +97,7 @@ class _Reader:
         name, _, value = text.partition("=")
         if not name:
             return self._refuse("", f"{text}: has no key before the equals sign")
-        is_path = value and name in FREE_FORM and name in self.judge.groups and Path(value).exists()
+        is_path = value and name in FREE_FORM and name in self.judge.groups and _is_there(name, value)
         if is_path and value not in self._options(name):
             return _free_form(name, [value])  # a path may hold characters that Hydra's grammar refuses
         try:
@@ -200,7 +200,12 @@ def _is_free_form(group: str, value: Any) -> bool:
     if group not in FREE_FORM or not isinstance(value, str) or not value:
         return False
     named = "/" in value or value.startswith((".", "~")) or value.endswith(SUFFIXES.get(group, ()))
-    return named or Path(value).exists()
+    return named or _is_there(group, value)
+
+
+def _is_there(group: str, value: str) -> bool:
+    """Whether a value names a file or a directory here, with or without what may stand behind the name of a model."""
+    return Path(value.removesuffix(TEXT_BACKBONE) if group == "model" else value).exists()
 
 
 def _free_form(group: str, values: Sequence[str]) -> list[str]:

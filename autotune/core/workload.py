@@ -114,7 +114,8 @@ def cut_by(fixed: Mapping[str, Any]) -> int | None:
 
     Packing drops no row.
     """
-    return None if str(fixed.get("batching")).startswith("pack_") else fixed.get("max_length")
+    packs = str(fixed.get("batching")).startswith("pack_") or fixed.get("packed_length") is not None
+    return None if packs else fixed.get("max_length")
 
 
 def check_workload(workload: Workload, *, max_length: int | None = None) -> None:

@@ -103,6 +103,8 @@ def describe_data(
         "data": source.content_hash,
         "columns": dict(columns),
         "tokenizer": tokenizer_fingerprint(facts.path),
+        "vocabulary": facts.vocabulary,
+        "generation": _generation(facts.path),
         "assistant_only_loss": recipe.assistant_only_loss,
         "completion_only_loss": recipe.completion_only_loss,
         "versions": {name: version(name) for name in ("trl", "transformers", "tokenizers")},
@@ -129,6 +131,12 @@ def describe_data(
     for note in json.loads((kept / "facts.json").read_text(encoding="utf-8"))["notes"]:
         progress(note)
     return _data_facts(kept, source)
+
+
+def _generation(path: str) -> str | None:
+    """The generation configuration of a model in a directory, which says where it stops; None without one."""
+    file = Path(path) / "generation_config.json"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def _data_facts(directory: Path, source: Source) -> DataFacts:

@@ -56,7 +56,8 @@ def end_of_turn(tokenizer: Any) -> int | None:
     except Exception:  # a template may raise anything
         return None
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    behind = tokenizer(rendered.rpartition(ANSWER)[2], add_special_tokens=False)["input_ids"]
+    _, found, rest = rendered.rpartition(ANSWER)
+    behind = tokenizer(rest, add_special_tokens=False)["input_ids"] if found else []  # a template may change the text
     return next((token for token in behind if token in special), None)
 
 

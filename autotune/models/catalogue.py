@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # A wheel carries conf/ inside the package; in a checkout it stands beside it.
+TEXT_BACKBONE = ":text"  # behind the name of a model, it asks for the text backbone
 CONF = next(place / "conf" for place in Path(__file__).parents if (place / "conf").is_dir())
 
 

@@ -45,7 +45,7 @@ def check_weights(facts: ModelFacts, *, home: Path, progress: Callable[[str], No
     question = {"model": facts.fingerprint, "files": stats, "transformers": version("transformers")}
 
     def answer() -> bool:
-        problems = [problem for file in files for problem in _problems_of_file(file)]
+        problems = [problem for file in files for problem in problems_of_file(file)]
         if problems := problems or list(_problems_of_weights(directory, files)):
             raise UsageError(*(f"{directory}: {problem}" for problem in problems))
         return True
@@ -77,7 +77,7 @@ def _shards(index: Path) -> tuple[list[Path], list[str]]:
     )
 
 
-def _problems_of_file(file: Path) -> Iterator[str]:
+def problems_of_file(file: Path) -> Iterator[str]:
     """Say why a weight file cannot be read, from its header. A pickle's tensors are not read either."""
     if pointer := _pointer(file):
         yield pointer

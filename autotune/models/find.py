@@ -19,11 +19,12 @@ from autotune.demo.tiny import build_tiny
 from autotune.errors import UsageError, first_line
 from autotune.models import other_kinds
 from autotune.models.architectures import NAMES, class_facts, kept_facts, problems_of_config
+from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
 from autotune.models.catalogue import catalogued_config
 from autotune.models.smollm2 import HUB_ID as SMOLLM2_HUB_ID
 from autotune.models.smollm2 import PACKAGE as SMOLLM2_PACKAGE
 from autotune.models.smollm2 import build_smollm2, find_gguf
-from autotune.models.text_backbone import SUFFIX, take_text_backbone, text_config
+from autotune.models.text_backbone import take_text_backbone, text_config
 
 OPTIONS = ("tiny", "smollm2")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -226,9 +227,10 @@ def _locate_text_backbone(name: str, home: Path, progress: Callable[[str], None]
 def _in_directory(name: str, directory: Path) -> Located:
     weights = _files(directory, WEIGHT_FILES)
     problems = _problems_of(directory)
-    if not weights and (words := other_kinds.of_files(directory)):
+    is_adapter = (directory / ADAPTER).exists()
+    if not weights and not is_adapter and (words := other_kinds.of_files(directory)):
         problems = [f"{directory}: {words}"]
-    elif not weights and not (directory / ADAPTER).exists():
+    elif not weights and not is_adapter:
         problems.append(f"{directory}: holds no weights, expected one of {', '.join(WEIGHT_FILES)}")
     if problems:
         raise UsageError(*problems)

@@ -55,7 +55,7 @@ def of_quantization(quantization: Any) -> str:
     values = quantization if isinstance(quantization, Mapping) else {}
     method = values.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in values else "an unnamed method")
     bits = "4-bit" if values.get("load_in_4bit") or values.get("_load_in_4bit") else "8-bit"
-    kept = QUANTIZED.get(method, f"numbers quantized by {method}").format(bits=bits)
+    kept = QUANTIZED.get(str(method), f"numbers quantized by {method}").format(bits=bits)
     advice = f"{DEQUANTIZE}, or {QLORA}" if method == "mxfp4" else QLORA
     return f"its weights are {kept}; {advice}"
 

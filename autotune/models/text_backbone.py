@@ -16,9 +16,9 @@ from typing import Any
 from autotune import cache
 from autotune.core.units import count_of
 from autotune.errors import UsageError, first_line
-from autotune.models.checkpoint import weight_files
+from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
+from autotune.models.checkpoint import problems_of_file, weight_files
 
-SUFFIX = ":text"  # behind the name of a model, it asks for the text backbone
 LAYOUT = 1  # raise it when what `_fill` writes changes
 NOT_TEXT = ("vision", "visual", "image", "audio", "speech", "projector")  # in names of tensors of other parts
 
@@ -61,6 +61,8 @@ def text_config(values: Mapping[str, Any], where: str) -> Any:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype"):
         if values.get(name) is not None and name not in (values.get("text_config") or {}):
             setattr(text, name, values[name])
+    text.tie_word_embeddings = bool(text.tie_word_embeddings or whole.tie_word_embeddings)
+    text.architectures = None  # the class of the text backbone follows from its type
     return text
 
 
@@ -75,6 +77,7 @@ def take_text_backbone(
     config_file = directory / "config.json"
     values = json.loads(config_file.read_text(encoding="utf-8"))
     files, problems = weight_files(directory)
+    problems = problems or [problem for file in files for problem in problems_of_file(file)]
     if not problems and any(file.suffix != ".safetensors" for file in files):
         problems = ["its weights are no safetensors, and only from these the text backbone is taken out"]
     if problems:
@@ -85,6 +88,8 @@ def take_text_backbone(
     if not cache.is_whole(kept):
         config = text_config(values, str(directory))
         naming, left_out = _naming(config, files, str(directory))
+        if naming.head is not None and (values.get("text_config") or {}).get("tie_word_embeddings") is False:
+            config.tie_word_embeddings = False  # whatever the whole says: the checkpoint has a head of its own
         parts = ", ".join(f"{part} ({count})" for part, count in left_out.most_common())
         progress(
             f"taking the text backbone out of {directory}, once; left out: {count_of(left_out.total(), 'tensor')}"
@@ -126,16 +131,22 @@ def _naming(config: Any, files: Iterable[Path], where: str) -> tuple[Naming, Cou
         raise UsageError(
             f"{where}: has {count_of(len(found), 'tensor')} named like {rest}, so its text backbone is not found"
         )
-    heads = [name for name in shapes if name.endswith(own_head) and not any(word in name for word in NOT_TEXT)]
+    heads = [
+        name
+        for name, shape in shapes.items()
+        if name.endswith(own_head) and shape == tuple(head.shape) and not any(word in name for word in NOT_TEXT)
+    ]
+    if len(heads) > 1:
+        raise UsageError(
+            f"{where}: has several heads, and which one is of its text backbone is not known: {', '.join(heads)}"
+        )
     naming = Naming(
         inside=found[0].removesuffix(rest),
         own=own,
         children=frozenset(name.partition(".")[0] for name in body.state_dict()),
-        head=heads[0] if len(heads) == 1 else None,
+        head=heads[0] if heads else None,  # where it is lacking and not tied, check_weights says so
         own_head=own_head,
     )
-    if naming.head is None:
-        config.tie_word_embeddings = True  # as every checkpoint without a head has it
     others = (name for name in shapes if naming.renamed(name) is None)
     return naming, Counter(".".join(name.split(".")[:2]) for name in others)
 

@@ -17,8 +17,8 @@ from autotune.core.outcome import Measured
 from autotune.core.trials.receipts import Receipt
 from autotune.core.units import count_of, format_bytes
 from autotune.formats import RUN_FORMAT
+from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
 from autotune.models.find import OPTIONS
-from autotune.models.text_backbone import SUFFIX
 from autotune.search.findings import Findings
 
 NAMED = (*OPTIONS, "demo")  # models and data that ship with autotune; a directory of that name does not hide them

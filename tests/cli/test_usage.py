@@ -205,3 +205,15 @@ def test_a_directory_with_the_name_of_an_option_is_pointed_out(tmp_path: Path, m
         "model=tiny is an option of autotune; what is called tiny here is model=./tiny"
     ]
     assert twice_named(["model=./tiny", "model=mine"]) == []
+
+
+@pytest.mark.parametrize("name", ["mine", "odd (x)"])
+def test_a_directory_may_have_its_text_backbone_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind any name that a directory here has."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    found = check("search", [f"model={name}:text", "data=demo"])
+    assert found[0] == "~model"
+    assert f"{name}:text" in found[1]

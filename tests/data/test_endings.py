@@ -103,3 +103,27 @@ def test_a_pad_token_without_an_embedding_is_refused(tiny: ModelFacts, tmp_path:
     request = request_for(model, write(tmp_path / "a.jsonl", [TEXT]), vocabulary=vocabulary)
     with pytest.raises(UsageError, match=r"rows are padded with token \d+ \('<\|new\|>'\), but the model has only"):
         tokenize(request, tmp_path)
+
+
+def test_a_template_that_changes_the_answer_hides_no_warning(tiny: ModelFacts, tmp_path: Path) -> None:
+    """What stands behind the answer is not known then, so only eos counts as an end."""
+    template = "{% for m in messages %}{{ '<|im_start|>' + m['content'] | upper }}{% endfor %}"
+    model = changed(tiny, tmp_path / "model", template=template)
+    (note,) = notes(request_for(model, write(tmp_path / "a.jsonl", [{"messages": TURNS}])), tmp_path)
+    assert note.startswith(NONE_ENDS)
+
+
+def test_rows_are_judged_again_for_another_generation_configuration(tiny: ModelFacts, tmp_path: Path) -> None:
+    """The user did what the note asked for, and it is gone."""
+    model = Path(changed(tiny, tmp_path / "m", eos_token="<|endoftext|>"))
+    (model / "generation_config.json").unlink(missing_ok=True)
+    data = write(tmp_path / "a.jsonl", [{"messages": TURNS}])
+    said = []
+    for _ in range(2):
+        facts = resolve_model(str(model), home=tmp_path, progress=lambda line: None)
+        lines: list[str] = []
+        describe_data(facts, data=str(data), columns={}, recipe=Recipe(), seed=0, home=tmp_path, progress=lines.append)
+        said.append(any(line.startswith("turns end with") for line in lines))
+        end = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids("<|im_end|>")
+        (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    assert said == [True, False]

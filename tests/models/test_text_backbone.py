@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from autotune.core.workload import ModelFacts
@@ -114,3 +115,39 @@ def test_a_model_of_text_has_none(tmp_path: Path, home: Path) -> None:
 def test_a_name_that_is_nothing_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a directory nor a hub id"):
         resolve_model(f"{tmp_path / 'nothing'}:text", home=tmp_path, progress=lambda line: None)
+
+
+def rewritten(directory: Path, change: Any) -> None:
+    """Change the tensors of a checkpoint."""
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_a_head_that_is_lacking_is_not_made_up(tmp_path: Path) -> None:
+    """The configuration says that the head is not tied."""
+    whole("llava", tmp_path / "whole")
+    rewritten(tmp_path / "whole", lambda tensors: tensors.pop(next(n for n in tensors if n.endswith("lm_head.weight"))))
+    with pytest.raises(UsageError, match=r"lacks 1 weight of LlamaForCausalLM.*lm_head\.weight"):
+        text_of(tmp_path / "whole", tmp_path / "home", [])
+
+
+def test_two_heads_are_not_chosen_from(tmp_path: Path) -> None:
+    whole("llava", tmp_path / "whole")
+
+    def second(tensors: dict[str, torch.Tensor]) -> None:
+        head = next(name for name in tensors if name.endswith("lm_head.weight"))
+        tensors["mtp.lm_head.weight"] = tensors[head].clone()
+
+    rewritten(tmp_path / "whole", second)
+    with pytest.raises(UsageError, match="has several heads"):
+        text_of(tmp_path / "whole", tmp_path / "home", [])
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    whole("llava", tmp_path / "whole")
+    file = tmp_path / "whole" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"model\.safetensors is not whole"):
+        text_of(tmp_path / "whole", tmp_path / "home", [])
