@@ -187,7 +187,7 @@ def take_away(environ: MutableMapping[str, str]) -> list[str]:
     return list(_removed(environ))
 
 
-def leave_current_directory(path: list[str], environ: Mapping[str, str]) -> None:
+def leave_empty_entry(path: list[str], environ: Mapping[str, str]) -> None:
     """Take the current directory off `path`, this process's, if only an empty entry of PYTHONPATH has put it there.
 
     `PYTHONPATH=$PYTHONPATH:/more` has an empty entry where PYTHONPATH was not set, and few people mean that.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.environment import VARIABLES, fate_of, leave_current_directory, take_away
+from autotune.environment import VARIABLES, fate_of, leave_empty_entry, take_away
 from autotune.errors import UsageError
 
 OURS = {"PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8:replace"}
@@ -60,7 +60,7 @@ def test_the_current_directory_leaves_the_path_unless_it_is_meant(
     """Only an empty entry of PYTHONPATH, beside others, has put it there by accident."""
     monkeypatch.chdir(tmp_path)
     path = [str(tmp_path), "/lib"]
-    leave_current_directory(path, {"PYTHONPATH": variable.format(here=tmp_path)})
+    leave_empty_entry(path, {"PYTHONPATH": variable.format(here=tmp_path)})
     assert path == [entry.format(here=tmp_path) for entry in left]
 
 

@@ -19,7 +19,7 @@ from autotune.cli.judge import hint_at, nearest
 from autotune.cli.run_file import take_run_file
 from autotune.cli.settings import store_configs
 from autotune.cli.usage import check, twice_named
-from autotune.environment import leave_current_directory, take_away
+from autotune.environment import leave_empty_entry, take_away
 from autotune.errors import AutotuneError, UsageError
 
 COMPLETION = ("-sc", "--shell-completion")
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, by default this process's own, and return its exit code. argv: without the program."""
     words = list(sys.argv[1:] if argv is None else argv)
     streams.prepare()
-    leave_current_directory(sys.path, os.environ)
+    leave_empty_entry(sys.path, os.environ)
     try:
         code = _run(words)
         streams.flush()

@@ -33,7 +33,7 @@ from autotune.models.target_modules import check_target_modules
 
 Progress = Callable[[str], None]
 
-LAYOUT = 5  # raise it when what tokenization writes changes
+LAYOUT = 6  # raise it when what tokenization writes changes
 SAMPLED_ABOVE = 200_000  # rows; tokenizing them takes about two minutes on two cores
 LONGEST_SHARE = 0.001  # of a sample; the rows with most characters, because they make the worst batch
 PROGRESS_SECONDS = 1.0
@@ -141,16 +141,17 @@ def _generation(path: str) -> str | None:
 
 def _data_facts(directory: Path, source: Source) -> DataFacts:
     facts = json.loads((directory / "facts.json").read_text(encoding="utf-8"))
-    tokens, _ = np.load(directory / "lengths.npy")
-    spans = Spans(**np.load(directory / "spans.npz"))
+    with np.load(directory / "lengths.npz") as kept:
+        spans = Spans(counts=kept["counts"], starts=kept["starts"], ends=kept["ends"])
+        lengths = Lengths(tokens=kept["tokens"], spans=spans)
     rows, tokenized = facts["rows_in_file"], facts["rows_tokenized"]
     return DataFacts(
         path=source.path,
         name=source.name,
         form=facts["form"],
-        lengths=Lengths(tokens=tokens, spans=spans),
+        lengths=lengths,
         rows_in_file=rows,
-        coverage_error=0.0 if tokenized == rows else _error_of_mean(tokens, tokenized / rows),
+        coverage_error=0.0 if tokenized == rows else _error_of_mean(lengths.tokens, tokenized / rows),
         tokenized_path=str(directory / "rows"),
         fingerprint=_hash({"data": source.content_hash, "columns": dict(source.columns)}),
         share_tokenized=tokenized / rows,

@@ -92,7 +92,10 @@ def choose_split(there: Mapping[str, str], asked: str | None, *, where: str, pro
 
 
 def split_of(file: Path, *, inside: str = "") -> str | None:
-    """The split that the name of a file says, else the name of the folder that it is in; None without one."""
+    """The split that a file belongs to: by its name as a shard, else by its folder, else by its name. None without one.
+
+    inside: the name of the folder.
+    """
     if shard := SHARD.fullmatch(file.name):
         return shard["split"]
     for name in (inside, file.name):

@@ -48,7 +48,9 @@ class TokenizationRequest:
 
 
 def tokenize(request: TokenizationRequest, out: Path) -> None:
-    """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npy` (2, N), `spans.npz` and `facts.json`.
+    """Write `rows/` (Arrow: input_ids, labels, untruncated), `lengths.npz` and `facts.json`.
+
+    lengths.npz: tokens of each row, and where its labels lie (`Spans`).
 
     Rows without a label that reaches the loss are left out, as TRL leaves them out when it truncates: a step of only
     such rows would divide by zero. Raises UsageError when TRL cannot tokenize the rows, or none is left.
@@ -80,17 +82,17 @@ def tokenize(request: TokenizationRequest, out: Path) -> None:
         if len(learned) < len(labels):
             rows = rows.select(learned)
         rows.save_to_disk(str(out / "rows"))
-    np.save(out / "lengths.npy", np.stack([tokens[learned], labels[learned]]))
-    spans = label_spans(rows)
-    np.savez(out / "spans.npz", counts=spans.counts, starts=spans.starts, ends=spans.ends)
+        spans = label_spans(rows)
+        notes = [
+            *_notes(request, dialect, chat, unlearned=len(labels) - len(learned)),
+            *notes_on_endings(request.model, tokenizer, rows, chat=chat),
+        ]
+    np.savez(out / "lengths.npz", tokens=tokens[learned], counts=spans.counts, starts=spans.starts, ends=spans.ends)
     facts = {
         "form": request.survey.trl_form,
         "rows_in_file": len(request.survey.characters),
         "rows_tokenized": len(labels),
-        "notes": [
-            *_notes(request, dialect, chat, unlearned=len(labels) - len(learned)),
-            *notes_on_endings(request.model, tokenizer, rows, chat=chat),
-        ],
+        "notes": notes,
     }
     (out / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 

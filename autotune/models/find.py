@@ -19,8 +19,7 @@ from autotune.demo.tiny import build_tiny
 from autotune.errors import UsageError, first_line
 from autotune.models import other_kinds
 from autotune.models.architectures import NAMES, class_facts, kept_facts, problems_of_config
-from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
-from autotune.models.catalogue import catalogued_config
+from autotune.models.catalogue import TEXT_BACKBONE, catalogued_config
 from autotune.models.smollm2 import HUB_ID as SMOLLM2_HUB_ID
 from autotune.models.smollm2 import PACKAGE as SMOLLM2_PACKAGE
 from autotune.models.smollm2 import build_smollm2, find_gguf
@@ -89,8 +88,8 @@ def resolve_architecture(
     """
     home = home.absolute()
     config = _without_names(config or _configuration(name, lambda: _directory_of(name, home, progress)))
-    if name.endswith(SUFFIX):
-        config = _without_names(text_config(config, name.removesuffix(SUFFIX)).to_dict())
+    if name.endswith(TEXT_BACKBONE):
+        config = _without_names(text_config(config, name.removesuffix(TEXT_BACKBONE)).to_dict())
     if problems := problems_of_config(config, name):
         raise UsageError(*problems)
     fingerprint = blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -120,7 +119,7 @@ def configuration_of(name: str, directory: Path) -> dict[str, Any]:
 def locate_tokenizer(name: str, *, home: Path, progress: Callable[[str], None]) -> str:
     """Find a model's tokenizer, or fetch it. Returns its directory or hub id. Raises UsageError without one."""
     home = home.absolute()
-    text_alone, name = name.endswith(SUFFIX), name.removesuffix(SUFFIX)
+    text_alone, name = name.endswith(TEXT_BACKBONE), name.removesuffix(TEXT_BACKBONE)
     path = Path(name).expanduser()
     if name in OPTIONS:
         return _locate(name, home, progress).path
@@ -143,7 +142,7 @@ def _without_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _directory_of(name: str, home: Path, progress: Callable[[str], None]) -> Path:
     """Find the directory of a model's configuration, or fetch it. Raises UsageError with every problem."""
-    text_alone, name = name.endswith(SUFFIX), name.removesuffix(SUFFIX)
+    text_alone, name = name.endswith(TEXT_BACKBONE), name.removesuffix(TEXT_BACKBONE)
     path = Path(name).expanduser()
     if name == "tiny":
         directory = build_tiny(home, progress)
@@ -189,7 +188,7 @@ def tokenizer_fingerprint(path: str) -> str:
 
 
 def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
-    if name.endswith(SUFFIX):
+    if name.endswith(TEXT_BACKBONE):
         return _locate_text_backbone(name, home, progress)
     if name == "tiny":
         return _in_directory(name, build_tiny(home, progress))
@@ -211,7 +210,7 @@ def _locate(name: str, home: Path, progress: Callable[[str], None]) -> Located:
 
 def _locate_text_backbone(name: str, home: Path, progress: Callable[[str], None]) -> Located:
     """Find a checkpoint of text and images, and take its text backbone out."""
-    whole = name.removesuffix(SUFFIX)
+    whole = name.removesuffix(TEXT_BACKBONE)
     directory = Path(whole).expanduser().resolve()
     if not directory.is_dir():
         if not HUB_ID.fullmatch(whole) or whole.startswith("."):
@@ -221,7 +220,7 @@ def _locate_text_backbone(name: str, home: Path, progress: Callable[[str], None]
         raise UsageError(*problems)
     tokenizer = _files(directory, TOKENIZER_FILES)
     backbone = take_text_backbone(directory, home=home, tokenizer=tokenizer, progress=progress)
-    return _in_directory(f"{Path(whole).name}{SUFFIX}", backbone)
+    return _in_directory(f"{Path(whole).name}{TEXT_BACKBONE}", backbone)
 
 
 def _in_directory(name: str, directory: Path) -> Located:

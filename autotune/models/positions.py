@@ -32,9 +32,7 @@ def limit_of(text: Any, model: Any) -> int | None:
     """
     named = (getattr(text, name, None) for name in NAMES)
     declared = next((value for value in named if isinstance(value, int) and value > 0), None)
-    if getattr(
-        text, "alibi", False
-    ):  # Falcon's positions are rotary or ALiBi, and the configuration names a limit anyway
+    if getattr(text, "alibi", False):  # of Falcon, whose configuration names a limit for its rotary positions as well
         return None
     if declared is not None:
         declared = _stretched(getattr(text, "rope_parameters", None) or {}, declared)

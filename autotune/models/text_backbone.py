@@ -16,7 +16,7 @@ from typing import Any
 from autotune import cache
 from autotune.core.units import count_of
 from autotune.errors import UsageError, first_line
-from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
+from autotune.models.catalogue import TEXT_BACKBONE
 from autotune.models.checkpoint import problems_of_file, weight_files
 
 LAYOUT = 1  # raise it when what `_fill` writes changes
@@ -57,7 +57,7 @@ def text_config(values: Mapping[str, Any], where: str) -> Any:
         raise UsageError(f"{where}: its configuration cannot be read ({first_line(error)})") from error
     text = whole.get_text_config(decoder=True)
     if text is whole or text.model_type == whole.model_type:
-        raise UsageError(f"{where}{SUFFIX}: is a model of text alone; name it without {SUFFIX}")
+        raise UsageError(f"{where}{TEXT_BACKBONE}: is a model of text alone; name it without {TEXT_BACKBONE}")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype"):
         if values.get(name) is not None and name not in (values.get("text_config") or {}):
             setattr(text, name, values[name])

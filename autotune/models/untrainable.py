@@ -8,6 +8,9 @@ from typing import Any
 
 # Types whose classes see later tokens and have no flag that says so. benchmarks/results/causal_types.jsonl shows it.
 SEE_AHEAD = frozenset({"cpmant", "prophetnet", "xlnet"})
+EXPERTS = ("num_experts", "num_experts_per_tok")  # as TRL 1.16 reads them (trainer/utils.py, add_fused_lm_head)
+HOW_TO_OMIT = "; set router_aux_loss_coef to 0 in its config.json to train without this loss"
+CAPS = ("logits_soft_cap", "output_logit_soft_cap", "logits_mup_width_multiplier")  # which TRL does not read
 
 
 def why_untrainable(config: Any, model: Any) -> Iterator[str]:
@@ -30,15 +33,10 @@ def why_untrainable(config: Any, model: Any) -> Iterator[str]:
     elif skipped := skipped_by_trl(text, model):
         yield f"TRL computes the loss from the layers and the head alone, and would leave out {', '.join(skipped)}"
     elif balances_experts(text) and (lacking := [n for n in EXPERTS if getattr(text, n, None) is None]):
-        yield f"TRL adds the loss that balances experts, and the configuration has no {' and no '.join(lacking)}{OFF}"
+        lacked = " and no ".join(lacking)
+        yield f"TRL adds the loss that balances experts, and the configuration has no {lacked}{HOW_TO_OMIT}"
     elif balances_experts(text) and getattr(text, "is_moe", True) is False:
-        yield f"TRL adds the loss that balances experts, and the model has none{OFF}"
-
-
-EXPERTS = ("num_experts", "num_experts_per_tok")  # as TRL 1.16 reads them (trainer/utils.py, add_fused_lm_head)
-OFF = "; set router_aux_loss_coef to 0 in its config.json to train without this loss"
-
-CAPS = ("logits_soft_cap", "output_logit_soft_cap", "logits_mup_width_multiplier")  # which TRL does not read
+        yield f"TRL adds the loss that balances experts, and the model has none{HOW_TO_OMIT}"
 
 
 def balances_experts(text: Any) -> bool:

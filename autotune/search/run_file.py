@@ -17,7 +17,7 @@ from autotune.core.outcome import Measured
 from autotune.core.trials.receipts import Receipt
 from autotune.core.units import count_of, format_bytes
 from autotune.formats import RUN_FORMAT
-from autotune.models.catalogue import TEXT_BACKBONE as SUFFIX
+from autotune.models.catalogue import TEXT_BACKBONE
 from autotune.models.find import OPTIONS
 from autotune.search.findings import Findings
 
@@ -112,7 +112,7 @@ def _worth(receipt: Receipt) -> str:
 
 def _from_anywhere(name: str) -> str:
     """Make a path absolute, so that a run finds it from any directory; return other names unchanged."""
-    suffix = SUFFIX if name.endswith(SUFFIX) else ""
+    suffix = TEXT_BACKBONE if name.endswith(TEXT_BACKBONE) else ""
     path = Path(name.removesuffix(suffix)).expanduser()
     return f"{path.resolve()}{suffix}" if path.exists() and name not in NAMED else name
 

@@ -157,14 +157,18 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         self.tokens: list[int] = []  # of each step without padding; those of the warm-up come first
         self.diverged: tuple[int, float] | None = None  # the optimizer step, and the loss there
         self.ended_by = "steps"
-        self._marks: list[Any] = []
+        self._begin: Any = None  # of the step that is trained now
+        self._span: tuple[Any, Any] = (None, None)  # begin and end of the last step
         self._looks: list[Look] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._marks, self._looks = [self._mark()], [look()]
+        self._looks = [look()]
+        self._begin = self._mark()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._marks, self._looks = [*self._marks[-1:], self._mark()], [*self._looks[-1:], look()]
+        self._span = self._begin, self._mark()
+        self._looks = [*self._looks[-1:], look()]
+        self._begin = self._mark()  # a look takes time, which belongs to no step
 
     def on_log(
         self,
@@ -231,7 +235,7 @@ class StepClock(TrainerCallback):  # type: ignore[misc]
         return event
 
     def _seconds(self) -> float:
-        begin, end = self._marks[0], self._marks[-1]
+        begin, end = self._span
         if self.task.device == "cpu":
             return float(end - begin)
         end.synchronize()  # Trainer has just read the loss, so the device is at the end of the step already

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotune.core.lengths import Spans
 from autotune.core.workload import ModelFacts
 from autotune.data.source import locate_data, survey
 from autotune.data.tokenization import TokenizationRequest, arguments_taken, measure, tokenize
@@ -105,8 +106,10 @@ def test_rows_are_those_of_the_trainer_itself(
     tokenize(request_for(tiny, write(tmp_path / "a.jsonl", rows), **options), tmp_path)
     expected = rows_of_trl(tiny.path, by_hand, tmp_path, **options)
     assert rows_in(tmp_path) == expected
-    tokens, labels = np.load(tmp_path / "lengths.npy")
-    assert tokens.tolist() == [len(row["input_ids"]) for row in expected]
+    with np.load(tmp_path / "lengths.npz") as kept:
+        spans = Spans(counts=kept["counts"], starts=kept["starts"], ends=kept["ends"])
+        assert kept["tokens"].tolist() == [len(row["input_ids"]) for row in expected]
+    labels = spans.useful()
     assert labels.tolist() == [sum(label != -100 for label in row["labels"][1:]) for row in expected]
     assert all(labels > 0)
 

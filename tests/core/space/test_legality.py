@@ -16,9 +16,8 @@ FIXED = workload(model={"supports_checkpointing": False})
 OPT = workload(model={"model_type": "opt"})
 GPT_NEO = workload(model={"model_type": "gpt_neo"})
 DBRX = workload(model={"model_type": "dbrx"})
-PROMPTS = workload(
-    labels=5
-)  # of rows of 20 to 419 tokens the last five are labels; within 20 tokens five rows have one
+# Of rows of 20 to 419 tokens the last five are labels; within 20 tokens five rows have one.
+PROMPTS = workload(labels=5)
 SHORT = workload(tokens=[50] * 6)  # fewer rows than the eight of a step
 # Rows of 896 tokens hold four samples of 219.5 on average, so two rows make a step of eight.
 STEP = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
